@@ -1,0 +1,58 @@
+"""Dense, open-vocabulary vision from frozen CLIP models: SCLIP's correlative self-attention and its successors.
+
+    import sclip_plugin as sp
+
+    sp.apply_csa(model)                                   # a CLIP of transformers, timm or open_clip; in place
+    result = sp.Segmenter.from_pretrained("demo")("photo.jpg", ["cat", "remote control", ["sofa", "couch"]])
+
+Importing this package imports neither torch nor any framework: each name below is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "apply": "patching",
+    "apply_csa": "patching",
+    "applied": "patching",
+    "restore": "patching",
+    "dense_features": "dense",
+    "AttentionMethod": "methods",
+    "Method": "methods",
+    "list_methods": "methods",
+    "register_method": "methods",
+    "Tower": "towers",
+    "find_tower": "towers",
+    "list_towers": "towers",
+    "register_tower": "towers",
+    "Segmentation": "segmentation",
+    "Segmenter": "segmenter",
+    "demo_model": "demo",
+    "draw_scene": "demo",
+}
+__all__ = sorted([*_HOMES, "__version__"])
+
+if TYPE_CHECKING:
+    from .demo import demo_model, draw_scene
+    from .dense import dense_features
+    from .methods import AttentionMethod, Method, list_methods, register_method
+    from .patching import applied, apply, apply_csa, restore
+    from .segmentation import Segmentation
+    from .segmenter import Segmenter
+    from .towers import Tower, find_tower, list_towers, register_tower
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

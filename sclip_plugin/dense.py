@@ -1,0 +1,133 @@
+"""Dense features of a frozen tower: embed, run the blocks, let the method replace the last one, project.
+
+The one mechanism behind both uses: `dense_features` calls it on a model that stays as it is, and the forward that
+`apply` gives a model calls it on that model's own tower.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .methods import Method
+    from .towers.base import BlockInput, Tower
+
+
+@dataclass
+class Context:
+    """What a method may know beside the last block.
+
+    Attributes:
+        tower: the tower that is running; for its `project`, use `Context.project`.
+        pixel_values: (B, 3, H, W), the picture as fed to the tower.
+        grid: (h, w) in patches. N = h w patches follow ``prefix_tokens`` others, in row-major order.
+        taps: for each index the method named in `Method.taps`, that block with the tokens that entered it.
+    """
+
+    tower: Tower
+    pixel_values: Tensor
+    grid: tuple[int, int]
+    taps: dict[int, BlockInput] = field(default_factory=dict)
+
+    @property
+    def prefix_tokens(self) -> int:
+        return self.tower.prefix_tokens
+
+    @property
+    def depth(self) -> int:
+        return len(self.tower.blocks)
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """Post-norm and projection of tokens into the joint space, (B, T, C) to (B, T, D)."""
+        return self.tower.project(tokens)
+
+
+def before_last_block(
+    tower: Tower, pixel_values: Tensor, method: Method, hidden_states: list[Tensor] | None = None
+) -> tuple[BlockInput, Context]:
+    """Run all blocks but the last.
+
+    Args:
+        tower: of `find_tower`.
+        pixel_values: (B, 3, H, W), normalised.
+        method: whose taps are collected on the way.
+        hidden_states: if given, the tokens that enter each block are appended to it.
+
+    Returns:
+        The last block with the tokens that enter it, and the context: what the method is called with.
+    """
+    context = Context(tower, pixel_values, tower.grid(pixel_values))
+    tokens = tower.embed(pixel_values, method.position_resize)
+    wanted = method.taps(len(tower.blocks))
+    last = len(tower.blocks) - 1
+    for index, block in enumerate(tower.blocks):
+        if hidden_states is not None:
+            hidden_states.append(tokens)
+        if index in wanted:
+            context.taps[index] = tower.block_input(block, tokens)
+        if index < last:
+            tokens = tower.run_block(block, tokens)
+    return tower.block_input(tower.blocks[last], tokens), context
+
+
+def dense_tokens(
+    tower: Tower,
+    pixel_values: Tensor,
+    method: Method,
+    *,
+    keep_cls: bool,
+    hidden_states: list[Tensor] | None = None,
+) -> Tensor:
+    """Tokens that leave the last block under a method, (B, P + N, C), before post-norm and projection.
+
+    With ``keep_cls`` the prefix rows (CLS) are those of the ordinary block, so that the image embedding stays what it was.
+    """
+    block, context = before_last_block(tower, pixel_values, method, hidden_states)
+    tokens = method(block, context)
+    prefix = tower.prefix_tokens
+    if keep_cls and prefix:
+        tokens = torch.cat([block.ordinary_rows(prefix).to(tokens.dtype), tokens[:, prefix:]], dim=1)
+    if hidden_states is not None:
+        hidden_states.append(tokens)
+    return tokens
+
+
+def dense_features(model: nn.Module | Tower, pixel_values: Tensor, method: str | Method = "csa", **options) -> Tensor:
+    """Per-patch features of pictures in the space that CLIP shares with text; the model is not changed.
+
+    Args:
+        model: a CLIP of transformers, open_clip, timm or OpenAI's ``clip``, or its image tower alone.
+        pixel_values: (B, 3, H, W), normalised as the model wants it, on the model's device. H and W may be any
+            multiples of the patch size.
+        method: a name of `list_methods`, or a `Method`.
+        **options: of the method, such as ``std=5.0`` for ``"naclip"``.
+
+    Returns:
+        (B, D, h, w), not normalised. D is the joint dimension, or the tower's width where the model has no projection.
+
+    Raises:
+        UnsupportedModelError: no registered tower knows the model's structure.
+        UnknownNameError: no such method or option.
+        ValueError: the patch does not divide a side.
+
+    Source: SCLIP, arXiv 2312.01597, for ``method="csa"``; each method names its own.
+
+    Example:
+        >>> import torch, sclip_plugin as sp
+        >>> from transformers import CLIPModel
+        >>> model = CLIPModel.from_pretrained(sp.demo_model())
+        >>> sp.dense_features(model, torch.zeros(1, 3, 96, 64), method="csa").shape[2:]
+        torch.Size([12, 8])
+    """
+    from .methods import make_method
+    from .towers import Tower, find_tower
+
+    tower = model if isinstance(model, Tower) else find_tower(model)
+    method = make_method(method, options)
+    tokens = dense_tokens(tower, pixel_values, method, keep_cls=False)
+    features = tower.project(tokens[:, tower.prefix_tokens :])
+    return features.transpose(1, 2).unflatten(2, tower.grid(pixel_values))

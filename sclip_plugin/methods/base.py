@@ -1,0 +1,107 @@
+"""What a method is: a replacement of the last block's forward, written in the last block's own q, k and v.
+
+A method knows no framework. It is handed a `BlockInput` (the last block with the tokens that enter it) and a `Context`
+(the patch grid, what earlier blocks saw, the projection), and returns the tokens that leave the block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ..dense import Context
+    from ..towers.base import BlockInput
+
+PositionResize = Literal["scale_factor", "size", "size_antialias"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Replacement of a vision transformer's last block. Subclass it as a frozen dataclass whose fields are the options.
+
+    Fields:
+        position_resize: how positional embeddings reach another patch grid, bicubic in each case: ``"scale_factor"``
+            by the factors (h + 0.1) / g, as SCLIP's code and its successors do; ``"size"``, to the target size;
+            ``"size_antialias"``, the same with antialiasing, as GEM does.
+
+    Class attributes:
+        name: the name in the registry, set by `register_method`.
+        summary, source: one line each for ``sclip methods``: what it does, and the paper.
+        needs_text: True if a field ``text`` (K, D) must hold the text embeddings before the method can run;
+            the segmenter fills it in.
+    """
+
+    position_resize: PositionResize = "scale_factor"
+
+    name: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    needs_text: ClassVar[bool] = False
+
+    def taps(self, depth: int) -> tuple[int, ...]:
+        """Indices (from 0, of ``depth`` blocks) of earlier blocks whose input the method needs in ``context.taps``."""
+        return ()
+
+    def __call__(self, block: BlockInput, context: Context) -> Tensor:
+        """Tokens that leave the last block, (B, P + N, C): P prefix tokens (CLS), then N patches."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionMethod(Method):
+    """A method that changes only what the last block attends to, and whether it keeps its residual and FFN.
+
+    A subclass gives `similarities`: pairs (a, b), each (B, H, T, d). The attention applied to v is the sum over pairs of
+    softmax(s · temperature · a bᵀ + bias), computed by torch's fused attention: no T x T map is formed.
+
+    Fields:
+        residual: add the tokens that entered the block (t + o).
+        ffn: add the block's feed-forward network after that.
+        temperature: multiplies the scale s = d^-1/2 of the scores.
+
+    Example:
+        >>> import sclip_plugin as sp
+        >>> from dataclasses import dataclass
+        >>> @sp.register_method("my-kk")
+        ... @dataclass(frozen=True, kw_only=True)
+        ... class MyKeyKey(sp.AttentionMethod):
+        ...     residual: bool = False
+        ...     ffn: bool = False
+        ...     def similarities(self, block):
+        ...         return [(block.k, block.k)]
+        >>> "my-kk" in sp.list_methods()
+        True
+    """
+
+    residual: bool = True
+    ffn: bool = True
+    temperature: float = 1.0
+
+    def similarities(self, block: BlockInput) -> list[tuple[Tensor, Tensor]]:
+        raise NotImplementedError
+
+    def bias(self, block: BlockInput, context: Context) -> Tensor | None:
+        """What is added to the scaled scores before the softmax, broadcastable to (B, H, T, T); None for nothing."""
+        return None
+
+    def attend(self, block: BlockInput, context: Context) -> Tensor:
+        """The attention's output per head, (B, H, T, d), before the output projection."""
+        bias = self.bias(block, context)
+        scale = block.scale * self.temperature
+        outputs = [
+            F.scaled_dot_product_attention(a, b, block.v, attn_mask=bias, scale=scale)
+            for a, b in self.similarities(block)
+        ]
+        return sum(outputs[1:], outputs[0])
+
+    def __call__(self, block: BlockInput, context: Context) -> Tensor:
+        return self.combine(block, block.out(self.attend(block, context)))
+
+    def combine(self, block: BlockInput, attended: Tensor) -> Tensor:
+        """t + o, then + ffn(ln2(·)), each where the option is on; both off: o alone. (B, T, C) in and out."""
+        tokens = block.tokens + attended if self.residual else attended
+        return tokens + block.ffn(tokens) if self.ffn else tokens

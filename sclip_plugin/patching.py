@@ -1,0 +1,148 @@
+"""`apply` and `restore`: give a model's own forward the dense tokens, and take them away again.
+
+The trunk's class is swapped for a subclass with the same name that overrides its forward, as torch's parametrizations
+do. Nothing is moved, wrapped or hooked, so the state dict, ``isinstance`` checks, deepcopy, pickle, ``.to()``,
+``torch.compile`` and replicas see the module that they know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from torch import nn
+
+from .methods import Method, make_method
+from .towers import find_tower
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass
+class Patch:
+    """What a patched trunk knows beside its own modules."""
+
+    method: Method
+    keep_cls: bool
+    # Above the trunk in some frameworks; a reference in the trunk's __dict__, so not a submodule of it.
+    projection: Any = None
+
+
+@lru_cache(maxsize=None)
+def _patched_class(base: type, mixin: type) -> type:
+    def reduce(self, protocol):
+        state = self.__getstate__() if hasattr(self, "__getstate__") else self.__dict__
+        return _new_patched, (base, mixin), state
+
+    namespace = {
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+        "__reduce_ex__": reduce,
+        "_sclip_base": base,
+    }
+    return type(base.__name__, (mixin, base), namespace)
+
+
+def _new_patched(base: type, mixin: type) -> nn.Module:
+    cls = _patched_class(base, mixin)
+    return cls.__new__(cls)
+
+
+def apply(model: M, method: str | Method = "csa", *, keep_cls: bool = True, **options) -> M:
+    """Make a model's own forward produce dense patch tokens, in place.
+
+    Afterwards ``last_hidden_state`` (transformers), ``forward_features`` (timm) and ``visual(...)`` with its output tokens
+    (open_clip, OpenAI's clip) hold what the method computes, at any size that the patch divides. No weight is copied,
+    renamed or moved. Applying again replaces the method; `restore` takes it away.
+
+    Args:
+        model: a CLIP of transformers, open_clip, timm or OpenAI's ``clip``, or its image tower alone.
+        method: a name of `list_methods`, or a `Method`.
+        keep_cls: the CLS row keeps its ordinary attention, residual and FFN: the image embedding, and with it
+            classification and retrieval, stays what it was. False: as in the papers' code, CLS too is replaced.
+        **options: of the method.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UnsupportedModelError: no registered tower knows the model's structure.
+        UnknownNameError: no such method or option.
+        ValueError: ``keep_cls`` on a model that pools its patches, whose embedding cannot be kept.
+
+    Source: SCLIP, arXiv 2312.01597, for the default method.
+
+    Example:
+        >>> import torch, sclip_plugin as sp
+        >>> from transformers import CLIPVisionModel
+        >>> model = sp.apply(CLIPVisionModel.from_pretrained(sp.demo_model()).eval(), "clearclip")
+        >>> model(torch.zeros(1, 3, 96, 96)).last_hidden_state.shape[1]
+        145
+        >>> model = sp.restore(model)
+    """
+    tower = find_tower(model)
+    chosen = make_method(method, options)
+    if keep_cls and not tower.keeps_embedding:
+        raise ValueError(
+            f"{type(tower.trunk).__name__} pools its patches into the image embedding, which dense patches would change. "
+            "Pass keep_cls=False to accept that, or use sclip_plugin.dense_features, which leaves the model as it is."
+        )
+    restore(model)
+    trunk = tower.trunk
+    trunk.__dict__["_sclip_patch"] = Patch(chosen, keep_cls, getattr(tower, "projection", None))
+    trunk.__class__ = _patched_class(type(trunk), tower.patched)
+    return model
+
+
+def apply_csa(model: M, **options) -> M:
+    """`apply` with SCLIP's correlative self-attention; takes its options and ``keep_cls``.
+
+    Example:
+        >>> import sclip_plugin as sp
+        >>> from transformers import CLIPModel
+        >>> model = sp.apply_csa(CLIPModel.from_pretrained(sp.demo_model()))
+    """
+    return apply(model, "csa", **options)
+
+
+def restore(model: M) -> M:
+    """Take away what `apply` did; the outputs are bit-identical to those before. Without effect on other models.
+
+    Example:
+        >>> import sclip_plugin as sp
+        >>> from transformers import CLIPModel
+        >>> model = CLIPModel.from_pretrained(sp.demo_model())
+        >>> sp.restore(sp.apply_csa(model)) is model
+        True
+    """
+    trunk = find_tower(model).trunk
+    if "_sclip_patch" in trunk.__dict__:
+        trunk.__class__ = type(trunk)._sclip_base
+        del trunk.__dict__["_sclip_patch"]
+    return model
+
+
+@contextlib.contextmanager
+def applied(model: M, method: str | Method = "csa", **options) -> Iterator[M]:
+    """`apply` for the length of a with block; afterwards the model has the method that it had before, or none.
+
+    Example:
+        >>> import sclip_plugin as sp
+        >>> from transformers import CLIPModel
+        >>> model = CLIPModel.from_pretrained(sp.demo_model())
+        >>> with sp.applied(model, "naclip", std=5.0):
+        ...     pass  # the model is dense here
+    """
+    trunk = find_tower(model).trunk
+    before = trunk.__dict__.get("_sclip_patch")
+    apply(model, method, **options)
+    try:
+        yield model
+    finally:
+        restore(model)
+        if before is not None:
+            apply(model, before.method, keep_cls=before.keep_cls)

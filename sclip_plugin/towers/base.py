@@ -1,0 +1,197 @@
+"""What a tower is: where a framework keeps an image tower's parts.
+
+A tower knows no method. It embeds pixels, lists and runs the blocks, shows a block as q, k, v, out and ffn, and projects
+tokens into the joint space. It holds no state beyond references to the model's own modules, so it is made anew in
+every forward; copies, replicas and moved models therefore need no care.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class BlockInput(ABC):
+    """A transformer block together with the tokens that enter it; q, k and v are computed when first asked for.
+
+    Attributes:
+        block: the framework's module.
+        tokens: (B, T, C), what enters the block.
+        num_heads, scale: of its attention; scale is s = d^-1/2.
+    """
+
+    def __init__(self, block: nn.Module, tokens: Tensor) -> None:
+        self.block: Any = block
+        self.tokens = tokens
+        self._memo: dict[str, Tensor] = {}
+
+    def at(self, tokens: Tensor) -> BlockInput:
+        """The same block with other tokens, (B, T', C)."""
+        return type(self)(self.block, tokens)
+
+    @property
+    def x(self) -> Tensor:
+        """ln1 of the tokens, (B, T, C)."""
+        if "x" not in self._memo:
+            self._memo["x"] = self._norm1(self.tokens)
+        return self._memo["x"]
+
+    def heads(self, name: str) -> Tensor:
+        """One of ``"q"``, ``"k"``, ``"v"`` or ``"x"`` (no projection at all), cut into heads: (B, H, T, d)."""
+        key = "heads." + name
+        if key not in self._memo:
+            projected = self.x if name == "x" else self._linear(name, self.x)
+            batch, count, width = projected.shape
+            split = projected.view(batch, count, self.num_heads, width // self.num_heads).transpose(1, 2)
+            self._memo[key] = self._after_split(name, split)
+        return self._memo[key]
+
+    @property
+    def q(self) -> Tensor:
+        return self.heads("q")
+
+    @property
+    def k(self) -> Tensor:
+        return self.heads("k")
+
+    @property
+    def v(self) -> Tensor:
+        return self.heads("v")
+
+    def attention_map(self) -> Tensor:
+        """The block's ordinary attention, softmax(s q kᵀ): (B, H, T, T)."""
+        return (self.scale * self.q @ self.k.transpose(-1, -2)).softmax(dim=-1)
+
+    def out(self, attended: Tensor) -> Tensor:
+        """The output projection of per-head values: (B, H, T, d) to (B, T, C)."""
+        return self._out(attended.transpose(1, 2).flatten(2))
+
+    def ordinary_rows(self, count: int) -> Tensor:
+        """The first ``count`` tokens after the block as it was trained, (B, count, C): the rest is not computed."""
+        attended = F.scaled_dot_product_attention(self.q[:, :, :count], self.k, self.v, scale=self.scale)
+        tokens = self.tokens[:, :count] + self.out(attended)
+        return tokens + self.ffn(tokens)
+
+    def _after_split(self, name: str, heads: Tensor) -> Tensor:
+        """For towers that normalise or rotate q and k per head."""
+        return heads
+
+    @property
+    @abstractmethod
+    def num_heads(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def scale(self) -> float: ...
+
+    @abstractmethod
+    def _norm1(self, tokens: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        """The projection named "q", "k" or "v" of x, (B, T, C) in and out."""
+
+    @abstractmethod
+    def _out(self, merged: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def ffn(self, tokens: Tensor) -> Tensor:
+        """ffn(ln2(tokens)), without the residual: (B, T, C) in and out."""
+
+
+class Tower(ABC):
+    """An image tower of one framework. Register a subclass with `register_tower`.
+
+    Attributes:
+        trunk: the module whose forward `apply` replaces.
+        blocks: the transformer blocks in order.
+        patch_size: (height, width) of a patch in pixels.
+        native_grid: (h, w) of the positional embedding, in patches.
+        prefix_tokens: how many tokens stand before the patches (1 for CLS, 0 for SigLIP).
+        keeps_embedding: whether the image embedding is read off the prefix rows, so that keeping those keeps it.
+        block_input: the `BlockInput` subclass for the blocks.
+        patched: mixin class that overrides the trunk's forward with one that asks `sclip_plugin.dense` for tokens.
+    """
+
+    block_input: ClassVar[type[BlockInput]]
+    patched: ClassVar[type]
+    name: ClassVar[str] = ""
+    models: ClassVar[str] = ""
+    """What it supports, in a few words for error messages."""
+
+    trunk: Any
+    blocks: Sequence[nn.Module]
+    patch_size: tuple[int, int]
+    native_grid: tuple[int, int]
+    prefix_tokens: int = 1
+    keeps_embedding: bool = True
+
+    @classmethod
+    @abstractmethod
+    def find(cls, model: nn.Module) -> Tower | None:
+        """The tower of a model (a whole CLIP, or its image tower alone), or None where the structure is another's."""
+
+    @abstractmethod
+    def embed(self, pixel_values: Tensor, position_resize: str) -> Tensor:
+        """(B, 3, H, W) normalised pixels to the (B, P + N, C) tokens that enter the first block."""
+
+    @abstractmethod
+    def run_block(self, block: nn.Module, tokens: Tensor) -> Tensor:
+        """The block's own forward, (B, T, C) in and out."""
+
+    @abstractmethod
+    def project(self, tokens: Tensor) -> Tensor:
+        """Post-norm and projection into the joint space, (B, T, C) to (B, T, D). Without a projecting head D = C."""
+
+    def grid(self, pixel_values: Tensor) -> tuple[int, int]:
+        """Patches (h, w) of a batch of pixels.
+
+        Raises:
+            ValueError: not (B, 3, H, W), or a side that the patch does not divide.
+        """
+        if pixel_values.dim() != 4 or pixel_values.shape[1] != 3:
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}; expected (batch, 3, height, width), normalised."
+            )
+        height, width = pixel_values.shape[-2:]
+        patch_height, patch_width = self.patch_size
+        if height % patch_height or width % patch_width or not height or not width:
+            raise ValueError(
+                f"a picture of {height} x {width} pixels cannot be cut into patches of {patch_height} x {patch_width}: "
+                f"make its sides multiples, for instance {max(1, height // patch_height) * patch_height} x "
+                f"{max(1, width // patch_width) * patch_width}."
+            )
+        return height // patch_height, width // patch_width
+
+
+def resize_positions(positions: Tensor, native: tuple[int, int], grid: tuple[int, int], how: str) -> Tensor:
+    """Positional embeddings for another patch grid.
+
+    Args:
+        positions: (P + g_h g_w, C): prefix rows first, which are kept as they are.
+        native: (g_h, g_w).
+        grid: (h, w), the target.
+        how: ``"scale_factor"``, ``"size"`` or ``"size_antialias"``; see `Method`.
+
+    Returns:
+        (P + h w, C) in the dtype of ``positions``.
+    """
+    if tuple(grid) == tuple(native):
+        return positions
+    prefix = positions.shape[0] - native[0] * native[1]
+    square = positions[prefix:].float().reshape(1, *native, -1).permute(0, 3, 1, 2)
+    if how == "scale_factor":
+        # The published code passes factors, which the resampling then uses as they are instead of the ratio of sizes.
+        factors = [(grid[0] + 0.1) / native[0], (grid[1] + 0.1) / native[1]]
+        square = F.interpolate(square, scale_factor=factors, mode="bicubic", recompute_scale_factor=False)
+    elif how in ("size", "size_antialias"):
+        square = F.interpolate(square, size=list(grid), mode="bicubic", antialias=how == "size_antialias")
+    else:
+        raise ValueError(f"position_resize={how!r}; expected 'scale_factor', 'size' or 'size_antialias'.")
+    resized = square.permute(0, 2, 3, 1).flatten(1, 2)[0].to(positions.dtype)
+    return torch.cat([positions[:prefix], resized])

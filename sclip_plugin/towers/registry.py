@@ -1,0 +1,57 @@
+"""The registry of towers, and the search for the one that fits a model."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..errors import UnsupportedModelError
+from ..registry import Registry
+from .base import Tower
+
+TOWERS: Registry[type[Tower]] = Registry("tower", "sclip_plugin.towers")
+"""Maps a name to a `Tower` subclass; its ``find(model)`` is asked whether it knows the model's structure."""
+
+
+def register_tower(name: str):
+    """Class decorator: make a `Tower` subclass known to everything that takes a model.
+
+    An installed package can do the same with an entry point in the group ``sclip_plugin.towers``.
+    ``docs/extending.md`` writes one.
+    """
+    return TOWERS.register(name)
+
+
+def list_towers() -> tuple[str, ...]:
+    """Names of all registered towers, those of installed entry points included.
+
+    Example:
+        >>> import sclip_plugin as sp
+        >>> {"transformers", "open_clip", "timm"} <= set(sp.list_towers())
+        True
+    """
+    return TOWERS.names()
+
+
+def find_tower(model: nn.Module) -> Tower:
+    """The image tower of a model, recognised by structure.
+
+    Args:
+        model: a whole CLIP or its image tower; wrapped by ``torch.compile`` or ``DataParallel``, too.
+
+    Raises:
+        UnsupportedModelError: names the model's class and lists what works.
+    """
+    candidate = model
+    while candidate is not None:
+        for name in list_towers():
+            tower = TOWERS[name].find(candidate)
+            if tower is not None:
+                return tower
+        candidate = getattr(candidate, "_orig_mod", None) or getattr(candidate, "module", None)
+    supported = "\n  ".join(TOWERS[name].models or name for name in list_towers())
+    inner = next((type(getattr(model, n)).__name__ for n in ("visual", "vision_model") if hasattr(model, n)), None)
+    raise UnsupportedModelError(
+        f"{type(model).__name__}{f' (its image tower is {inner})' if inner else ''} is not a vision transformer that a "
+        f"registered tower knows. What works:\n  {supported}\n"
+        "Another model can be added with sclip_plugin.register_tower (docs/extending.md)."
+    )

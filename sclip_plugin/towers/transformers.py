@@ -1,0 +1,146 @@
+"""CLIP image towers of transformers (and towers built alike): CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection.
+
+Recognised by structure: transformers 4 keeps the tower in ``model.vision_model``, a `CLIPVisionTransformer`;
+in transformers 5 a `CLIPVisionModel` is the tower itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+from torch import Tensor, cat, nn
+
+from ..dense import dense_tokens
+from .base import BlockInput, Tower, resize_positions
+from .registry import register_tower
+
+_mask_arguments: dict[type, tuple[str, ...]] = {}
+
+
+def mask_arguments(block_type: type) -> tuple[str, ...]:
+    """Names of the mask parameters that a block's forward demands; they differ between releases and model families."""
+    if block_type not in _mask_arguments:
+        parameters = inspect.signature(block_type.forward).parameters.values()  # type: ignore[attr-defined]
+        _mask_arguments[block_type] = tuple(
+            p.name for p in parameters if p.name.endswith("attention_mask") and p.default is inspect.Parameter.empty
+        )
+    return _mask_arguments[block_type]
+
+
+class TransformersBlockInput(BlockInput):
+    """A ``CLIPEncoderLayer``: separate q, k, v projections, pre-norm."""
+
+    @property
+    def num_heads(self) -> int:
+        return self.block.self_attn.num_heads
+
+    @property
+    def scale(self) -> float:
+        return self.block.self_attn.head_dim**-0.5
+
+    def _norm1(self, tokens: Tensor) -> Tensor:
+        return self.block.layer_norm1(tokens)
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        return getattr(self.block.self_attn, name + "_proj")(x)
+
+    def _out(self, merged: Tensor) -> Tensor:
+        return self.block.self_attn.out_proj(merged)
+
+    def ffn(self, tokens: Tensor) -> Tensor:
+        return self.block.mlp(self.block.layer_norm2(tokens))
+
+
+class PatchedTransformersTrunk:
+    """The tower's forward, with its tokens from `dense_tokens`; hidden states end with the dense tokens."""
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        *,
+        interpolate_pos_encoding: bool = False,  # accepted for callers' sake: every size that the patch divides works
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ):
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        if pixel_values is None:
+            raise ValueError("You have to specify pixel_values")
+        if output_attentions:
+            raise ValueError(
+                "output_attentions=True: fused attention forms no maps on a patched model. "
+                "Call sclip_plugin.restore(model) to read the ordinary attention."
+            )
+        config = self.config  # type: ignore[attr-defined]
+        if output_hidden_states is None:
+            output_hidden_states = getattr(config, "output_hidden_states", False)
+        if return_dict is None:
+            return_dict = getattr(config, "return_dict", True)
+        patch = self._sclip_patch  # type: ignore[attr-defined]
+        hidden_states: list[Tensor] | None = [] if output_hidden_states else None
+        tower = TransformersTower(self, patch.projection)
+        tokens = dense_tokens(
+            tower, pixel_values, patch.method, keep_cls=patch.keep_cls, hidden_states=hidden_states
+        )
+        pooled = self.post_layernorm(tokens[:, 0])  # type: ignore[attr-defined]
+        output = BaseModelOutputWithPooling(
+            last_hidden_state=tokens,
+            pooler_output=pooled,
+            hidden_states=None if hidden_states is None else tuple(hidden_states),
+        )
+        return output if return_dict else output.to_tuple()
+
+
+@register_tower("transformers")
+class TransformersTower(Tower):
+    """``embeddings``, ``pre_layrnorm``, ``encoder.layers``, ``post_layernorm``, and a ``visual_projection`` above them."""
+
+    models = "transformers: CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection"
+    block_input = TransformersBlockInput
+    patched = PatchedTransformersTrunk
+
+    def __init__(self, trunk, projection=None) -> None:
+        self.trunk = trunk
+        self.projection = projection
+        self.blocks = trunk.encoder.layers
+        convolution = trunk.embeddings.patch_embedding
+        self.patch_size = tuple(convolution.kernel_size)
+        side = round((trunk.embeddings.position_embedding.weight.shape[0] - 1) ** 0.5)
+        self.native_grid = (side, side)
+
+    @classmethod
+    def find(cls, model: nn.Module) -> TransformersTower | None:
+        trunk = getattr(model, "vision_model", model)
+        trunk = getattr(trunk, "vision_model", trunk)
+        embeddings = getattr(trunk, "embeddings", None)
+        if not (
+            hasattr(trunk, "encoder")
+            and hasattr(trunk, "pre_layrnorm")
+            and hasattr(trunk, "post_layernorm")
+            and hasattr(embeddings, "class_embedding")
+            and hasattr(embeddings, "patch_embedding")
+            and hasattr(trunk.encoder.layers[0], "self_attn")
+        ):
+            return None
+        mask_arguments(type(trunk.encoder.layers[0]))
+        return cls(trunk, getattr(model, "visual_projection", None))
+
+    def embed(self, pixel_values: Tensor, position_resize: str) -> Tensor:
+        embeddings = self.trunk.embeddings
+        patches = embeddings.patch_embedding(pixel_values.to(embeddings.patch_embedding.weight.dtype))
+        positions = resize_positions(
+            embeddings.position_embedding.weight, self.native_grid, self.grid(pixel_values), position_resize
+        )
+        cls_token = embeddings.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
+        tokens = cat([cls_token, patches.flatten(2).transpose(1, 2)], dim=1)
+        return self.trunk.pre_layrnorm(tokens + positions.to(tokens.dtype))
+
+    def run_block(self, block: nn.Module, tokens: Tensor) -> Tensor:
+        output = block(tokens, **dict.fromkeys(mask_arguments(type(block))))
+        return output[0] if isinstance(output, tuple) else output
+
+    def project(self, tokens: Tensor) -> Tensor:
+        tokens = self.trunk.post_layernorm(tokens)
+        return tokens if self.projection is None else self.projection(tokens)
