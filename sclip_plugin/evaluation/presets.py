@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from ..errors import unknown_name
+from ..errors import UnknownNameError, unknown_name
 from .benchmarks import Benchmark, BenchmarkFileError, Classes, list_benchmarks, load_benchmark
 
 # The preset a method is evaluated with when none is asked for; any other method borrows SCLIP's settings.
@@ -81,8 +81,12 @@ def load_preset(name: str) -> Preset:
     65.0
     """
     preset, slash, benchmark = name.partition("/")
-    if not slash or benchmark not in list_benchmarks() or preset not in load_benchmark(benchmark).presets:
-        raise unknown_name("preset", name, list_presets())
+    if not slash or benchmark not in list_benchmarks():
+        presets = sorted({known.partition("/")[0] for known in list_presets()})
+        raise UnknownNameError(
+            f"unknown preset '{name}'. A preset is PRESET/BENCHMARK, for instance 'sclip/voc21'. "
+            f"Presets: {', '.join(presets)}. Benchmarks: {', '.join(list_benchmarks())}."
+        )
     return benchmark_preset(load_benchmark(benchmark), preset)
 
 

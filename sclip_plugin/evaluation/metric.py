@@ -1,0 +1,162 @@
+"""mIoU as MMSegmentation's IoUMetric defines it: intersections and unions summed over the whole set, in integers.
+
+Integers make the figures independent of the order and the number of processes: the same to the last digit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]
+
+
+class LabelRangeError(ValueError):
+    """A label map or a mask holds a value that names no class."""
+
+
+def count_picture(prediction: np.ndarray, target: np.ndarray, num_classes: int, ignore_index: int = 255) -> Counts:
+    """Pixel counts of one picture: all that its part in the set's mIoU depends on.
+
+    Args:
+        prediction: (H, W) integers, classes 0 to num_classes - 1, or -1 for a pixel that no class was given to; such a
+            pixel counts as wrong.
+        target: (H, W) integers, classes as in the prediction, or ``ignore_index`` for a pixel that is left out.
+        num_classes: C.
+        ignore_index: value of pixels left out.
+
+    Returns: (3, C) int64: pixels where both agree on the class, pixels predicted as it, pixels labelled as it. Pixels
+        that are left out are in none of them.
+
+    Raises:
+        ValueError: the shapes differ.
+        LabelRangeError: a value names no class.
+
+    >>> count_picture(np.array([[0, 1]]), np.array([[0, 0]]), num_classes=2).tolist()
+    [[1, 0], [1, 1], [2, 0]]
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(f"prediction of shape {prediction.shape} and target of shape {target.shape} must agree.")
+    if prediction.size == 0:
+        return np.zeros((3, num_classes), np.int64)
+    _check_range("prediction", prediction, num_classes, allowed=-1)
+    _check_range("target", target, num_classes, allowed=ignore_index)
+
+    # One histogram of the pairs (target, prediction) gives all three counts. Two bytes hold a pair of up to 255 classes
+    # and one code for "none", which is twice as fast as any wider integer.
+    if num_classes < 256:
+        base = 256
+        target = _as_bytes(target, ignore_index, none=255 if num_classes < 255 or ignore_index == 255 else num_classes)
+        pairs = (target.astype(np.uint16) << 8) | prediction.astype(np.uint8)
+    else:
+        base = num_classes + 1
+        target = np.where(target == ignore_index, num_classes, target).astype(np.int64)
+        pairs = target * base + np.where(prediction < 0, num_classes, prediction)
+    joint = np.bincount(pairs.ravel(), minlength=base * base).reshape(base, base)[:num_classes]
+    return np.stack([joint.diagonal()[:num_classes], joint.sum(axis=0)[:num_classes], joint.sum(axis=1)]).astype(np.int64)
+
+
+def _as_bytes(target: np.ndarray, ignore_index: int, none: int) -> NDArray[np.uint8]:
+    if ignore_index == none:
+        return target.astype(np.uint8)
+    return np.where(target == ignore_index, none, target).astype(np.uint8)
+
+
+def _check_range(what: str, values: np.ndarray, num_classes: int, allowed: int) -> None:
+    if values.dtype.kind not in "iu":
+        raise LabelRangeError(f"{what} holds {values.dtype} values; expected integers.")
+    low, high = int(values.min()), int(values.max())
+    if low >= 0 and high < num_classes:
+        return
+    outside = (values >= num_classes) & (values != allowed)
+    if low < 0:
+        outside |= (values < 0) & (values != allowed)
+    if outside.any():
+        wrong = np.unique(values[outside]).tolist()
+        shown = ", ".join(map(str, wrong[:8])) + (", ..." if len(wrong) > 8 else "")
+        raise LabelRangeError(
+            f"{what} holds {shown}, which no class has; expected 0 to {num_classes - 1}, or {allowed} for none."
+        )
+
+
+@dataclass
+class IoUTotals:
+    """Running sums over a set of pictures, and the figures they give.
+
+    Fields:
+        num_classes: C.
+        ignore_index: value of target pixels that are left out.
+        counts: (3, C) int64: intersection, predicted and labelled pixels of each class.
+
+    >>> totals = IoUTotals(num_classes=2)
+    >>> _ = totals.add(np.array([[0, 1]]), np.array([[0, 0]]))
+    >>> totals.miou
+    0.25
+    """
+
+    num_classes: int
+    ignore_index: int = 255
+    counts: Counts = field(default=None, repr=False)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.counts is None:
+            self.counts = np.zeros((3, self.num_classes), np.int64)
+
+    def add(self, prediction: np.ndarray, target: np.ndarray) -> Counts:
+        """Add a picture's (H, W) label map and target; returns its own counts, as `count_picture` does."""
+        counts = count_picture(prediction, target, self.num_classes, self.ignore_index)
+        self.counts += counts
+        return counts
+
+    def merge(self, other: IoUTotals | Counts) -> None:
+        """Add the sums of another set of pictures: of another process, or read from a log."""
+        self.counts += other.counts if isinstance(other, IoUTotals) else other
+
+    @property
+    def intersection(self) -> Counts:
+        """(C,) pixels where prediction and target agree."""
+        return self.counts[0]
+
+    @property
+    def union(self) -> Counts:
+        """(C,) pixels that either gives to the class."""
+        return self.counts[1] + self.counts[2] - self.counts[0]
+
+    @property
+    def iou(self) -> NDArray[np.float64]:
+        """(C,) intersection over union from 0 to 1; nan for a class in neither any prediction nor any target."""
+        return _ratio(self.intersection, self.union)
+
+    @property
+    def accuracy(self) -> NDArray[np.float64]:
+        """(C,) share of a class's own pixels that were found; nan for a class without any."""
+        return _ratio(self.intersection, self.counts[2])
+
+    @property
+    def miou(self) -> float:
+        """Mean of `iou` over the classes that have one."""
+        return _mean(self.iou)
+
+    @property
+    def macc(self) -> float:
+        """Mean of `accuracy` over the classes that have one."""
+        return _mean(self.accuracy)
+
+    @property
+    def aacc(self) -> float:
+        """Share of all pixels, not left out, that were given their class."""
+        labelled = int(self.counts[2].sum())
+        return int(self.counts[0].sum()) / labelled if labelled else float("nan")
+
+
+def _ratio(part: Counts, whole: Counts) -> NDArray[np.float64]:
+    result = np.full(part.shape, np.nan)
+    np.divide(part, whole, out=result, where=whole > 0)
+    return result
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    present = values[~np.isnan(values)]
+    return float(present.mean()) if present.size else float("nan")
