@@ -10,17 +10,32 @@ before a model is run.
 """
 
 from .benchmarks import Benchmark, BenchmarkFileError, PublishedFigure, list_benchmarks, load_benchmark
+from .checking import DatasetReport, check_dataset
+from .datasets import DatasetError, MaskError, Problem, Sample, find_samples, read_mask, read_picture
+from .metric import IoUTotals, LabelRangeError, count_picture
 from .presets import Preset, benchmark_preset, list_presets, load_preset, preset_for_method
 
 __all__ = [
     "Benchmark",
     "BenchmarkFileError",
+    "DatasetError",
+    "DatasetReport",
+    "IoUTotals",
+    "LabelRangeError",
+    "MaskError",
     "Preset",
+    "Problem",
     "PublishedFigure",
+    "Sample",
     "benchmark_preset",
+    "check_dataset",
+    "count_picture",
+    "find_samples",
     "list_benchmarks",
     "list_presets",
     "load_benchmark",
     "load_preset",
     "preset_for_method",
+    "read_mask",
+    "read_picture",
 ]

@@ -203,7 +203,8 @@ def _check_keys(path: Path, prefix: str, given: Mapping, *, required=(), optiona
         raise BenchmarkFileError(f"{path} lacks {', '.join(missing)}; required: {', '.join(required)}.")
     for key in given:
         if key not in required and key not in optional:
-            raise BenchmarkFileError(f"{path}: {unknown_name('key', f'{prefix}{key}', (*required, *optional))}")
+            kind = f"key of '{prefix.rstrip('.')}'" if prefix else "key"
+            raise BenchmarkFileError(f"{path}: {unknown_name(kind, key, (*required, *optional))}")
 
 
 def _classes(path: Path, key: str, given: Any) -> Classes:

@@ -41,43 +41,40 @@ def count_picture(prediction: np.ndarray, target: np.ndarray, num_classes: int, 
         raise ValueError(f"prediction of shape {prediction.shape} and target of shape {target.shape} must agree.")
     if prediction.size == 0:
         return np.zeros((3, num_classes), np.int64)
-    _check_range("prediction", prediction, num_classes, allowed=-1)
-    _check_range("target", target, num_classes, allowed=ignore_index)
+    check_labels("prediction", prediction, 0, num_classes, allowed=(-1,))
+    check_labels("target", target, 0, num_classes, allowed=(ignore_index,))
 
     # One histogram of the pairs (target, prediction) gives all three counts. Two bytes hold a pair of up to 255 classes
     # and one code for "none", which is twice as fast as any wider integer.
     if num_classes < 256:
         base = 256
-        target = _as_bytes(target, ignore_index, none=255 if num_classes < 255 or ignore_index == 255 else num_classes)
+        target = target if ignore_index == 255 else np.where(target == ignore_index, 255, target)
+        target = target.astype(np.uint8)
         pairs = (target.astype(np.uint16) << 8) | prediction.astype(np.uint8)
     else:
         base = num_classes + 1
         target = np.where(target == ignore_index, num_classes, target).astype(np.int64)
         pairs = target * base + np.where(prediction < 0, num_classes, prediction)
     joint = np.bincount(pairs.ravel(), minlength=base * base).reshape(base, base)[:num_classes]
-    return np.stack([joint.diagonal()[:num_classes], joint.sum(axis=0)[:num_classes], joint.sum(axis=1)]).astype(np.int64)
+    intersection, predicted, labelled = joint.diagonal(), joint.sum(axis=0)[:num_classes], joint.sum(axis=1)
+    return np.stack([intersection, predicted, labelled]).astype(np.int64)
 
 
-def _as_bytes(target: np.ndarray, ignore_index: int, none: int) -> NDArray[np.uint8]:
-    if ignore_index == none:
-        return target.astype(np.uint8)
-    return np.where(target == ignore_index, none, target).astype(np.uint8)
-
-
-def _check_range(what: str, values: np.ndarray, num_classes: int, allowed: int) -> None:
+def check_labels(what: str, values: np.ndarray, low: int, high: int, allowed: tuple[int, ...]) -> None:
+    """Raise LabelRangeError unless all values are integers with low <= value < high, or one of ``allowed``."""
     if values.dtype.kind not in "iu":
         raise LabelRangeError(f"{what} holds {values.dtype} values; expected integers.")
-    low, high = int(values.min()), int(values.max())
-    if low >= 0 and high < num_classes:
+    if values.size == 0 or (int(values.min()) >= low and int(values.max()) < high):
         return
-    outside = (values >= num_classes) & (values != allowed)
-    if low < 0:
-        outside |= (values < 0) & (values != allowed)
+    outside = (values < low) | (values >= high)
+    for value in allowed:
+        outside &= values != value
     if outside.any():
         wrong = np.unique(values[outside]).tolist()
         shown = ", ".join(map(str, wrong[:8])) + (", ..." if len(wrong) > 8 else "")
+        none = " or ".join(map(str, allowed))
         raise LabelRangeError(
-            f"{what} holds {shown}, which no class has; expected 0 to {num_classes - 1}, or {allowed} for none."
+            f"{what} holds {shown}, which no class has; expected {low} to {high - 1}, or {none} for none."
         )
 
 
@@ -98,11 +95,10 @@ class IoUTotals:
 
     num_classes: int
     ignore_index: int = 255
-    counts: Counts = field(default=None, repr=False)  # type: ignore[assignment]
+    counts: Counts = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.counts is None:
-            self.counts = np.zeros((3, self.num_classes), np.int64)
+        self.counts = np.zeros((3, self.num_classes), np.int64)
 
     def add(self, prediction: np.ndarray, target: np.ndarray) -> Counts:
         """Add a picture's (H, W) label map and target; returns its own counts, as `count_picture` does."""

@@ -1,0 +1,165 @@
+"""The benchmark files hold what the protocol's reference says, and a file of one's own is read with clear errors."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sclip_plugin.errors import UnknownNameError
+from sclip_plugin.evaluation import (
+    BenchmarkFileError,
+    benchmark_preset,
+    list_benchmarks,
+    list_presets,
+    load_benchmark,
+    load_preset,
+    preset_for_method,
+)
+
+REFERENCE = Path(__file__).parents[3] / "shared" / "benchmarks.json"
+SETTINGS = ("logit_scale", "prob_threshold", "area_threshold", "window", "stride", "resize_short_side", "pamr_steps")
+
+
+@pytest.fixture(scope="module")
+def reference():
+    if not REFERENCE.is_file():
+        pytest.skip("shared/benchmarks.json, the reference of the protocol, is not beside this checkout")
+    return json.loads(REFERENCE.read_text())
+
+
+@pytest.mark.parametrize("name", list_benchmarks())
+class TestAgainstTheReference:
+    def test_classes_and_layout(self, reference, name):
+        benchmark, expected = load_benchmark(name), reference["benchmarks"][name]
+        assert [list(names) for names in benchmark.classes] == expected["classes"]
+        assert benchmark.num_classes == expected["num_classes"]
+        for key in ("title", "images", "masks", "split", "reduce_zero_label", "ignore_index", "resize_short_side"):
+            assert getattr(benchmark, key) == expected[key], key
+        alternate = reference["alternate_classes"].get(name)
+        assert [list(names) for names in benchmark.vocabularies.get("plain", ())] == (alternate or [])
+
+    def test_sclip(self, reference, name):
+        expected = reference["benchmarks"][name]
+        preset = load_preset(f"sclip/{name}")
+        assert preset.method == "csa"
+        for key in SETTINGS:
+            assert getattr(preset, key) == {**expected, **expected["sclip"]}[key], key
+
+    @pytest.mark.parametrize("method", ["naclip", "clearclip", "resclip", "scclip"])
+    def test_other_methods(self, reference, name, method):
+        given = reference["other_methods"][method]
+        expected = {
+            **{"logit_scale": 40, "prob_threshold": 0.0, "area_threshold": None, "window": 224, "stride": 112},
+            **{"pamr_steps": 0, "resize_short_side": reference["benchmarks"][name]["resize_short_side"]},
+            **given["all"],
+            **given.get(name, {}),
+        }
+        preset = load_preset(f"{method}/{name}")
+        for key in SETTINGS:
+            assert getattr(preset, key) == expected[key], key
+        own = preset.classes == load_benchmark(name).classes
+        assert own == (method != "clearclip" or name not in reference["alternate_classes"])
+
+    def test_published_figures(self, reference, name):
+        figures = load_benchmark(name).published
+        assert figures[0].method == "SCLIP"
+        assert figures[0].miou == reference["published_miou_sclip_repository"][name]
+        for method, row in reference["published_miou"].items():
+            assert any((f.method, f.miou, f.source) == (method, row[name], row["source"]) for f in figures), method
+
+
+def test_every_preset_loads_and_names_a_benchmark():
+    assert len(list_presets()) == 6 * 8
+    for name in list_presets():
+        preset = load_preset(name)
+        assert preset.name == name
+        assert len(preset.classes) == load_benchmark(name.partition("/")[2]).num_classes
+
+
+def test_reading_presets_does_not_import_torch():
+    code = "import sys; from sclip_plugin.evaluation.presets import load_preset; load_preset('sclip/voc21'); "
+    subprocess.run([sys.executable, "-c", code + "sys.exit('torch' in sys.modules)"], check=True)
+
+
+@pytest.mark.parametrize("method", ["csa", "maskclip", "vanilla", "naclip", "gem"])
+def test_a_method_without_a_preset_of_its_own_borrows_sclips(method):
+    preset = preset_for_method(load_benchmark("voc21"), method)
+    assert preset.method == method
+    assert preset.logit_scale == (40 if method == "naclip" else 65)
+    assert preset.published_as == {"csa": "SCLIP", "naclip": "NACLIP"}.get(method, "")
+
+
+@pytest.mark.parametrize(
+    ("load", "name", "says"),
+    [
+        (load_benchmark, "voc22", "Did you mean 'voc21'"),
+        (load_preset, "slip/voc21", "Did you mean 'sclip'"),
+        (load_preset, "sclip", "for instance 'sclip/voc21'"),
+        (load_preset, "sclip/voc", "Benchmarks: voc21"),
+    ],
+)
+def test_unknown_names_say_what_there_is(load, name, says):
+    with pytest.raises(UnknownNameError, match=says):
+        load(name)
+
+
+SMALLEST = {
+    "name": "mine",
+    "images": "pictures/*.jpg",
+    "masks": "labels/*.png",
+    "classes": ["grass", ["sofa", "couch"]],
+}
+
+
+def write(tmp_path, **changes):
+    path = tmp_path / "mine.yaml"
+    content = {**SMALLEST, **changes}
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))  # JSON is YAML
+    return path
+
+
+def test_a_benchmark_of_ones_own_needs_four_keys(tmp_path):
+    benchmark = load_benchmark(write(tmp_path))
+    assert benchmark.classes == (("grass",), ("sofa", "couch"))
+    assert benchmark.title == "mine" and benchmark.ignore_index == 255 and benchmark.split is None
+    assert benchmark_preset(benchmark, "sclip").method == "csa"
+    assert preset_for_method(benchmark, "maskclip").method == "maskclip"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"classes": None}, "lacks classes"),
+        ({"classes": []}, "one at least"),
+        ({"classes": ["grass", True]}, "need quotes"),
+        ({"masks": "labels/*/*.png"}, "same number of stars"),
+        ({"mask": {"ignore": 255}}, "unknown key of 'mask' 'ignore'. Did you mean 'ignore_index'"),
+        ({"mask": {"ignore_index": 1}}, "is also a class"),
+        ({"clases": []}, "unknown key 'clases'"),
+        ({"vocabularies": {"plain": ["one"]}}, "has 1 classes, 'classes' has 2"),
+    ],
+)
+def test_a_wrong_file_says_what_is_wrong(tmp_path, changes, says):
+    with pytest.raises(BenchmarkFileError, match=says):
+        load_benchmark(write(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("preset", "says"),
+    [
+        ({"method": "csa", "logit_scal": 1}, "Did you mean 'logit_scale'"),
+        ({"logit_scale": 1}, "does not say its method"),
+        ({"method": "csa", "vocabulary": "plain"}, "unknown vocabulary 'plain'"),
+    ],
+)
+def test_a_wrong_preset_says_what_is_wrong(tmp_path, preset, says):
+    benchmark = load_benchmark(write(tmp_path, presets={"sclip": preset}))
+    with pytest.raises((BenchmarkFileError, UnknownNameError), match=says):
+        benchmark_preset(benchmark, "sclip")
+
+
+def test_a_missing_file_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="Names that ship: voc21"):
+        load_benchmark(tmp_path / "absent.yaml")
