@@ -47,27 +47,31 @@ class Context:
 
 
 def before_last_block(
-    tower: Tower, pixel_values: Tensor, method: Method, hidden_states: list[Tensor] | None = None
+    tower: Tower,
+    pixel_values: Tensor,
+    taps: tuple[int, ...] = (),
+    position_resize: str = "scale_factor",
+    hidden_states: list[Tensor] | None = None,
 ) -> tuple[BlockInput, Context]:
     """Run all blocks but the last.
 
     Args:
         tower: of `find_tower`.
         pixel_values: (B, 3, H, W), normalised.
-        method: whose taps are collected on the way.
+        taps: indices of earlier blocks whose input is kept for the method.
+        position_resize: how positional embeddings reach this grid; see `Method`.
         hidden_states: if given, the tokens that enter each block are appended to it.
 
     Returns:
         The last block with the tokens that enter it, and the context: what the method is called with.
     """
     context = Context(tower, pixel_values, tower.grid(pixel_values))
-    tokens = tower.embed(pixel_values, method.position_resize)
-    wanted = method.taps(len(tower.blocks))
+    tokens = tower.embed(pixel_values, position_resize)
     last = len(tower.blocks) - 1
     for index, block in enumerate(tower.blocks):
         if hidden_states is not None:
             hidden_states.append(tokens)
-        if index in wanted:
+        if index in taps:
             context.taps[index] = tower.block_input(block, tokens)
         if index < last:
             tokens = tower.run_block(block, tokens)
@@ -86,7 +90,7 @@ def dense_tokens(
 
     With ``keep_cls`` the prefix rows (CLS) are those of the ordinary block, so that the image embedding stays what it was.
     """
-    block, context = before_last_block(tower, pixel_values, method, hidden_states)
+    block, context = method.reach_last_block(tower, pixel_values, hidden_states)
     tokens = method(block, context)
     prefix = tower.prefix_tokens
     if keep_cls and prefix:

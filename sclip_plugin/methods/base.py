@@ -14,7 +14,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from ..dense import Context
-    from ..towers.base import BlockInput
+    from ..towers.base import BlockInput, Tower
 
 PositionResize = Literal["scale_factor", "size", "size_antialias"]
 
@@ -45,6 +45,17 @@ class Method:
     def taps(self, depth: int) -> tuple[int, ...]:
         """Indices (from 0, of ``depth`` blocks) of earlier blocks whose input the method needs in ``context.taps``."""
         return ()
+
+    def reach_last_block(
+        self, tower: Tower, pixel_values: Tensor, hidden_states: list[Tensor] | None = None
+    ) -> tuple[BlockInput, Context]:
+        """Run all blocks but the last; see `sclip_plugin.dense.before_last_block`, which this calls.
+
+        A method that puts windows together before the last block overrides it.
+        """
+        from ..dense import before_last_block
+
+        return before_last_block(tower, pixel_values, self.taps(len(tower.blocks)), self.position_resize, hidden_states)
 
     def __call__(self, block: BlockInput, context: Context) -> Tensor:
         """Tokens that leave the last block, (B, P + N, C): P prefix tokens (CLS), then N patches."""

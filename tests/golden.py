@@ -1,0 +1,160 @@
+"""The golden checkpoint in each framework, and what the published code returned on it (see golden/README.md)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+FOLDER = Path(__file__).parent / "golden"
+FRAMEWORKS = ("transformers", "open_clip", "open_clip_custom_text", "timm", "openai")
+SIZES = ("112x112", "112x160", "144x112")
+
+
+@lru_cache(maxsize=None)
+def arrays(name: str) -> dict[str, torch.Tensor]:
+    """All arrays of one golden file, ``arrays("SCLIP")["csa.112x112.tokens"]``."""
+    with np.load(FOLDER / f"{name}.npz") as file:
+        return {key: torch.from_numpy(file[key]) for key in file.files}
+
+
+@lru_cache(maxsize=None)
+def checkpoint() -> dict[str, torch.Tensor]:
+    """The state dict in OpenAI's layout, fp32; rows of the token embedding that no test uses are zero."""
+    state = load_file(FOLDER / "tiny_clip_openai.safetensors")
+    embedding = torch.zeros(49408, 64)
+    embedding[state.pop("token_embedding.rows").long()] = state.pop("token_embedding.values").float()
+    return {**state, "token_embedding.weight": embedding}
+
+
+def relative_difference(ours: torch.Tensor, golden: torch.Tensor) -> float:
+    """Largest difference relative to the golden array's largest magnitude."""
+    assert ours.shape == golden.shape, (ours.shape, golden.shape)
+    return ((ours - golden).abs().max() / golden.abs().max()).item()
+
+
+def every_fourth(x: torch.Tensor) -> torch.Tensor:
+    return x[..., ::4, ::4]
+
+
+@lru_cache(maxsize=None)
+def _built(framework: str) -> torch.nn.Module:
+    return _BUILDERS[framework]().eval().requires_grad_(False)
+
+
+def model(framework: str = "transformers") -> torch.nn.Module:
+    """The golden checkpoint as a fresh model of a framework, fp32, eval."""
+    import copy
+
+    return copy.deepcopy(_built(framework))
+
+
+def _transformers():
+    from transformers import CLIPConfig, CLIPModel
+
+    config = CLIPConfig(
+        projection_dim=64,
+        vision_config=dict(
+            hidden_size=128, intermediate_size=512, num_hidden_layers=12, num_attention_heads=2, image_size=112,
+            patch_size=16, hidden_act="quick_gelu", layer_norm_eps=1e-5, projection_dim=64,
+        ),
+        text_config=dict(
+            hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=1, vocab_size=49408,
+            max_position_embeddings=77, hidden_act="quick_gelu", layer_norm_eps=1e-5, projection_dim=64,
+            bos_token_id=49406, eos_token_id=49407, pad_token_id=49407,
+        ),
+    )  # fmt: skip
+    clip = CLIPModel(config)
+    nested = any(key.startswith("vision_model.vision_model.") for key in clip.state_dict())
+    clip.load_state_dict({k: v for k, v in _to_transformers(checkpoint(), nested).items() if k in clip.state_dict()})
+    return clip
+
+
+def _to_transformers(state: dict[str, torch.Tensor], nested: bool) -> dict[str, torch.Tensor]:
+    """Keys of OpenAI's layout to those of transformers, as its own conversion script maps them."""
+    assert not nested
+    out = {
+        "logit_scale": state["logit_scale"],
+        "visual_projection.weight": state["visual.proj"].T.contiguous(),
+        "text_projection.weight": state["text_projection"].T.contiguous(),
+        "text_model.embeddings.token_embedding.weight": state["token_embedding.weight"],
+        "text_model.embeddings.position_embedding.weight": state["positional_embedding"],
+        "vision_model.embeddings.class_embedding": state["visual.class_embedding"],
+        "vision_model.embeddings.patch_embedding.weight": state["visual.conv1.weight"],
+        "vision_model.embeddings.position_embedding.weight": state["visual.positional_embedding"],
+    }
+    for ours, theirs in (
+        ("text_model.final_layer_norm", "ln_final"),
+        ("vision_model.pre_layrnorm", "visual.ln_pre"),
+        ("vision_model.post_layernorm", "visual.ln_post"),
+    ):
+        for part in ("weight", "bias"):
+            out[f"{ours}.{part}"] = state[f"{theirs}.{part}"]
+    renamed = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+    for prefix, side in (("visual.transformer.resblocks.", "vision_model"), ("transformer.resblocks.", "text_model")):
+        for key, value in state.items():
+            if not key.startswith(prefix):
+                continue
+            index, rest = key[len(prefix) :].split(".", 1)
+            layer = f"{side}.encoder.layers.{index}"
+            if rest.startswith("attn.in_proj_"):
+                part = rest.removeprefix("attn.in_proj_")
+                for name, third in zip("qkv", value.chunk(3), strict=True):
+                    out[f"{layer}.self_attn.{name}_proj.{part}"] = third.clone()
+            elif rest.startswith("attn.out_proj."):
+                out[f"{layer}.self_attn.{rest.removeprefix('attn.')}"] = value
+            else:
+                stem, part = rest.rsplit(".", 1)
+                out[f"{layer}.{renamed[stem]}.{part}"] = value
+    return out
+
+
+_VISION = dict(image_size=112, layers=12, width=128, head_width=64, patch_size=16)
+_TEXT = dict(context_length=77, vocab_size=49408, width=64, heads=1, layers=2)
+
+
+def _open_clip():
+    from open_clip.model import CLIP
+
+    clip = CLIP(64, _VISION, _TEXT, quick_gelu=True)
+    clip.load_state_dict(checkpoint())
+    return clip
+
+
+def _open_clip_custom_text():
+    from open_clip.model import CustomTextCLIP, convert_to_custom_text_state_dict
+
+    clip = CustomTextCLIP(64, _VISION, _TEXT, quick_gelu=True)
+    clip.load_state_dict(convert_to_custom_text_state_dict(dict(checkpoint())))
+    return clip
+
+
+def _timm():
+    import timm
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    trunk = timm.create_model(
+        "vit_base_patch16_clip_quickgelu_224", pretrained=False, img_size=112, embed_dim=128, num_heads=2, num_classes=64
+    )
+    trunk.load_state_dict(checkpoint_filter_fn(dict(checkpoint()), trunk))
+    return trunk
+
+
+def _openai():
+    from clip.model import CLIP
+
+    clip = CLIP(64, 112, 12, 128, 16, 77, 49408, 64, 1, 2)
+    clip.load_state_dict(checkpoint())
+    return clip
+
+
+_BUILDERS = {
+    "transformers": _transformers,
+    "open_clip": _open_clip,
+    "open_clip_custom_text": _open_clip_custom_text,
+    "timm": _timm,
+    "openai": _openai,
+}
