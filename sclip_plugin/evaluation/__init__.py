@@ -11,13 +11,16 @@ before a model is run.
 
 from .benchmarks import Benchmark, BenchmarkFileError, PublishedFigure, list_benchmarks, load_benchmark
 from .checking import DatasetReport, check_dataset
+from .conversions import ConversionReport, SourceError, convert_cityscapes, convert_coco_object, convert_coco_stuff
 from .datasets import DatasetError, MaskError, Problem, Sample, find_samples, read_mask, read_picture
 from .metric import IoUTotals, LabelRangeError, count_picture
+from .pascal_context import convert_pascal_context
 from .presets import Preset, benchmark_preset, list_presets, load_preset, preset_for_method
 
 __all__ = [
     "Benchmark",
     "BenchmarkFileError",
+    "ConversionReport",
     "DatasetError",
     "DatasetReport",
     "IoUTotals",
@@ -27,8 +30,13 @@ __all__ = [
     "Problem",
     "PublishedFigure",
     "Sample",
+    "SourceError",
     "benchmark_preset",
     "check_dataset",
+    "convert_cityscapes",
+    "convert_coco_object",
+    "convert_coco_stuff",
+    "convert_pascal_context",
     "count_picture",
     "find_samples",
     "list_benchmarks",

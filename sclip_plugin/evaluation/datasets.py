@@ -202,7 +202,7 @@ def _read_split(benchmark: Benchmark, root: Path, problems: list[Problem]) -> li
     path = root / str(benchmark.split)
     if not path.is_file():
         raise DatasetError(
-            f"{benchmark.name}: the list of pictures '{path}' does not exist. Found in '{root}': {_listing(root)}."
+            f"{benchmark.name}: the list of pictures '{path}' does not exist. Found in '{root}': {listing(root)}."
         )
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     names: dict[str, None] = {}
@@ -220,7 +220,7 @@ def _what_is_there(benchmark: Benchmark, root: Path, images: int, masks: int) ->
     message = (
         f"{benchmark.name}: '{root}' is not laid out as expected. "
         f"Looked for pictures {benchmark.images} (found {images}) and masks {benchmark.masks} (found {masks}). "
-        f"Found in '{root}': {_listing(root)}."
+        f"Found in '{root}': {listing(root)}."
     )
     if images and not masks and any(next(root.glob(pattern), None) for pattern in benchmark.made_from):
         return f"{message} The masks can be made from what is there: {benchmark.made_by.replace('DATA', str(root))}"
@@ -234,7 +234,8 @@ def _what_is_there(benchmark: Benchmark, root: Path, images: int, masks: int) ->
     return message
 
 
-def _listing(folder: Path) -> str:
+def listing(folder: Path) -> str:
+    """What a folder holds, for a message."""
     entries = sorted(folder.iterdir())
     if not entries:
         return "nothing"
