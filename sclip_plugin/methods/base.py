@@ -31,8 +31,6 @@ class Method:
     Class attributes:
         name: the name in the registry, set by `register_method`.
         summary, source: one line each for ``sclip methods``: what it does, and the paper.
-        needs_text: True if a field ``text`` (K, D) must hold the text embeddings before the method can run;
-            the segmenter fills it in.
     """
 
     position_resize: PositionResize = "scale_factor"
@@ -40,7 +38,12 @@ class Method:
     name: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""
-    needs_text: ClassVar[bool] = False
+
+    @property
+    def needs_text(self) -> bool:
+        """True if the method, with its options, also has a field ``text`` that must hold the text embeddings of all names,
+        (K, D) and normalised, before it can run; the segmenter fills it in."""
+        return False
 
     def taps(self, depth: int) -> tuple[int, ...]:
         """Indices (from 0, of ``depth`` blocks) of earlier blocks whose input the method needs in ``context.taps``."""
