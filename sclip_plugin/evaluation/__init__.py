@@ -12,7 +12,7 @@ before a model is run.
 from .benchmarks import Benchmark, BenchmarkFileError, PublishedFigure, list_benchmarks, load_benchmark
 from .checking import DatasetReport, check_dataset
 from .conversions import ConversionReport, SourceError, convert_cityscapes, convert_coco_object, convert_coco_stuff
-from .datasets import DatasetError, MaskError, Problem, Sample, find_samples, read_mask, read_picture
+from .datasets import DatasetError, MaskError, Problem, Sample, find_samples, read_mask
 from .metric import IoUTotals, LabelRangeError, count_picture
 from .pascal_context import convert_pascal_context
 from .presets import Preset, benchmark_preset, list_presets, load_preset, preset_for_method
@@ -45,5 +45,4 @@ __all__ = [
     "load_preset",
     "preset_for_method",
     "read_mask",
-    "read_picture",
 ]

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .benchmarks import Benchmark
-from .datasets import UNREADABLE_PICTURE, MaskError, Problem, Sample, find_samples, read_mask, read_picture, some
+from .datasets import UNREADABLE_PICTURE, MaskError, Problem, Sample, find_samples, picture_size, read_mask, some
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -152,7 +152,7 @@ def _look_at(sample: Sample, benchmark: Benchmark) -> tuple[list[Problem], np.nd
     size = None
     none = np.zeros(benchmark.num_classes, np.int64)
     try:
-        size = read_picture(sample.image_path).size
+        size = picture_size(sample.image_path)
     except OSError as error:
         problems.append(Problem(UNREADABLE_PICTURE, sample.name, str(error)))
     try:

@@ -1,13 +1,11 @@
 """Masks made from the files that people download: Cityscapes' label ids and COCO-Stuff's pixel maps.
 
-PASCAL Context, whose annotations are no pictures, is in ``pascal_context.py``. Every conversion writes a mask under
-another name first and then renames it, so a mask is there whole or not at all, and skips the masks that are there: a
-conversion that was killed goes on where it stopped.
+PASCAL Context, whose annotations are no pictures, is in ``pascal_context.py``. Every conversion writes a mask whole or
+not at all and skips the masks that are there: one that was killed goes on where it stopped.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..files import save_image
 from .checking import map_ahead
 from .datasets import OUT_OF_RANGE, UNREADABLE_MASK, DatasetError, Problem, listing, some
 
@@ -91,7 +90,7 @@ def convert_cityscapes(
     table[:34] = 255
     table[list(_CITYSCAPES_IDS)] = np.arange(19)
     pattern = "gtFine/{split}/*/*_gtFine_labelIds.png"
-    sources = [path for split in splits for path in sorted(root.glob(pattern.format(split=split)))]
+    sources = [path for split in splits for path in _visible(root, pattern.format(split=split))]
     if not sources:
         raise nothing_to_convert("Cityscapes", root, [pattern.format(split=split) for split in splits])
     jobs = [(path, path.with_name(path.name.replace("_labelIds.png", "_labelTrainIds.png"))) for path in sources]
@@ -161,7 +160,7 @@ def _convert_coco(root, table, suffix, splits, overwrite, workers, progress) -> 
         for folder in ("stuffthingmaps", "annotations"):
             pattern = f"{folder}/{split}2017/*.png"
             looked_for.append(pattern)
-            sources = [path for path in sorted(root.glob(pattern)) if not path.stem.endswith("TrainIds")]
+            sources = [path for path in _visible(root, pattern) if not path.stem.endswith("TrainIds")]
             target = root / "annotations" / f"{split}2017"
             jobs += [(path, target / f"{path.stem}{suffix}.png") for path in sources]
             if sources:
@@ -189,13 +188,11 @@ def convert_masks(
         progress: called with (masks done, masks in all).
     """
     waiting = [(source, target) for source, target in jobs if overwrite or not target.exists()]
-    for folder in {target.parent for _, target in waiting}:
-        folder.mkdir(parents=True, exist_ok=True)
 
     def convert(job: tuple[Path, Path]) -> Problem | None:
         source, target = job
         try:
-            write_mask(target, make(source))
+            save_image(Image.fromarray(make(source)), target)
         except SourceError as error:
             return Problem(error.kind, source.name, str(error))
         return None
@@ -210,18 +207,15 @@ def convert_masks(
     return ConversionReport(len(waiting) - len(problems), there, tuple(problems))
 
 
-def write_mask(path: Path, mask: np.ndarray) -> None:
-    """Write a mask as PNG, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    Image.fromarray(mask).save(part, format="PNG")
-    os.replace(part, path)
-
-
 def nothing_to_convert(what: str, root: Path, looked_for: Iterable[str]) -> DatasetError:
     """The error for a folder without sources: what was looked for, what is there."""
     if not root.is_dir():
         return DatasetError(f"{what}: '{root}' is not a folder.")
     return DatasetError(f"{what}: looked in '{root}' for {some(looked_for)}; found {listing(root)}.")
+
+
+def _visible(root: Path, pattern: str) -> list[Path]:
+    return [path for path in sorted(root.glob(pattern)) if not path.name.startswith(".")]
 
 
 def _by_table(table: np.ndarray) -> Callable[[Path], np.ndarray]:

@@ -111,15 +111,16 @@ def find_samples(benchmark: Benchmark, root: str | Path) -> tuple[list[Sample], 
     return samples, problems
 
 
-def read_picture(path: str | Path) -> Image.Image:
-    """A picture as RGB, turned upright as its EXIF orientation says (as OpenCV reads it for MMSegmentation).
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) of a picture as it is seen upright, after decoding all of it.
 
     Raises:
         OSError: the file cannot be read, or is cut off.
     """
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            image.load()
+            return ImageOps.exif_transpose(image).size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's ways to say "broken"
         raise OSError(f"cannot read picture '{path}': {error}") from error
 
@@ -184,6 +185,8 @@ def _matches(root: Path, pattern: str) -> dict[str, Path]:
     regex = re.compile("([^/]*)".join(re.escape(part) for part in pattern.split("*")))
     found = {}
     for path in root.glob(pattern):
+        if path.name.startswith("."):  # macOS leaves "._name.png" beside what it unpacks
+            continue
         match = regex.fullmatch(path.relative_to(root).as_posix())
         if match:
             found["/".join(match.groups())] = path

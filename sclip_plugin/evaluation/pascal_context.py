@@ -8,13 +8,13 @@ request 474 found so), and so will figures.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..files import write_atomically
 from .conversions import ConversionReport, Progress, SourceError, convert_masks, nothing_to_convert
 from .datasets import DatasetError, listing
 
@@ -212,7 +212,7 @@ def _splits_of_voc(root: Path, annotated: set[str]) -> None:
             f"PASCAL Context: .mat files do not say which pictures are for validation. Looked for '{ours / 'val.txt'}' "
             f"and for VOC2010's own '{theirs / 'val.txt'}'; put one of them there."
         )
-    splits = {}
+    splits: dict[str, list[str]] = {}
     for split in ("train", "val"):
         if (theirs / f"{split}.txt").is_file():
             lines = (theirs / f"{split}.txt").read_text(encoding="utf-8").split("\n")
@@ -220,11 +220,8 @@ def _splits_of_voc(root: Path, annotated: set[str]) -> None:
     _write_splits(root, splits)
 
 
-def _write_splits(root: Path, splits: dict[str, Iterable[str]] | dict[str, list[str]]) -> None:
-    folder = root / "ImageSets" / "SegmentationContext"
-    folder.mkdir(parents=True, exist_ok=True)
+def _write_splits(root: Path, splits: dict[str, list[str]]) -> None:
     for split, names in splits.items():
-        if not (folder / f"{split}.txt").exists():
-            part = folder / f".{split}.txt.part"
-            part.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-            part.replace(folder / f"{split}.txt")
+        path = root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
+        if not path.exists():
+            write_atomically(path, "".join(f"{name}\n" for name in names).encode())

@@ -12,7 +12,6 @@ from sclip_plugin.evaluation.conversions import (
     convert_cityscapes,
     convert_coco_object,
     convert_coco_stuff,
-    write_mask,
 )
 from sclip_plugin.evaluation.datasets import DatasetError
 from sclip_plugin.evaluation.pascal_context import CONTEXT_59_IDS, convert_pascal_context, decode_rle
@@ -258,14 +257,18 @@ class TestAnyConversion:
         assert convert_cityscapes(tmp_path, overwrite=True).written == 5
 
     def test_a_mask_is_whole_or_not_there(self, tmp_path, monkeypatch):
-        def die(self, path, **options):
-            path.write_bytes(b"half a picture")
+        folder = self.sources(tmp_path)
+
+        def die(self, file, **options):
+            file.write(b"half a picture")
             raise OSError("No space left on device")
 
-        monkeypatch.setattr(Image.Image, "save", die)
-        with pytest.raises(OSError, match="No space left"):
-            write_mask(tmp_path / "mask.png", np.zeros((2, 2), np.uint8))
-        assert not (tmp_path / "mask.png").exists()
+        with monkeypatch.context() as patch:
+            patch.setattr(Image.Image, "save", die)
+            with pytest.raises(OSError, match="No space left"):
+                convert_cityscapes(tmp_path)
+        assert len(list(folder.iterdir())) == 5
+        assert convert_cityscapes(tmp_path).written == 5
 
     def test_what_cannot_be_converted_is_counted_and_named(self, tmp_path):
         folder = self.sources(tmp_path)

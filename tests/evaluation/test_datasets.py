@@ -6,7 +6,7 @@ from PIL import Image
 
 from sclip_plugin.evaluation import list_benchmarks, load_benchmark
 from sclip_plugin.evaluation.checking import check_dataset
-from sclip_plugin.evaluation.datasets import DatasetError, MaskError, find_samples, read_mask, read_picture
+from sclip_plugin.evaluation.datasets import DatasetError, MaskError, find_samples, picture_size, read_mask
 
 from .layouts import REAL_DATA, SHARED_DATA, file_labels, fill, write_dataset, write_sample
 
@@ -19,7 +19,7 @@ def test_every_layout_is_read(name, tmp_path):
     assert problems == []
     assert sorted(sample.name for sample in samples) == sorted(names)
     for sample in samples:
-        size = read_picture(sample.image_path).size
+        size = picture_size(sample.image_path)
         mask = read_mask(sample.mask_path, benchmark, size)
         labels = np.asarray(Image.open(sample.mask_path)).astype(int)
         expected = np.where(labels == 255, 255, labels)
@@ -168,10 +168,15 @@ class TestMasks:
         assert caught.value.kind == "mask unreadable"
 
 
-def test_pictures_are_turned_upright(tmp_path):
+def test_sizes_are_those_of_the_upright_picture(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
-    assert read_picture(tmp_path / "turned.jpg").size == (10, 20)
-    Image.new("L", (20, 10)).save(tmp_path / "grey.jpg")
-    assert read_picture(tmp_path / "grey.jpg").mode == "RGB"
+    assert picture_size(tmp_path / "turned.jpg") == (10, 20)
+
+
+def test_hidden_files_are_no_samples(tmp_path):
+    benchmark = load_benchmark("ade20k")
+    write_dataset(benchmark, tmp_path)
+    (tmp_path / "images/validation/._pic_000.jpg").write_bytes(b"what macOS leaves when it unpacks")
+    assert check_dataset(benchmark, tmp_path).ok
