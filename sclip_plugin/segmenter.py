@@ -1,0 +1,353 @@
+"""Words and a picture in, masks out: the segmenter.
+
+A picture is resized, cut into windows, and the windows of one or several pictures go through the tower as batches. Each
+window leaves only its patch scores, (names, h, w), which `windows.LogitMap` turns into pixels when they are needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from .dense import dense_features
+from .errors import LabelError, PictureError, unknown_name
+from .methods import Method, make_method
+from .pictures import Picture, normalise, read_picture, resize, target_size, to_tensor
+from .refine import pamr
+from .segmentation import Decision, Segmentation, decide
+from .text import Labels, TextBank, Vocabulary, parse_labels, parse_templates
+from .text_towers import find_text_tower
+from .towers import find_tower
+from .windows import LogitMap, WindowPlan
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+WINDOWS_AT_ONCE = 16
+REFINED_PIXELS = 2**22
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that turns a picture into a label map, beside the model and the labels.
+
+    Fields:
+        method: what the last block computes.
+        templates: prompts with ``{}`` for the name; see `parse_templates`.
+        resize_short_side: pixels; the long side stays below 2048. 0 keeps the picture's size.
+        window: side of the square windows in pixels; 0 takes the whole picture in one pass.
+        stride: pixels from one window to the next.
+        logit_scale: factor on the cosines before the softmax over names.
+        background: add SCLIP's background vocabulary as one more class, ``"background"``.
+        threshold: pixels whose best class has a lower score stay unlabelled; None for none.
+        prob_threshold: the benchmarks' rule: such pixels become class 0.
+        area_threshold: the benchmarks' rule: classes whose share of all pixels that are not class 0 is no larger are
+            dropped; None for none.
+        pamr_steps: steps of pixel-adaptive refinement, 0 for none; 10 in the papers that use it.
+        pamr_dilations: distances in pixels of the neighbours that it looks at.
+        normalize_scores: divide class scores by their sum once labels are decided.
+    """
+
+    method: Method = field(default_factory=lambda: make_method("csa"))
+    templates: tuple[str, ...] = field(default_factory=lambda: parse_templates("imagenet"))
+    resize_short_side: int = 336
+    window: int = 224
+    stride: int = 112
+    logit_scale: float = 40.0
+    background: bool = False
+    threshold: float | None = None
+    prob_threshold: float = 0.0
+    area_threshold: float | None = None
+    pamr_steps: int = 0
+    pamr_dilations: tuple[int, ...] = (8, 16)
+    normalize_scores: bool = False
+
+    def changed(self, **changes: Any) -> Settings:
+        """A copy with other values. ``method`` may be a name, ``templates`` anything that `parse_templates` takes;
+        what is no field of the settings is an option of the method.
+
+        Raises:
+            UnknownNameError: neither a field nor an option of the method.
+            ValueError: a value out of range.
+        """
+        known = {f.name for f in dataclasses.fields(self)}
+        options = {key: changes.pop(key) for key in list(changes) if key not in known}
+        method: Any = changes.pop("method", self.method)
+        method_options = {f.name for f in dataclasses.fields(method)} if isinstance(method, Method) else None
+        if method_options is not None:
+            for key in options:
+                if key not in method_options:
+                    raise unknown_name("setting", key, known | method_options)
+        if "templates" in changes:
+            changes["templates"] = parse_templates(changes["templates"])
+        settings = dataclasses.replace(self, method=make_method(method, options), **changes)
+        for name, low in (("resize_short_side", 0), ("window", 0), ("stride", 1), ("pamr_steps", 0)):
+            if getattr(settings, name) < low:
+                raise ValueError(f"{name}={getattr(settings, name)}; expected {low} or more.")
+        for name in ("threshold", "prob_threshold", "area_threshold"):
+            value = getattr(settings, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name}={value}; expected a share from 0 to 1.")
+        return settings
+
+    def plain(self) -> dict[str, Any]:
+        """As values that JSON holds: the method by its name and options, templates by their number."""
+        out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        method = self.method
+        out["method"] = method.name
+        out["method_options"] = {
+            f.name: value if isinstance(value := getattr(method, f.name), (str, int, float, bool, tuple)) else repr(value)
+            for f in dataclasses.fields(method)
+            if f.repr and getattr(method, f.name) is not None
+        }
+        out["templates"] = list(self.templates) if len(self.templates) <= 3 else f"{len(self.templates)} templates"
+        return out
+
+    def decision(self) -> Decision:
+        return Decision(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Decision)})
+
+
+@dataclass
+class _Job:
+    """A picture on its way through the tower."""
+
+    picture: Image.Image | None
+    pixels: Tensor
+    output_size: tuple[int, int]
+    plan: WindowPlan
+    logits: Tensor
+    waiting: int
+
+
+class Segmenter:
+    """Segments pictures into any classes named in words, with a frozen CLIP.
+
+    Args:
+        model: a whole CLIP of transformers or open_clip, or OpenAI's; it is put into eval mode and otherwise left as it is.
+        tokenizer: the model's: of transformers, of ``open_clip.get_tokenizer``, or ``clip.tokenize``.
+        image_mean, image_std: of the model's pictures, for values 0 to 1; CLIP's where None.
+        preset: settings and labels as the authors evaluate a benchmark, ``"sclip/voc21"``; see
+            `sclip_plugin.evaluation.presets`.
+        cache_dir: of the text bank; None for the user's cache folder, False for none.
+        **settings: fields of `Settings`, and options of the method. Where they and the preset say nothing, windows have
+            the model's native size, stride half of it, and the short side one and a half of it.
+
+    Raises:
+        UnsupportedModelError: the structure of the image or the text tower is not known.
+        UnknownNameError: no such preset, method or setting.
+
+    Source: SCLIP, arXiv 2312.01597, for the protocol and the default method.
+
+    Example:
+        >>> import sclip_plugin as sp
+        >>> scene = sp.draw_scene(seed=7)
+        >>> seg = sp.Segmenter.from_pretrained("demo")
+        >>> result = seg(scene.picture, list(scene.labels), method="clearclip")
+        >>> set(result.areas()) == set(scene.labels)
+        True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
+        preset: str | None = None,
+        cache_dir: str | Path | None | bool = None,
+        **settings: Any,
+    ) -> None:
+        self.model = model.eval()
+        self.tower = find_tower(model)
+        self.text_bank = TextBank(find_text_tower(model, tokenizer), cache_dir)
+        parameter = next(self.tower.trunk.parameters())
+        self.device = parameter.device
+        # Pixels are normalised in single precision whatever the tower's own is.
+        self._mean = torch.tensor(image_mean or CLIP_MEAN, device=self.device)
+        self._std = torch.tensor(image_std or CLIP_STD, device=self.device)
+        self.vocabulary: Vocabulary | None = None
+        native = self.tower.native_grid[0] * self.tower.patch_size[0]
+        defaults = Settings(resize_short_side=native * 3 // 2, window=native, stride=native // 2)
+        if preset is not None:
+            defaults, self.vocabulary = _from_preset(preset)
+        self.settings = defaults.changed(**settings)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None, **arguments: Any
+    ) -> Segmenter:
+        """A segmenter for a model by name.
+
+        Args:
+            name: a hub id or folder of transformers; ``"open_clip:ARCH/PRETRAINED"`` or ``"open_clip:ARCH@FILE"``;
+                ``"timm:NAME"`` with its matching text tower from open_clip; ``"demo"``, which ships with the package.
+            device: where it runs; CUDA where there is one, else the CPU.
+            dtype: of the weights; float32 by default.
+            **arguments: of `Segmenter`.
+
+        Raises:
+            ModelLoadError: the weights can't be had; the message says what works instead.
+        """
+        from .loading import load_model
+
+        loaded = load_model(name, device=device, dtype=dtype)
+        return cls(
+            loaded.model, loaded.tokenizer, image_mean=loaded.image_mean, image_std=loaded.image_std, **arguments
+        )
+
+    @overload
+    def __call__(self, picture: Picture, labels: Labels | None = None, **settings: Any) -> Segmentation: ...
+    @overload
+    def __call__(self, picture: list | tuple, labels: Labels | None = None, **settings: Any) -> list[Segmentation]: ...
+
+    def __call__(self, picture, labels=None, **settings):
+        """Segment one picture, or a list of them.
+
+        Args:
+            picture: a path, an open file, a PIL picture, an array (H, W, 3), a tensor (3, H, W); or a list of those.
+            labels: names; a list in the list names synonyms of one class; a dict maps a label to its synonyms. None for
+                the preset's.
+            **settings: fields of `Settings` and options of the method, for this call.
+
+        Returns:
+            A `Segmentation`, or a list of them in the order of the pictures.
+
+        Raises:
+            LabelError: no labels, empty ones, or one twice.
+            PictureError, FileNotFoundError: a picture that can't be read.
+        """
+        if isinstance(picture, (list, tuple)):
+            return list(self.stream(picture, labels, **settings))
+        return next(self.stream([picture], labels, **settings))
+
+    def stream(self, pictures: Iterable[Picture], labels: Labels | None = None, **settings: Any) -> Iterator[Segmentation]:
+        """Segment pictures one after the other as they are needed; windows of several share batches.
+
+        Arguments as for a call, but ``pictures`` may be any iterable, even an endless one.
+        """
+        chosen = self.settings.changed(**settings)
+        vocabulary = self._vocabulary(labels, chosen)
+        return self._run((self._prepare(picture, chosen) for picture in pictures), vocabulary, chosen)
+
+    def segment_pixels(
+        self, pixels: Tensor, labels: Labels | None = None, output_size: tuple[int, int] | None = None, **settings: Any
+    ) -> Segmentation:
+        """Segment pixels that are already of the size at which the tower shall see them: nothing is resized before.
+
+        Args:
+            pixels: (3, H, W), uint8, or floating point and normalised.
+            labels, settings: as for a call.
+            output_size: (height, width) of the label map; that of the pixels where None.
+        """
+        chosen = self.settings.changed(**settings)
+        vocabulary = self._vocabulary(labels, chosen)
+        return next(self._run([(None, pixels, output_size or tuple(pixels.shape[-2:]))], vocabulary, chosen))
+
+    def text_embeddings(self, labels: Labels | None = None, **settings: Any) -> tuple[Vocabulary, Tensor]:
+        """The classes and names of labels, and the names' unit embeddings (K, D) float32."""
+        chosen = self.settings.changed(**settings)
+        vocabulary = self._vocabulary(labels, chosen)
+        return vocabulary, self.text_bank.embed(vocabulary.names, chosen.templates)
+
+    def _vocabulary(self, labels: Labels | None, settings: Settings) -> Vocabulary:
+        if labels is not None:
+            return parse_labels(labels, settings.background)
+        if self.vocabulary is None:
+            raise LabelError("no labels were given; expected a list of names such as ['cat', 'dog'], or a preset.")
+        return self.vocabulary
+
+    def _prepare(self, picture: Picture, settings: Settings) -> tuple[Image.Image, Tensor, tuple[int, int]]:
+        rgb = read_picture(picture)
+        pixels = to_tensor(rgb)
+        size = tuple(pixels.shape[-2:])
+        short = settings.resize_short_side
+        target = target_size(*size, short) if short else size
+        # A side of less than one patch is stretched to one, so that every picture can be segmented.
+        target = tuple(max(side, patch) for side, patch in zip(target, self.tower.patch_size, strict=True))
+        return rgb, resize(pixels, target), size
+
+    @torch.inference_mode()
+    def _run(
+        self, pictures: Iterable[tuple[Image.Image | None, Tensor, tuple[int, int]]], vocabulary: Vocabulary, settings: Settings
+    ) -> Iterator[Segmentation]:
+        text = self.text_bank.embed(vocabulary.names, settings.templates)
+        method = settings.method
+        if method.needs_text:
+            method = make_method(method, {"text": text, "logit_scale": settings.logit_scale})
+        jobs: deque[_Job] = deque()
+        windows: deque[tuple[_Job, int, tuple[int, int]]] = deque()
+        for picture, pixels, output_size in pictures:
+            if min(pixels.shape[-2:]) < max(self.tower.patch_size):
+                raise PictureError(f"pixels of shape {tuple(pixels.shape)} are smaller than a patch {self.tower.patch_size}.")
+            plan = WindowPlan.of(tuple(pixels.shape[-2:]), settings.window, settings.stride, self.tower.patch_size)
+            jobs.append(_Job(picture, pixels, output_size, plan, plan.empty_logits(len(text), text), len(plan)))
+            windows.extend((jobs[-1], index, box) for index, box in enumerate(plan.boxes()))
+            while len(windows) >= WINDOWS_AT_ONCE:
+                self._run_batch(windows, method, text)
+            while jobs and not jobs[0].waiting:
+                yield self._finish(jobs.popleft(), vocabulary, settings)
+        while jobs:
+            while jobs[0].waiting:
+                self._run_batch(windows, method, text)
+            yield self._finish(jobs.popleft(), vocabulary, settings)
+
+    def _run_batch(self, windows: deque[tuple[_Job, int, tuple[int, int]]], method: Method, text: Tensor) -> None:
+        """Take the first windows of one size through the tower, and put their scores into their pictures' places."""
+        batch = [windows.popleft()]
+        patches = batch[0][0].plan.patches
+        while windows and len(batch) < WINDOWS_AT_ONCE and windows[0][0].plan.patches == patches:
+            batch.append(windows.popleft())
+        pixels = torch.stack([job.plan.cut(job.pixels, *box) for job, _, box in batch]).to(self.device)
+        features = dense_features(self.tower, normalise(pixels, self._mean, self._std), method)
+        # Cosine of every patch with every name: (B, h w, D) by (K, D).
+        logits = F.normalize(features.flatten(2).float(), dim=1).transpose(1, 2) @ text.T
+        for (job, index, _), scores in zip(batch, logits.transpose(1, 2), strict=True):
+            job.plan.place(job.logits, index).copy_(scores.unflatten(1, patches))
+            job.waiting -= 1
+
+    def _finish(self, job: _Job, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
+        logits = job.plan.stitched(job.logits, job.output_size)
+        if settings.pamr_steps:
+            logits = self._refined(logits, job.pixels, settings)
+        label_map, dropped = decide(logits, vocabulary, settings.decision())
+        return Segmentation(
+            labels=vocabulary.labels,
+            label_map=label_map,
+            picture=job.picture,
+            settings=settings.plain(),
+            _logits=logits,
+            _vocabulary=vocabulary,
+            _decision=settings.decision(),
+            _dropped=dropped,
+        )
+
+    def _refined(self, logits: LogitMap, pixels: Tensor, settings: Settings) -> LogitMap:
+        """PAMR on all pixels at once; a picture of more than 4 million is refined at a smaller size."""
+        height, width = logits.size
+        shrink = max(1.0, (height * width / REFINED_PIXELS) ** 0.5)
+        size = (max(1, int(height / shrink)), max(1, int(width / shrink)))
+        guide = normalise(pixels.to(self.device), self._mean, self._std)[None]
+        guide = F.interpolate(guide, size=size, mode="bilinear", align_corners=False)
+        scores = logits.resized(size).full()
+        refined = pamr(scores[None], guide, settings.pamr_steps, settings.pamr_dilations)[0]
+        return LogitMap(refined).resized((height, width))
+
+
+def _from_preset(name: str) -> tuple[Settings, Vocabulary]:
+    """The settings and the vocabulary of a preset."""
+    from .evaluation.presets import load_preset
+
+    preset = load_preset(name)
+    shared = {f.name for f in dataclasses.fields(Settings)} & {f.name for f in dataclasses.fields(preset)}
+    values = {key: getattr(preset, key) for key in shared - {"method"}}
+    settings = Settings(method=make_method(preset.method, dict(preset.method_options)), **values)
+    return settings, parse_labels([list(names) for names in preset.classes])
