@@ -27,8 +27,8 @@ __all__ = ["atomic_path", "save_image", "save_json", "write_atomically"]
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Lends a name to write to; what was written there becomes `path` when the block ends without an error.
 
-    For writers that want a file name. The lent name lies in the folder of `path`, ends in the same suffix, and is used by
-    nobody else. Missing parent folders are made. If the block raises, `path` stays as it was and the lent file is
+    For writers that want a file name. The lent name lies in the folder of `path`, ends in the same suffix, and is used
+    by nobody else. Missing parent folders are made. If the block raises, `path` stays as it was and the lent file is
     removed. A symbolic link is followed: the file that it points to is replaced, not the link. The new file has the
     permissions that any new file gets (the umask), whatever the old one had.
 

@@ -24,6 +24,7 @@ __all__ = ["ascent", "displayed", "draw_text", "line_height", "text_width", "wra
 Colour = tuple[int, int, int]
 
 BITMAP_SIZES = (109, 136, 160, 128, 96, 72, 64, 48, 40, 32, 20)  # strikes of the colour emoji fonts in use
+BREAKS = re.compile(r"\s|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|(?=\\[uU])")  # behind these, and before an escape
 LONGEST = 400  # no line or pair of lines shows more characters; what is longer is not worth measuring
 
 
@@ -125,8 +126,8 @@ def wrap_text(text: str, size: int, width: int, lines: int = 2) -> tuple[str, ..
         end = _fitting(text, size, width, "…" if last else "")
         if last:
             return (*out, text[:end].rstrip() + "…")
-        breaks = [m.end() for m in re.finditer(r"\s|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]", text[: end + 1])]
-        end = max((b for b in breaks if b <= end or text[end : end + 1].isspace()), default=end)
+        breaks = [m.end() for m in BREAKS.finditer(text, 0, end + 1)]
+        end = max((b for b in breaks if 0 < b <= end or text[end : end + 1].isspace()), default=end)
         out.append(text[:end].rstrip())
         text = text[end:].lstrip()
     return tuple(out) or ("",)

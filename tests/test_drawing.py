@@ -374,3 +374,10 @@ def test_wrapped_lines_fit_and_say_when_something_is_missing(text, width):
 
 def test_a_huge_label_costs_no_time():
     assert fonts.wrap_text("word " * 200_000, 20, 200)[-1].endswith("…")
+
+
+def test_escapes_are_not_broken_in_the_middle(forget_fonts, monkeypatch):
+    monkeypatch.setattr(fonts, "machine_faces", lambda: ())
+    monkeypatch.setattr(fonts, "_missing", ["said"])
+    width = fonts.text_width("\\u732b\\u73", 20)
+    assert fonts.wrap_text("猫猫猫", 20, width, lines=3) == ("\\u732b",) * 3
