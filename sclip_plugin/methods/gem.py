@@ -1,0 +1,64 @@
+"""GEM: a second path of self-self attention beside the last blocks (Bousselham et al., arXiv 2312.00878)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+
+from .base import Method, PositionResize
+from .registry import register_method
+
+
+@register_method("gem")
+@dataclass(frozen=True, kw_only=True)
+class GEM(Method):
+    """t ← t + out(mean over A_v, A_k, A_q of A v), through the last ``depth`` - 1 blocks, without FFN.
+
+    The second path starts as the token stream that enters the first of these blocks. Its attention is computed from the
+    untouched path, which goes on as usual.
+
+    Fields:
+        depth: the second path runs through the last depth - 1 blocks, or all where the tower has fewer. This number is
+            absolute: the authors' library keeps 7 for every model, ViT-L/14 with its 24 blocks included.
+        iterations: how often z ← softmax(τ z zᵀ) z sharpens the clusters before A_z is taken.
+    """
+
+    summary = "a second path of v-v, k-k and q-q attention through the last blocks"
+    source = "GEM, arXiv 2312.00878"
+    position_resize: PositionResize = "size_antialias"
+    depth: int = 7
+    iterations: int = 1
+
+    def __post_init__(self) -> None:
+        if self.depth < 2 or self.iterations < 0:
+            raise ValueError(
+                f"gem got depth={self.depth}, iterations={self.iterations}; expected depth of 2 or more (the second "
+                "path runs through the last depth - 1 blocks) and iterations of 0 or more. The authors use 7 and 1."
+            )
+
+    def taps(self, depth):
+        return tuple(range(max(0, depth - self.depth + 1), depth - 1))
+
+    def __call__(self, block, context):
+        blocks = [context.taps[index] for index in self.taps(context.depth)] + [block]
+        t = blocks[0].tokens
+        for b in blocks:
+            t = t + b.out(self.self_self_attention(b))
+        return t
+
+    def self_self_attention(self, block):
+        """Mean over z of v, k, q of softmax(τ z zᵀ) v with z normalised and iterated: (B, H, T, d)."""
+        # τ = s times the mean length of the ln1 output's tokens: one number per picture.
+        tau = block.scale * block.x.norm(dim=-1).mean(dim=-1)[:, None, None, None]
+
+        def attend(z, values):  # softmax(τ z zᵀ) values
+            return F.scaled_dot_product_attention(tau * z, z, values, scale=1.0)
+
+        total = 0
+        for z in (block.v, block.k, block.q):
+            for _ in range(self.iterations):
+                z = F.normalize(z, dim=-1)
+                z = attend(z, z)
+            total = total + attend(F.normalize(z, dim=-1), block.v)
+        return total / 3
