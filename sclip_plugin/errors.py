@@ -28,4 +28,5 @@ def unknown_name(kind: str, given: str, known) -> UnknownNameError:
     known = sorted(known)
     near = difflib.get_close_matches(str(given), known, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return UnknownNameError(f"unknown {kind} '{given}'.{hint} Known: {', '.join(known) or 'none'}.")
+    listed = known if len(known) <= 40 else [*difflib.get_close_matches(str(given), known, n=12, cutoff=0.3), "…"]
+    return UnknownNameError(f"unknown {kind} '{given}'.{hint} Known: {', '.join(listed) or 'none'}.")

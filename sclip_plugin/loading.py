@@ -5,9 +5,13 @@ Weights come as safetensors, or through ``torch.load(weights_only=True)``; no co
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Sequence
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -45,10 +49,9 @@ def load_model(
         'CLIPModel'
     """
     framework, colon, rest = name.partition(":")
-    if colon and framework in ("open_clip", "timm"):
-        loaded = (_load_open_clip if framework == "open_clip" else _load_timm)(rest)
-    else:
-        loaded = _load_transformers(name)
+    loaders = {"open_clip": _load_open_clip, "timm": _load_timm}
+    with _hub_within_reach():
+        loaded = loaders[framework](rest) if colon and framework in loaders else _load_transformers(name)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     loaded.model = loaded.model.to(device=device, dtype=dtype or torch.float32).eval()
     return loaded
@@ -81,6 +84,26 @@ def _load_transformers(name: str) -> LoadedModel:
         raise _cannot_fetch(name, error) from error
     mean, std = _normalisation(source)
     return LoadedModel(model, tokenizer, mean, std)
+
+
+@contextlib.contextmanager
+def _hub_within_reach() -> Iterator[None]:
+    """Where the hub's name does not resolve, its client is offline for a while: it would retry for half a minute."""
+    try:
+        from huggingface_hub import constants
+    except ImportError:  # no framework at all: said by the loader
+        yield
+        return
+    before = constants.HF_HUB_OFFLINE
+    if not urllib.request.getproxies():
+        try:
+            socket.getaddrinfo(urllib.parse.urlsplit(constants.ENDPOINT).hostname, 443)
+        except OSError:
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _normalisation(source: str) -> tuple[list[float] | None, list[float] | None]:
@@ -194,8 +217,8 @@ def _need(module: str, extra: str, name: str) -> Any:
 
 
 def _cannot_fetch(name: str, error: Exception) -> ModelLoadError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0].rstrip(".")
     return ModelLoadError(
         f"the model '{name}' could not be fetched or read. A local folder works (as save_pretrained writes it), and "
-        f"'{DEMO}' works now. The reason given was: {reason}"
+        f"'{DEMO}' works now. The reason given: {reason}."
     )

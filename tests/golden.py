@@ -158,3 +158,40 @@ _BUILDERS = {
     "timm": _timm,
     "openai": _openai,
 }
+
+
+@lru_cache(maxsize=None)
+def tokenizer():
+    """OpenAI's tokenizer as transformers', made from the vocabulary that ships inside open_clip."""
+    import gzip
+    import json
+    import tempfile
+
+    import open_clip
+    from transformers import CLIPTokenizer
+
+    simple = open_clip.tokenizer.SimpleTokenizer()
+    merges = gzip.open(open_clip.tokenizer.default_bpe()).read().decode().split("\n")[1 : 49152 - 256 - 2 + 1]
+    folder = Path(tempfile.mkdtemp())
+    (folder / "vocab.json").write_text(json.dumps(simple.encoder | _special_tokens(simple.encoder)))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+
+
+def _special_tokens(encoder: dict[str, int]) -> dict[str, int]:
+    names = ("<|startoftext|>", "<|endoftext|>")
+    ids = [encoder.get(own) for own in ("<start_of_text>", "<end_of_text>")]
+    for own in ("<start_of_text>", "<end_of_text>"):
+        encoder.pop(own, None)
+    return dict(zip(names, ids, strict=True))
+
+
+def save_folder(folder: Path) -> Path:
+    """The golden checkpoint as a model folder of transformers, with tokenizer and preprocessor_config.json."""
+    import json
+
+    model("transformers").save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    config = {"image_processor_type": "CLIPImageProcessor", "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+    (Path(folder) / "preprocessor_config.json").write_text(json.dumps(config))
+    return Path(folder)
