@@ -1,8 +1,7 @@
 """Where each framework keeps an image tower's parts: one file per framework, and the registry."""
 
-from .base import BlockInput, Tower
+from . import eva, open_clip, siglip, timm, transformers  # noqa: F401
+from .base import BlockInput, PatchedTrunk, Tower
 from .registry import TOWERS, find_tower, list_towers, register_tower
 
-from . import open_clip, timm, transformers  # noqa: F401, I001
-
-__all__ = ["TOWERS", "BlockInput", "Tower", "find_tower", "list_towers", "register_tower"]
+__all__ = ["TOWERS", "BlockInput", "PatchedTrunk", "Tower", "find_tower", "list_towers", "register_tower"]

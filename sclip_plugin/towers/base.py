@@ -1,19 +1,22 @@
 """What a tower is: where a framework keeps an image tower's parts.
 
-A tower knows no method. It embeds pixels, lists and runs the blocks, shows a block as q, k, v, out and ffn, and projects
-tokens into the joint space. It holds no state beyond references to the model's own modules, so it is made anew in
-every forward; copies, replicas and moved models therefore need no care.
+A tower knows no method. It embeds pixels, lists and runs the blocks, shows a block as q, k, v, out and ffn, and
+projects tokens into the joint space. It holds no state beyond references to the model's own modules, so it is made
+anew in every forward; copies, replicas and moved models therefore need no care.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ..patching import Patch
 
 
 class BlockInput(ABC):
@@ -104,32 +107,49 @@ class BlockInput(ABC):
         """ffn(ln2(tokens)), without the residual: (B, T, C) in and out."""
 
 
+class PatchedTrunk:
+    """Base of the mixins that override the forward of a trunk: what `Tower.patched` names.
+
+    They ask ``self._sclip_patch`` for the tower, ``tower(self)``, and for the tokens, ``dense_tokens(self, pixels)``.
+    """
+
+    if TYPE_CHECKING:  # transformers evaluates the annotations of its models' subclasses
+        _sclip_patch: Patch
+
+
 class Tower(ABC):
     """An image tower of one framework. Register a subclass with `register_tower`.
 
-    Attributes:
+    Args:
         trunk: the module whose forward `apply` replaces.
+        projection: a module above the trunk that takes the image embedding into the joint space, if there is one.
+
+    Attributes:
+        trunk, projection: as given.
         blocks: the transformer blocks in order.
         patch_size: (height, width) of a patch in pixels.
         native_grid: (h, w) of the positional embedding, in patches.
         prefix_tokens: how many tokens stand before the patches (1 for CLS, 0 for SigLIP).
-        keeps_embedding: whether the image embedding is read off the prefix rows, so that keeping those keeps it.
-        block_input: the `BlockInput` subclass for the blocks.
-        patched: mixin class that overrides the trunk's forward with one that asks `sclip_plugin.dense` for tokens.
+        pools_patches: whether the image embedding is pooled from the patches too, and not read off the CLS token alone.
+        block_input: the `BlockInput` subclass for the blocks; called with a block and the tokens that enter it.
+        patched: a `PatchedTrunk`, the mixin class that overrides the trunk's forward.
     """
 
     block_input: ClassVar[type[BlockInput]]
-    patched: ClassVar[type]
+    patched: ClassVar[type[PatchedTrunk]]
     name: ClassVar[str] = ""
     models: ClassVar[str] = ""
     """What it supports, in a few words for error messages."""
 
-    trunk: Any
     blocks: Sequence[nn.Module]
     patch_size: tuple[int, int]
     native_grid: tuple[int, int]
     prefix_tokens: int = 1
-    keeps_embedding: bool = True
+    pools_patches: bool = False
+
+    def __init__(self, trunk: Any, projection: nn.Module | None = None) -> None:
+        self.trunk = trunk
+        self.projection = projection
 
     @classmethod
     @abstractmethod
@@ -147,6 +167,10 @@ class Tower(ABC):
     @abstractmethod
     def project(self, tokens: Tensor) -> Tensor:
         """Post-norm and projection into the joint space, (B, T, C) to (B, T, D). Without a projecting head D = C."""
+
+    def at_grid(self, grid: tuple[int, int]) -> Tower:
+        """The tower that runs a picture of this many patches: itself, unless its blocks depend on the grid (EVA)."""
+        return self
 
     def grid(self, pixel_values: Tensor) -> tuple[int, int]:
         """Patches (h, w) of a batch of pixels.
@@ -195,3 +219,35 @@ def resize_positions(positions: Tensor, native: tuple[int, int], grid: tuple[int
         raise ValueError(f"position_resize={how!r}; expected 'scale_factor', 'size' or 'size_antialias'.")
     resized = square.permute(0, 2, 3, 1).flatten(1, 2)[0].to(positions.dtype)
     return torch.cat([positions[:prefix], resized])
+
+
+def take_intermediates(
+    hidden_states: list[Tensor],
+    indices: int | Sequence[int] | None,
+    prefix_tokens: int,
+    grid: tuple[int, int],
+    output_fmt: str,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What ``forward_intermediates`` of timm and open_clip returns, from the tokens between all blocks.
+
+    Args:
+        hidden_states: the tokens that enter each block, then those that leave the last: depth + 1 of (B, P + N, C).
+        indices: of blocks; None for all, n for the last n.
+        prefix_tokens: P.
+        grid: (h, w) in patches.
+        output_fmt: ``"NCHW"`` for (B, C, h, w), ``"NLC"`` for (B, N, C).
+
+    Returns:
+        Patches and prefix tokens (B, P, C) that left each block taken, in the order of the blocks.
+    """
+    if output_fmt not in ("NCHW", "NLC"):
+        raise ValueError(f"output_fmt={output_fmt!r}; expected 'NCHW' or 'NLC'.")
+    after = hidden_states[1:]
+    if indices is None or isinstance(indices, int):
+        taken = after if indices is None else after[-indices:]
+    else:
+        taken = [after[index] for index in sorted(range(len(after))[i] for i in indices)]
+    patches = [tokens[:, prefix_tokens:] for tokens in taken]
+    if output_fmt == "NCHW":
+        patches = [tokens.transpose(1, 2).unflatten(2, grid).contiguous() for tokens in patches]
+    return patches, [tokens[:, :prefix_tokens] for tokens in taken]

@@ -1,21 +1,23 @@
 """Image towers in the layout of OpenAI's CLIP: open_clip's VisionTransformer and OpenAI's ``clip`` itself.
 
-Both name their parts alike (``conv1``, ``class_embedding``, ``ln_pre``, ``transformer.resblocks``, ``ln_post``, ``proj``).
-They differ in whether a block takes (batch, tokens, width) or (tokens, batch, width).
+Both name their parts alike (``conv1``, ``class_embedding``, ``ln_pre``, ``transformer.resblocks``, ``ln_post``,
+``proj``). They differ in whether a block takes (batch, tokens, width) or (tokens, batch, width), and open_clip has
+variants: layer scale, blocks with norms of q and k, the embedding as the mean of the patches (CLIPA).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
-from ..dense import dense_tokens
-from .base import BlockInput, Tower, resize_positions
+from .base import BlockInput, PatchedTrunk, Tower, resize_positions, take_intermediates
 from .registry import register_tower
 
 
 class OpenCLIPBlockInput(BlockInput):
-    """A ``ResidualAttentionBlock``: `torch.nn.MultiheadAttention` with one in-projection; layer scale where it has it."""
+    """A ``ResidualAttentionBlock``, whose attention is torch's, or open_clip's ``CustomResidualAttentionBlock``."""
 
     @property
     def num_heads(self) -> int:
@@ -30,58 +32,89 @@ class OpenCLIPBlockInput(BlockInput):
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
         attention = self.block.attn
-        third = "qkv".index(name)
-        rows = slice(third * attention.embed_dim, (third + 1) * attention.embed_dim)
+        width = attention.in_proj_weight.shape[1]
+        rows = slice("qkv".index(name) * width, ("qkv".index(name) + 1) * width)
         bias = None if attention.in_proj_bias is None else attention.in_proj_bias[rows]
         return F.linear(x, attention.in_proj_weight[rows], bias)
 
+    def _after_split(self, name: str, heads: Tensor) -> Tensor:
+        return self._optional(self.block.attn, "ln_" + name, heads)
+
+    def out(self, attended: Tensor) -> Tensor:
+        head_scale = getattr(self.block.attn, "head_scale", None)
+        return super().out(attended if head_scale is None else attended * head_scale)
+
     def _out(self, merged: Tensor) -> Tensor:
-        return self._layer_scale("ls_1", self.block.attn.out_proj(merged))
+        merged = self.block.attn.out_proj(self._optional(self.block.attn, "ln_inner", merged))
+        return self._optional(self.block, "ls_1", self._optional(self.block, "ln_attn", merged))
 
     def ffn(self, tokens: Tensor) -> Tensor:
-        return self._layer_scale("ls_2", self.block.mlp(self.block.ln_2(tokens)))
+        return self._optional(self.block, "ls_2", self.block.mlp(self.block.ln_2(tokens)))
 
-    def _layer_scale(self, name: str, tokens: Tensor) -> Tensor:
-        return getattr(self.block, name)(tokens) if hasattr(self.block, name) else tokens
+    @staticmethod
+    def _optional(module: nn.Module, name: str, tokens: Tensor) -> Tensor:
+        return getattr(module, name)(tokens) if hasattr(module, name) else tokens
 
 
-class PatchedOpenCLIPTrunk:
-    """``visual(pixels)``: the pooled embedding, and (with ``output_tokens``) the dense tokens after post-norm."""
+class PatchedOpenCLIPTrunk(PatchedTrunk):
+    """``visual(pixels)``: the embedding, and with ``output_tokens`` the dense tokens, as the trunk returns them."""
 
     def forward(self, x: Tensor):
-        patch = self._sclip_patch  # type: ignore[attr-defined]
         tower = OpenCLIPTower(self)
-        tokens = dense_tokens(tower, x, patch.method, keep_cls=patch.keep_cls)
-        tokens = self.ln_post(tokens)  # type: ignore[attr-defined]
-        pooled = tokens[:, 0]
-        if self.proj is not None:  # type: ignore[attr-defined]
-            pooled = pooled @ self.proj  # type: ignore[attr-defined]
-        return (pooled, tokens[:, 1:]) if getattr(self, "output_tokens", False) else pooled
+        tokens, for_embedding = self._sclip_patch.dense_tokens(self, x)
+        if getattr(self, "output_tokens", False):
+            return tower.embedding(for_embedding), tower.returned(tokens)[:, 1:]
+        return tower.embedding(for_embedding)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices=None,
+        stop_early: bool = False,  # accepted for callers' sake
+        normalize_intermediates: bool = False,
+        intermediates_only: bool = False,
+        output_fmt: str = "NCHW",
+        output_extra_tokens: bool = False,
+    ) -> dict[str, Tensor | list[Tensor]]:
+        tower = OpenCLIPTower(self)
+        states: list[Tensor] = []
+        _, for_embedding = self._sclip_patch.dense_tokens(self, x, states)
+        if normalize_intermediates:
+            states = [tower.trunk.ln_post(tokens) for tokens in states]
+        patches, prefix = take_intermediates(states, indices, 1, tower.grid(x), output_fmt)
+        output: dict[str, Tensor | list[Tensor]] = {"image_intermediates": patches}
+        if output_extra_tokens:
+            output["image_intermediates_prefix"] = prefix
+        if not intermediates_only:
+            output["image_features"] = tower.embedding(for_embedding)
+        return output
 
 
 @register_tower("open_clip")
 class OpenCLIPTower(Tower):
     """open_clip's CLIP, CustomTextCLIP and VisionTransformer; OpenAI's CLIP and its VisionTransformer."""
 
-    models = "open_clip: CLIP and CustomTextCLIP with a VisionTransformer; OpenAI's clip with a ViT"
+    models = "open_clip: CLIP and CustomTextCLIP with a VisionTransformer (not CoCa); OpenAI's clip with a ViT"
     block_input = OpenCLIPBlockInput
     patched = PatchedOpenCLIPTrunk
 
     def __init__(self, trunk, projection=None) -> None:
-        self.trunk = trunk
+        super().__init__(trunk, projection)
         self.blocks = trunk.transformer.resblocks
         self.patch_size = tuple(trunk.conv1.kernel_size)
         side = round((trunk.positional_embedding.shape[0] - 1) ** 0.5)
-        self.native_grid = getattr(trunk, "grid_size", (side, side))
+        self.native_grid = tuple(getattr(trunk, "grid_size", (side, side)))
+        self.pools_patches = getattr(trunk, "pool_type", "tok") == "avg"
 
     @classmethod
     def find(cls, model: nn.Module) -> OpenCLIPTower | None:
-        trunk = getattr(model, "visual", model)
+        trunk: Any = getattr(model, "visual", model)
         if not all(hasattr(trunk, name) for name in ("conv1", "class_embedding", "transformer", "ln_post", "proj")):
             return None
-        if getattr(trunk, "attn_pool", None) is not None or getattr(trunk, "pool_type", "tok") != "tok":
-            return None  # CoCa's attention pooling and average pooling do not read the embedding off the CLS token
-        if not isinstance(getattr(trunk.transformer.resblocks[0], "attn", None), nn.MultiheadAttention):
+        if getattr(trunk, "attn_pool", None) is not None or getattr(trunk, "pool_type", "tok") not in ("tok", "avg"):
+            return None  # CoCa: its pooling attends with 256 queries, so its tokens are no patches
+        attention = getattr(trunk.transformer.resblocks[0], "attn", None)
+        if not hasattr(attention, "in_proj_weight") or getattr(attention, "scaled_cosine", False):
             return None
         return cls(trunk)
 
@@ -102,3 +135,15 @@ class OpenCLIPTower(Tower):
     def project(self, tokens: Tensor) -> Tensor:
         tokens = self.trunk.ln_post(tokens)
         return tokens if self.trunk.proj is None else tokens @ self.trunk.proj.to(tokens.dtype)
+
+    def returned(self, tokens: Tensor) -> Tensor:
+        """Tokens as the trunk's forward returns them: after post-norm, unless that belongs to the pooled embedding."""
+        return tokens if getattr(self.trunk, "final_ln_after_pool", False) else self.trunk.ln_post(tokens)
+
+    def embedding(self, tokens: Tensor) -> Tensor:
+        """The image embedding, (B, D), as the trunk's own forward pools it."""
+        if not self.pools_patches:
+            return self.project(tokens[:, 0])
+        pooled = self.returned(tokens)[:, 1:].mean(dim=1)
+        pooled = self.trunk.ln_post(pooled) if getattr(self.trunk, "final_ln_after_pool", False) else pooled
+        return pooled if self.trunk.proj is None else pooled @ self.trunk.proj.to(pooled.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from ..errors import UnsupportedModelError
@@ -41,7 +43,7 @@ def find_tower(model: nn.Module) -> Tower:
     Raises:
         UnsupportedModelError: names the model's class and lists what works.
     """
-    candidate = model
+    candidate: Any = model
     while candidate is not None:
         for name in list_towers():
             tower = TOWERS[name].find(candidate)

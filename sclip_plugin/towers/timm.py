@@ -6,11 +6,12 @@ attention; their patches take the value path of the pooling head, as MaskCLIP do
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
-from ..dense import dense_tokens
-from .base import BlockInput, Tower, resize_positions
+from .base import BlockInput, PatchedTrunk, Tower, resize_positions, take_intermediates
 from .registry import register_tower
 
 
@@ -47,15 +48,71 @@ class TimmBlockInput(BlockInput):
         return self.block.ls2(self.block.mlp(self.block.norm2(tokens)))
 
 
-class PatchedTimmTrunk:
-    """``forward_features``: the dense tokens after the final norm. ``forward`` goes on from them as it always did."""
+class PatchedTimmTrunk(PatchedTrunk):
+    """``forward_features``: the dense tokens after the final norm. ``forward``: the embedding, pooled as always."""
+
+    if TYPE_CHECKING:
+        norm: Any
+        forward_head: Any
 
     def forward_features(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        tokens, _ = self._dense_tokens(x, attn_mask, is_causal)
+        return self.norm(tokens)
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        _, for_embedding = self._dense_tokens(x, attn_mask, is_causal)
+        return self.forward_head(self.norm(for_embedding))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices=None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,  # accepted for callers' sake
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        output_dict: bool = False,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ):
+        states: list[Tensor] = []
+        tokens, _ = self._dense_tokens(x, attn_mask, is_causal, states)
+        if norm:
+            states = [self.norm(state) for state in states]
+        tower = self._sclip_patch.tower(self)
+        patches, prefix = take_intermediates(states, indices, tower.prefix_tokens, tower.grid(x), output_fmt)
+        with_prefix = return_prefix_tokens and tower.prefix_tokens > 0
+        if output_dict:
+            output = {"image_intermediates": patches}
+            if with_prefix:
+                output["image_intermediates_prefix"] = prefix
+            return output if intermediates_only else {**output, "image_features": self.norm(tokens)}
+        taken = list(zip(patches, prefix, strict=True)) if with_prefix else patches
+        return taken if intermediates_only else (self.norm(tokens), taken)
+
+    def _dense_tokens(self, x: Tensor, attn_mask, is_causal: bool, hidden_states: list[Tensor] | None = None):
         if attn_mask is not None or is_causal:
             raise ValueError("a patched model takes no attn_mask; call sclip_plugin.restore(model) to use one.")
-        patch = self._sclip_patch  # type: ignore[attr-defined]
-        tokens = dense_tokens(TimmTower(self), x, patch.method, keep_cls=patch.keep_cls)
-        return self.norm(tokens)  # type: ignore[attr-defined]
+        return self._sclip_patch.dense_tokens(self, x, hidden_states)
+
+
+def find_timm_trunk(model: nn.Module) -> tuple[Any, nn.Module | None]:
+    """A timm vision transformer in a model and the projection above it; None for the first where there is none."""
+    visual: Any = getattr(model, "visual", model)
+    trunk = getattr(visual, "trunk", visual)
+    projection = visual.head if trunk is not visual else None
+    parts = ("patch_embed", "blocks", "norm", "fc_norm", "global_pool", "num_prefix_tokens", "forward_head")
+    if not all(hasattr(trunk, name) for name in parts) or hasattr(trunk, "dist_token"):
+        return None, None
+    if not hasattr(trunk.patch_embed, "proj") or hasattr(trunk.patch_embed, "backbone"):
+        return None, None  # patches made by a convolutional network, whose size is not the kernel's
+    pool = getattr(trunk, "attn_pool", None)
+    if pool is not None and (not hasattr(pool, "kv") or pool.pos_embed is not None):
+        return None, None
+    if hasattr(projection, "pool") or getattr(trunk.blocks[0].attn, "gate", None) is not None:
+        return None, None  # a pool above the trunk takes a feature map; a gate has no place in q, k, v and out
+    return trunk, projection
 
 
 @register_tower("timm")
@@ -67,41 +124,41 @@ class TimmTower(Tower):
     patched = PatchedTimmTrunk
 
     def __init__(self, trunk, projection=None) -> None:
-        self.trunk = trunk
-        self.projection = projection
+        super().__init__(trunk, projection)
         self.blocks = trunk.blocks
         self.patch_size = tuple(trunk.patch_embed.proj.kernel_size)
         self.native_grid = tuple(trunk.patch_embed.grid_size)
         self.prefix_tokens = trunk.num_prefix_tokens
-        self.keeps_embedding = trunk.attn_pool is None and trunk.global_pool in ("token", "")
+        self.pools_patches = getattr(trunk, "attn_pool", None) is not None or trunk.global_pool not in ("token", "")
 
     @classmethod
     def find(cls, model: nn.Module) -> TimmTower | None:
-        visual = getattr(model, "visual", model)
-        trunk = getattr(visual, "trunk", visual)
-        if not all(hasattr(trunk, name) for name in ("patch_embed", "blocks", "norm_pre", "attn_pool", "fc_norm")):
+        trunk, projection = find_timm_trunk(model)
+        if trunk is None or getattr(trunk, "pos_embed", None) is None:
             return None
-        if trunk.pos_embed is None or not hasattr(getattr(trunk.blocks[0], "attn", None), "qkv"):
+        if not all(hasattr(trunk.blocks[0], name) for name in ("norm1", "ls1", "norm2", "mlp", "ls2")):
+            return None  # EVA's blocks, and blocks whose parts have another order
+        if not isinstance(getattr(trunk.blocks[0].attn, "qkv", None), nn.Module):
             return None
-        if getattr(trunk.blocks[0].attn, "gate", None) is not None or hasattr(getattr(visual, "head", None), "pool"):
-            return None
-        return cls(trunk, visual.head if trunk is not visual else None)
+        return cls(trunk, projection)
 
     def embed(self, pixel_values: Tensor, position_resize: str) -> Tensor:
         trunk, grid = self.trunk, self.grid(pixel_values)
         patches = trunk.patch_embed.proj(pixel_values.to(trunk.patch_embed.proj.weight.dtype))
         patches = trunk.patch_embed.norm(patches.flatten(2).transpose(1, 2))
-        positions = resize_positions(trunk.pos_embed[0], self.native_grid, grid, position_resize).to(patches.dtype)
         prefix = [
             token.to(patches.dtype).expand(patches.shape[0], -1, -1)
-            for token in (trunk.cls_token, trunk.reg_token)
+            for token in (trunk.cls_token, getattr(trunk, "reg_token", None))
             if token is not None
         ]
-        if trunk.no_embed_class:
+        positions: Tensor | float = 0.0
+        if trunk.pos_embed is not None:
+            positions = resize_positions(trunk.pos_embed[0], self.native_grid, grid, position_resize).to(patches.dtype)
+        if getattr(trunk, "no_embed_class", False):
             tokens = cat([*prefix, patches + positions], dim=1)
         else:
             tokens = cat([*prefix, patches], dim=1) + positions
-        return trunk.norm_pre(tokens)
+        return trunk.norm_pre(tokens) if hasattr(trunk, "norm_pre") else tokens
 
     def run_block(self, block: nn.Module, tokens: Tensor) -> Tensor:
         return block(tokens)
@@ -109,8 +166,8 @@ class TimmTower(Tower):
     def project(self, tokens: Tensor) -> Tensor:
         trunk = self.trunk
         tokens = trunk.norm(tokens)
-        if trunk.attn_pool is not None:
-            pool = trunk.attn_pool
+        pool = getattr(trunk, "attn_pool", None)
+        if pool is not None:
             width = pool.kv.out_features // 2
             value = F.linear(tokens, pool.kv.weight[width:], None if pool.kv.bias is None else pool.kv.bias[width:])
             tokens = pool.proj(value)

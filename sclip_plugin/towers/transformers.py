@@ -1,17 +1,18 @@
-"""CLIP image towers of transformers (and towers built alike): CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection.
+"""CLIP image towers of transformers and towers built alike: CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection;
+ChineseCLIP, AltCLIP, MetaCLIP 2, CLIPSeg.
 
-Recognised by structure: transformers 4 keeps the tower in ``model.vision_model``, a `CLIPVisionTransformer`;
-in transformers 5 a `CLIPVisionModel` is the tower itself.
+Recognised by structure: transformers 4 keeps the tower in ``model.vision_model``, a ``CLIPVisionTransformer``;
+in transformers 5 a ``CLIPVisionModel`` is the tower itself.
 """
 
 from __future__ import annotations
 
 import inspect
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, cat, nn
 
-from ..dense import dense_tokens
-from .base import BlockInput, Tower, resize_positions
+from .base import BlockInput, PatchedTrunk, Tower, resize_positions
 from .registry import register_tower
 
 _mask_arguments: dict[type, tuple[str, ...]] = {}
@@ -51,8 +52,11 @@ class TransformersBlockInput(BlockInput):
         return self.block.mlp(self.block.layer_norm2(tokens))
 
 
-class PatchedTransformersTrunk:
+class PatchedTransformersTrunk(PatchedTrunk):
     """The tower's forward, with its tokens from `dense_tokens`; hidden states end with the dense tokens."""
+
+    if TYPE_CHECKING:
+        config: Any
 
     def forward(
         self,
@@ -73,58 +77,60 @@ class PatchedTransformersTrunk:
                 "output_attentions=True: fused attention forms no maps on a patched model. "
                 "Call sclip_plugin.restore(model) to read the ordinary attention."
             )
-        config = self.config  # type: ignore[attr-defined]
         if output_hidden_states is None:
-            output_hidden_states = getattr(config, "output_hidden_states", False)
+            output_hidden_states = getattr(self.config, "output_hidden_states", False)
         if return_dict is None:
-            return_dict = getattr(config, "return_dict", True)
-        patch = self._sclip_patch  # type: ignore[attr-defined]
-        hidden_states: list[Tensor] | None = [] if output_hidden_states else None
-        tower = TransformersTower(self, patch.projection)
-        tokens = dense_tokens(
-            tower, pixel_values, patch.method, keep_cls=patch.keep_cls, hidden_states=hidden_states
-        )
-        pooled = self.post_layernorm(tokens[:, 0])  # type: ignore[attr-defined]
+            return_dict = getattr(self.config, "return_dict", True)
+        hidden_states: list[Tensor] | None = None if output_hidden_states in (False, None) else []
+        tokens, for_embedding = self._sclip_patch.dense_tokens(self, pixel_values, hidden_states)
+        tower: Any = self._sclip_patch.tower(self)
         output = BaseModelOutputWithPooling(
-            last_hidden_state=tokens,
-            pooler_output=pooled,
+            last_hidden_state=tower.returned(tokens),
+            pooler_output=tower.pooled(for_embedding),
             hidden_states=None if hidden_states is None else tuple(hidden_states),
         )
         return output if return_dict else output.to_tuple()
 
 
+def find_transformers_trunk(model: nn.Module) -> Any:
+    """What has ``embeddings``, ``encoder`` and ``post_layernorm`` in a model of transformers; None if nothing has."""
+    trunk: Any = getattr(model, "vision_model", model)
+    trunk = getattr(trunk, "vision_model", trunk)
+    if not (hasattr(trunk, "encoder") and hasattr(trunk, "post_layernorm")):
+        return None
+    if not isinstance(getattr(getattr(trunk, "embeddings", None), "patch_embedding", None), nn.Conv2d):
+        return None
+    layer = trunk.encoder.layers[0] if hasattr(trunk.encoder, "layers") else None
+    if not hasattr(getattr(layer, "self_attn", None), "q_proj"):
+        return None
+    mask_arguments(type(layer))
+    return trunk
+
+
 @register_tower("transformers")
 class TransformersTower(Tower):
-    """``embeddings``, ``pre_layrnorm``, ``encoder.layers``, ``post_layernorm``, and a ``visual_projection`` above them."""
+    """``embeddings``, ``pre_layrnorm``, ``encoder.layers``, ``post_layernorm``; above them ``visual_projection``."""
 
-    models = "transformers: CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection"
+    models = (
+        "transformers: CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection; "
+        "ChineseCLIP, AltCLIP, MetaCLIP 2 and CLIPSegModel likewise"
+    )
     block_input = TransformersBlockInput
     patched = PatchedTransformersTrunk
 
     def __init__(self, trunk, projection=None) -> None:
-        self.trunk = trunk
-        self.projection = projection
+        super().__init__(trunk, projection)
         self.blocks = trunk.encoder.layers
-        convolution = trunk.embeddings.patch_embedding
-        self.patch_size = tuple(convolution.kernel_size)
-        side = round((trunk.embeddings.position_embedding.weight.shape[0] - 1) ** 0.5)
+        embeddings = trunk.embeddings
+        self.patch_size = tuple(embeddings.patch_embedding.kernel_size)
+        side = round((embeddings.position_embedding.weight.shape[0] - self.prefix_tokens) ** 0.5)
         self.native_grid = (side, side)
 
     @classmethod
     def find(cls, model: nn.Module) -> TransformersTower | None:
-        trunk = getattr(model, "vision_model", model)
-        trunk = getattr(trunk, "vision_model", trunk)
-        embeddings = getattr(trunk, "embeddings", None)
-        if not (
-            hasattr(trunk, "encoder")
-            and hasattr(trunk, "pre_layrnorm")
-            and hasattr(trunk, "post_layernorm")
-            and hasattr(embeddings, "class_embedding")
-            and hasattr(embeddings, "patch_embedding")
-            and hasattr(trunk.encoder.layers[0], "self_attn")
-        ):
+        trunk = find_transformers_trunk(model)
+        if trunk is None or not (hasattr(trunk, "pre_layrnorm") and hasattr(trunk.embeddings, "class_embedding")):
             return None
-        mask_arguments(type(trunk.encoder.layers[0]))
         return cls(trunk, getattr(model, "visual_projection", None))
 
     def embed(self, pixel_values: Tensor, position_resize: str) -> Tensor:
@@ -144,3 +150,11 @@ class TransformersTower(Tower):
     def project(self, tokens: Tensor) -> Tensor:
         tokens = self.trunk.post_layernorm(tokens)
         return tokens if self.projection is None else self.projection(tokens)
+
+    def returned(self, tokens: Tensor) -> Tensor:
+        """Tokens as the trunk's forward returns them: for CLIP before post-norm."""
+        return tokens
+
+    def pooled(self, tokens: Tensor) -> Tensor | None:
+        """The ``pooler_output`` of tokens: for CLIP the CLS token after post-norm."""
+        return self.trunk.post_layernorm(tokens[:, 0])

@@ -1,0 +1,54 @@
+"""SigLIP image towers of transformers: no CLS token; a learned probe pools all patches by attention.
+
+A patch reaches the joint space by the value path of that attention, as MaskCLIP does in CLIP's last block: what the
+probe would return if it attended to this patch alone. SigLIP 2 with a fixed resolution is a ``SiglipModel`` too.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import resize_positions
+from .registry import register_tower
+from .transformers import TransformersTower, find_transformers_trunk
+
+
+@register_tower("siglip")
+class SiglipTower(TransformersTower):
+    """``embeddings`` without a class embedding, ``encoder.layers``, ``post_layernorm``, ``head``."""
+
+    models = "transformers: SiglipModel, SiglipVisionModel (SigLIP, and SigLIP 2 with a fixed resolution)"
+    prefix_tokens = 0
+    pools_patches = True
+
+    @classmethod
+    def find(cls, model: nn.Module) -> SiglipTower | None:
+        trunk = find_transformers_trunk(model)
+        if trunk is None or not hasattr(trunk, "use_head") or hasattr(trunk.embeddings, "class_embedding"):
+            return None
+        return cls(trunk)
+
+    def embed(self, pixel_values: Tensor, position_resize: str) -> Tensor:
+        embeddings = self.trunk.embeddings
+        patches = embeddings.patch_embedding(pixel_values.to(embeddings.patch_embedding.weight.dtype))
+        positions = resize_positions(
+            embeddings.position_embedding.weight, self.native_grid, self.grid(pixel_values), position_resize
+        )
+        return patches.flatten(2).transpose(1, 2) + positions.to(patches.dtype)
+
+    def project(self, tokens: Tensor) -> Tensor:
+        tokens = self.trunk.post_layernorm(tokens)
+        if not self.trunk.use_head:
+            return tokens
+        head, attention = self.trunk.head, self.trunk.head.attention
+        width = attention.embed_dim
+        values = F.linear(tokens, attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
+        tokens = attention.out_proj(values)
+        return tokens + head.mlp(head.layernorm(tokens))
+
+    def returned(self, tokens: Tensor) -> Tensor:
+        return self.trunk.post_layernorm(tokens)
+
+    def pooled(self, tokens: Tensor) -> Tensor | None:
+        return self.trunk.head(self.trunk.post_layernorm(tokens)) if self.trunk.use_head else None
