@@ -20,7 +20,7 @@ Classes = tuple[tuple[str, ...], ...]
 _FOLDER = Path(__file__).parent / "benchmarks"
 _REQUIRED = ("name", "images", "masks", "classes")
 _OPTIONAL = (
-    *("title", "split", "mask", "made_from", "resize_short_side"),
+    *("title", "folders", "split", "mask", "made_from", "resize_short_side"),
     *("notes", "vocabularies", "presets", "published"),
 )
 _MASK_KEYS = ("reduce_zero_label", "ignore_index", "note")
@@ -49,6 +49,7 @@ class Benchmark:
         classes: one tuple per class, holding the names (synonyms) that the text encoder sees; class 0 first.
         images: glob of the pictures, relative to the data set's root.
         masks: glob of the masks, with as many ``*`` as ``images``: what the stars stand for pairs picture and mask.
+        folders: where the data set usually lies in a folder that holds several.
         split: text file with one picture per line (what the stars stand for, joined by ``/``); None for all pictures.
         reduce_zero_label: label 0 of the mask files is left out and labels 1, 2, ... become classes 0, 1, ...
         ignore_index: the value of pixels that are left out.
@@ -67,6 +68,7 @@ class Benchmark:
     classes: Classes
     images: str
     masks: str
+    folders: tuple[str, ...] = ()
     split: str | None = None
     reduce_zero_label: bool = False
     ignore_index: int = 255
@@ -170,6 +172,7 @@ def _read(path: Path) -> Benchmark:
         classes=classes,
         images=images,
         masks=masks,
+        folders=tuple(given.get("folders") or ()),
         split=given.get("split"),
         reduce_zero_label=bool(mask.get("reduce_zero_label", False)),
         ignore_index=int(mask.get("ignore_index", 255)),

@@ -1,0 +1,169 @@
+"""A run's figures as text, JSON and Markdown, next to what was published; and a sheet of the worst pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .benchmarks import PublishedFigure
+from .checking import unique_names
+from .runner import EvaluationResult, Predict
+from .sets import EvaluationSet
+
+
+def to_dict(result: EvaluationResult) -> dict[str, Any]:
+    """All of a run as plain values, for JSON: figures in per cent, exact counts, pictures, problems, settings."""
+    totals = result.totals
+    names = unique_names(result.class_names)
+    return {
+        "benchmark": result.benchmark,
+        "title": result.title,
+        "miou": percent(totals.miou),
+        "aacc": percent(totals.aacc),
+        "macc": percent(totals.macc),
+        "pictures": len(result.records),
+        "left_out": len(result.problems),
+        "problems": [{"kind": p.kind, "name": p.name, "detail": p.detail} for p in result.problems],
+        "classes": [
+            {
+                "name": name,
+                "iou": percent(totals.iou[index]),
+                "accuracy": percent(totals.accuracy[index]),
+                "intersection": int(totals.intersection[index]),
+                "union": int(totals.union[index]),
+                "labelled": int(totals.counts[2][index]),
+            }
+            for index, name in enumerate(names)
+        ],
+        "published": [
+            {"method": figure.method, "miou": figure.miou, "source": figure.source} for figure in result.published
+        ],
+        "settings": result.settings,
+        "seconds": round(result.seconds, 3),
+        "computed": result.computed,
+        "per_picture": [
+            {"name": record.name, "miou": percent(record.miou), "accuracy": percent(record.accuracy)}
+            for record in result.records
+        ],
+    }
+
+
+def to_markdown(result: EvaluationResult) -> str:
+    """A run as a page: the figure beside the published ones, every class, what was left out."""
+    totals = result.totals
+    published = relevant_figures(result)
+    lines = [
+        f"# {result.title}",
+        "",
+        f"**mIoU {show(totals.miou)}**, aAcc {show(totals.aacc)}, mAcc {show(totals.macc)} over "
+        f"{len(result.records)} pictures; {describe(result.settings)}.",
+        "",
+    ]
+    if published:
+        lines += ["| published | mIoU | source |", "|---|---|---|"]
+        lines += [f"| {figure.method} | {figure.miou} | {figure.source} |" for figure in published]
+        lines.append("")
+    lines += ["| class | IoU | accuracy | pixels |", "|---|---|---|---|"]
+    for index, name in enumerate(unique_names(result.class_names)):
+        iou, accuracy = show(totals.iou[index]), show(totals.accuracy[index])
+        lines.append(f"| {name} | {iou} | {accuracy} | {int(totals.counts[2][index])} |")
+    if result.problems:
+        lines += ["", f"## {len(result.problems)} problems", ""]
+        lines += [f"- {problem}" for problem in result.problems]
+    return "\n".join(lines) + "\n"
+
+
+def comparison_table(results: Sequence[EvaluationResult], missing: Sequence[tuple[str, str]] = ()) -> str:
+    """Several runs as one Markdown table, each beside the published figure for its method.
+
+    Args:
+        results: the runs.
+        missing: benchmarks that were not run, each with the reason.
+    """
+    lines = ["| benchmark | method | mIoU | published | aAcc | pictures |", "|---|---|---|---|---|---|"]
+    for result in results:
+        figures = relevant_figures(result)
+        published = "; ".join(f"{figure.miou} ({figure.method})" for figure in figures) or "-"
+        left_out = f", {len(result.problems)} problems" if result.problems else ""
+        lines.append(
+            f"| {result.benchmark} | {result.settings.get('method', '-')} | {show(result.miou)} | {published} | "
+            f"{show(result.totals.aacc)} | {len(result.records)}{left_out} |"
+        )
+    lines += [f"| {name} | - | - | - | - | {reason} |" for name, reason in missing]
+    if len(results) > 1 and len({result.settings.get("method") for result in results}) == 1:
+        mean = float(np.mean([result.miou for result in results]))
+        lines.append(f"| average of {len(results)} | | {show(mean)} | | | |")
+    return "\n".join(lines) + "\n"
+
+
+def relevant_figures(result: EvaluationResult) -> list[PublishedFigure]:
+    """Published figures of the method that was run; all of them where it has none."""
+    own = result.settings.get("published_as") or ""
+    return [figure for figure in result.published if figure.method == own] if own else []
+
+
+def describe(settings: dict[str, Any]) -> str:
+    """The settings that matter most, in a line."""
+    parts = [str(settings.get("model", "?")), f"method {settings.get('method', '?')}"]
+    options = settings.get("method_options") or {}
+    if options:
+        parts[-1] += f" ({', '.join(f'{key}={value}' for key, value in options.items())})"
+    if settings.get("preset"):
+        parts.append(f"preset {settings['preset']}")
+    return ", ".join(parts)
+
+
+def worst_sheet(result: EvaluationResult, data: EvaluationSet, predict: Predict, count: int) -> Image.Image | None:
+    """The pictures with the lowest IoU of their own: each beside its ground truth and its label map.
+
+    Args:
+        result, data: of the run.
+        predict: as for `evaluate`; only the pictures shown are computed again.
+        count: how many pictures.
+
+    Returns: one picture, three panels to a row; None if there is no picture to show.
+    """
+    from ..drawing import overlay, side_by_side
+
+    panels = []
+    names = unique_names(result.class_names)
+    for record in result.worst(count):
+        picture, target = data.load(record.name)
+        truth = np.where(target == data.benchmark.ignore_index, -1, target.astype(np.int64))
+        (label_map,) = predict([picture])
+        panels.append((f"{record.name}, IoU {show(record.miou)}", picture))
+        panels.append(("ground truth", overlay(picture, truth, names)))
+        panels.append(("label map", overlay(picture, np.asarray(label_map), names)))
+    if not panels:
+        return None
+    title = f"{result.title}: the {len(panels) // 3} worst of {len(result.records)}; {describe(result.settings)}"
+    return side_by_side(panels, columns=3, title=title)
+
+
+def write_report(result: EvaluationResult, folder: Path) -> list[Path]:
+    """Write ``results.json`` and ``results.md`` into a folder; returns their paths."""
+    from ..files import save_json, write_atomically
+
+    save_json(to_dict(result), folder / "results.json")
+    write_atomically(folder / "results.md", to_markdown(result).encode())
+    return [folder / "results.json", folder / "results.md"]
+
+
+def percent(share: float) -> float:
+    """A share in per cent, exact to what a double holds: a resumed run must end with the same figure."""
+    return float(share) * 100
+
+
+def show(share: float) -> str:
+    """A share in per cent with two decimals, as the papers print it."""
+    return "-" if math.isnan(share) else f"{100 * share:.2f}"
+
+
+def total(results: Iterable[EvaluationResult]) -> int:
+    """How many problems the runs have between them."""
+    return sum(len(result.problems) for result in results)

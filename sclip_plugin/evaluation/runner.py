@@ -1,0 +1,239 @@
+"""Evaluating: every picture once, its counts kept as they come, the figures from their sum.
+
+The model is a function from pictures to label maps, so all that is here can be tested, and used, without one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .checking import map_ahead
+from .datasets import UNREADABLE_PICTURE, MaskError, Problem
+from .metric import IoUTotals, count_picture
+from .picture_log import PictureLog, PictureRecord
+from .processes import Processes
+from .sets import EvaluationSet
+
+Predict = Callable[[list[Image.Image]], Sequence[np.ndarray]]
+Report = Callable[[int, int, IoUTotals], None]
+
+_MAPS_WAITING = 4  # label maps that may wait to be counted and saved while the model goes on
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """The figures of one run.
+
+    Fields:
+        benchmark: its name; ``title``, ``class_names`` as in the benchmark.
+        settings: all that the figures depend on.
+        totals: the sums, with `IoUTotals.miou` and so on.
+        records: one per picture, in order of the set.
+        problems: pictures left out, and why; what is wrong with the data set otherwise.
+        seconds: how long this run computed, and for how many pictures (the others were there from an earlier run).
+    """
+
+    benchmark: str
+    title: str
+    class_names: tuple[str, ...]
+    settings: dict[str, Any]
+    totals: IoUTotals
+    records: tuple[PictureRecord, ...]
+    problems: tuple[Problem, ...] = ()
+    seconds: float = 0.0
+    computed: int = 0
+    published: tuple = field(default=())
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU over the set, from 0 to 1."""
+        return self.totals.miou
+
+    def worst(self, count: int) -> list[PictureRecord]:
+        """The pictures with the lowest IoU of their own, the worst first."""
+        known = [record for record in self.records if not np.isnan(record.miou)]
+        return sorted(known, key=lambda record: (record.miou, record.name))[:count]
+
+
+def evaluate(
+    data: EvaluationSet,
+    predict: Predict,
+    *,
+    settings: dict[str, Any] | None = None,
+    output: str | Path | None = None,
+    resume: bool = True,
+    limit: int | None = None,
+    batch: int = 1,
+    workers: int = 2,
+    save_maps: bool = False,
+    processes: Processes | None = None,
+    report: Report | None = None,
+) -> EvaluationResult:
+    """Run a model over a set of pictures and sum up its mIoU.
+
+    Reading and decoding go on in threads while the model computes, and so do counting and saving.
+
+    Args:
+        data: from `folder_set` or `demo_set`.
+        predict: gives (H, W) integers for each RGB picture of a list, positions in the benchmark's classes or -1.
+        settings: plain values that the figures depend on (model, method, ...); a run goes on only with equal ones.
+        output: folder for partial results (``pictures-*.jsonl``) and maps; None keeps nothing.
+        resume: go on from what the folder holds; otherwise start anew.
+        limit: the first so many pictures only.
+        batch: pictures given to the model at once.
+        workers: threads that read and decode.
+        save_maps: write each label map to ``output/maps`` as palette PNG, 255 where no class was given.
+        processes: this process among several; by default what torchrun says.
+        report: called after each picture with (pictures done, pictures of this process, its sums so far).
+
+    Returns: the figures, the same in every process.
+
+    Raises:
+        ResumeError: the folder holds partial results of a run with other settings.
+
+    >>> from sclip_plugin.evaluation.sets import demo_set
+    >>> all_grass = lambda pictures: [np.zeros((p.height, p.width), int) for p in pictures]
+    >>> 0 < evaluate(demo_set(scenes=2), all_grass).miou < 0.1
+    True
+    """
+    processes = processes or Processes.start()
+    benchmark = data.benchmark
+    output = Path(output) if output is not None else None
+    settings = {
+        "benchmark": benchmark.name,
+        "classes": benchmark.num_classes,
+        "data": data.source,
+        **(settings or {}),
+    }
+    names = data.names[:limit]
+    log = PictureLog(output, settings, benchmark.num_classes, processes.rank) if output else None
+
+    # What any process knows from earlier runs, all processes know; so they agree on what is left and how to share it.
+    known: dict[str, PictureRecord] = {}
+    if log:
+        if processes.first and not resume:
+            log.discard()
+        processes.gather(None)  # nobody reads before the first has discarded, nor writes before all have read
+        for earlier in processes.gather(log.read()):
+            known.update(earlier)
+        log.open()
+    wanted = set(names)
+    done = {name: record for name, record in known.items() if name in wanted and _has_map(output, save_maps, name)}
+    mine = processes.share([name for name in names if name not in done])
+
+    totals = IoUTotals(benchmark.num_classes, benchmark.ignore_index)
+    records: list[PictureRecord] = []
+    problems: list[Problem] = []
+    start = time.perf_counter()
+    try:
+        for record in _run(data, mine, predict, log, output if save_maps else None, batch, workers, problems):
+            records.append(record)
+            totals.merge(record.counts)
+            if report:
+                report(len(records) + len(problems), len(mine), totals)
+    finally:
+        if log:
+            log.close()
+    seconds = time.perf_counter() - start
+
+    for others, others_problems in processes.gather((records, problems)):
+        done.update({record.name: record for record in others})
+        problems += [problem for problem in others_problems if problem not in problems]
+    ordered = tuple(done[name] for name in names if name in done)
+    totals = IoUTotals(benchmark.num_classes, benchmark.ignore_index)
+    for record in ordered:
+        totals.merge(record.counts)
+    return EvaluationResult(
+        benchmark=benchmark.name,
+        title=benchmark.title,
+        class_names=benchmark.class_names,
+        settings=settings,
+        totals=totals,
+        records=ordered,
+        problems=(*data.problems, *sorted(problems, key=lambda problem: problem.name)),
+        seconds=max(processes.gather(seconds)),
+        computed=sum(processes.gather(len(records))),
+        published=benchmark.published,
+    )
+
+
+def _run(
+    data: EvaluationSet,
+    names: Sequence[str],
+    predict: Predict,
+    log: PictureLog | None,
+    maps_of: Path | None,
+    batch: int,
+    workers: int,
+    problems: list[Problem],
+) -> Iterator[PictureRecord]:
+    """Records of the pictures as they are done; pictures that cannot be used are added to ``problems``."""
+
+    def load(name: str) -> tuple[str, Image.Image, np.ndarray] | Problem:
+        try:
+            picture, target = data.load(name)
+        except MaskError as error:
+            return Problem(error.kind, name, str(error))
+        except OSError as error:
+            return Problem(UNREADABLE_PICTURE, name, str(error))
+        return name, picture, target
+
+    def keep(name: str, label_map: np.ndarray, target: np.ndarray) -> PictureRecord:
+        record = PictureRecord(
+            name, count_picture(label_map, target, data.benchmark.num_classes, data.benchmark.ignore_index)
+        )
+        if maps_of:
+            _save_map(maps_of, name, label_map, data.benchmark.num_classes)
+        if log:
+            log.append(record)  # last: what is in the log is done
+        return record
+
+    with ThreadPoolExecutor(1) as keeper:  # one thread, so that the log has one writer
+        waiting: deque[Future[PictureRecord]] = deque()
+        loaded: list[tuple[str, Image.Image, np.ndarray]] = []
+
+        def give_to_model() -> None:
+            label_maps = predict([picture for _, picture, _ in loaded])
+            for (name, _, target), label_map in zip(loaded, label_maps, strict=True):
+                waiting.append(keeper.submit(keep, name, np.asarray(label_map), target))
+            loaded.clear()
+
+        for item in map_ahead(load, names, workers):
+            if isinstance(item, Problem):
+                problems.append(item)
+                continue
+            loaded.append(item)
+            if len(loaded) == batch:
+                give_to_model()
+            while len(waiting) > _MAPS_WAITING or (waiting and waiting[0].done()):
+                yield waiting.popleft().result()
+        if loaded:
+            give_to_model()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def map_path(output: Path, name: str) -> Path:
+    """Where `evaluate` saves a picture's label map."""
+    return output / "maps" / f"{name}.png"
+
+
+def _save_map(output: Path, name: str, label_map: np.ndarray, num_classes: int) -> None:
+    from ..drawing import palette_png
+    from ..files import save_image
+
+    save_image(palette_png(label_map, num_classes), map_path(output, name))
+
+
+def _has_map(output: Path | None, save_maps: bool, name: str) -> bool:
+    """Whether a picture of an earlier run needs nothing more: its map, too, where maps are asked for."""
+    return not save_maps or output is None or map_path(output, name).is_file()
