@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -78,10 +78,18 @@ class Segmentation:
         size = (max(1, int(height / shrink)), max(1, int(width / shrink)))
         logits = self._logits if size == self.size else self._logits.resized(size)
         out = np.empty((len(self.labels), *size), dtype=np.float32)
-        for rows, band in logits.bands():
-            scores = class_scores(band, self._vocabulary, self._decision, self._dropped)
+        for rows, scores in self._score_bands(logits):
             out[:, rows] = scores.cpu().numpy()
         return out
+
+    def score_bands(self) -> Iterator[tuple[slice, Tensor]]:
+        """Class scores of the whole picture, a band of rows at a time: the rows, and (classes, rows, W) on the model's
+        device. For what handles them at a picture's own size, however large."""
+        return self._score_bands(self._logits)
+
+    def _score_bands(self, logits: LogitMap) -> Iterator[tuple[slice, Tensor]]:
+        for rows, band in logits.bands():
+            yield rows, class_scores(band, self._vocabulary, self._decision, self._dropped)
 
     def mask(self, label: str) -> np.ndarray:
         """(H, W) bool: the pixels of one label.
