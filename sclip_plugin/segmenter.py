@@ -34,6 +34,10 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 WINDOWS_AT_ONCE = 16
 REFINED_PIXELS = 2**22
 
+Prepared = tuple[Image.Image | None, Tensor, tuple[int, int]]
+"""A picture (None where only its pixels are known), its pixels (3, H, W) as the tower shall see them, and the size
+(height, width) of its label map."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -236,7 +240,18 @@ class Segmenter:
         """
         chosen = self.settings.changed(**settings)
         vocabulary = self._vocabulary(labels, chosen)
-        return self._run((self._prepare(picture, chosen) for picture in pictures), vocabulary, chosen)
+        return self._run((self._prepared(picture, chosen) for picture in pictures), vocabulary, chosen)
+
+    def prepare(self, picture: Picture, **settings: Any) -> Prepared:
+        """The part of a call that comes before the model: read and resize. A worker process may do it."""
+        return self._prepared(picture, self.settings.changed(**settings))
+
+    def stream_prepared(
+        self, pictures: Iterable[Prepared], labels: Labels | None = None, **settings: Any
+    ) -> Iterator[Segmentation]:
+        """Segment what `prepare` gave, with the same settings; `stream` is both."""
+        chosen = self.settings.changed(**settings)
+        return self._run(pictures, self._vocabulary(labels, chosen), chosen)
 
     def segment_pixels(
         self, pixels: Tensor, labels: Labels | None = None, output_size: tuple[int, int] | None = None, **settings: Any
@@ -248,9 +263,8 @@ class Segmenter:
             labels, settings: as for a call.
             output_size: (height, width) of the label map; that of the pixels where None.
         """
-        chosen = self.settings.changed(**settings)
-        vocabulary = self._vocabulary(labels, chosen)
-        return next(self._run([(None, pixels, output_size or tuple(pixels.shape[-2:]))], vocabulary, chosen))
+        size = output_size or (pixels.shape[-2], pixels.shape[-1])
+        return next(self.stream_prepared([(None, pixels, size)], labels, **settings))
 
     def text_embeddings(self, labels: Labels | None = None, **settings: Any) -> tuple[Vocabulary, Tensor]:
         """The classes and names of labels, and the names' unit embeddings (K, D) float32."""
@@ -265,10 +279,10 @@ class Segmenter:
             raise LabelError("no labels were given; expected a list of names such as ['cat', 'dog'], or a preset.")
         return self.vocabulary
 
-    def _prepare(self, picture: Picture, settings: Settings) -> tuple[Image.Image, Tensor, tuple[int, int]]:
+    def _prepared(self, picture: Picture, settings: Settings) -> Prepared:
         rgb = read_picture(picture)
         pixels = to_tensor(rgb)
-        size = tuple(pixels.shape[-2:])
+        size = (pixels.shape[-2], pixels.shape[-1])
         short = settings.resize_short_side
         target = target_size(*size, short) if short else size
         # A side of less than one patch is stretched to one, so that every picture can be segmented.
@@ -277,7 +291,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def _run(
-        self, pictures: Iterable[tuple[Image.Image | None, Tensor, tuple[int, int]]], vocabulary: Vocabulary, settings: Settings
+        self, pictures: Iterable[Prepared], vocabulary: Vocabulary, settings: Settings
     ) -> Iterator[Segmentation]:
         text = self.text_bank.embed(vocabulary.names, settings.templates)
         method = settings.method

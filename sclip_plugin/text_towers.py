@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -196,10 +197,12 @@ def find_text_tower(model: nn.Module, tokenizer: Any) -> TextTower:
 
 def _projection(projection: Any) -> Callable[[Tensor], Tensor]:
     if projection is None:
-        return lambda x: x
-    if isinstance(projection, nn.Module):
-        return projection
-    return lambda x: x @ projection.to(x.dtype)
+        return nn.Identity()
+    return projection if isinstance(projection, nn.Module) else partial(_multiply, projection)
+
+
+def _multiply(matrix: Tensor, x: Tensor) -> Tensor:
+    return x @ matrix.to(x.dtype)
 
 
 def _pad_id(tokenizer: Any) -> int:
@@ -209,14 +212,27 @@ def _pad_id(tokenizer: Any) -> int:
 def _tokenize_with(tokenizer: Any) -> Callable[[Sequence[str]], list[list[int]]]:
     """Prompts to lists of ids with start and end tokens, whole (not cut), whatever kind of tokenizer it is."""
     inner = getattr(tokenizer, "tokenizer", tokenizer)  # open_clip's HFTokenizer holds transformers' own
+    # Partials of functions, not lambdas: a segmenter goes to worker processes.
     if hasattr(inner, "convert_tokens_to_ids"):
-        return lambda prompts: [list(ids) for ids in inner(list(prompts), truncation=False, verbose=False)["input_ids"]]
+        return partial(_tokenize_transformers, inner)
     if hasattr(inner, "sot_token_id") and hasattr(inner, "encode"):
-        return lambda prompts: [[inner.sot_token_id, *inner.encode(p), inner.eot_token_id] for p in prompts]
+        return partial(_tokenize_open_clip, inner)
     if callable(inner):
-        # clip.tokenize pads with zeros behind the end token, which has the highest id.
-        return lambda prompts: [ids[: int(ids.argmax()) + 1].tolist() for ids in inner(list(prompts))]
+        return partial(_tokenize_openai, inner)
     raise TypeError(
         f"tokenizer is a {type(tokenizer).__name__}; expected a tokenizer of transformers, of open_clip.get_tokenizer, "
         "or a function like clip.tokenize that takes a list of texts."
     )
+
+
+def _tokenize_transformers(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    return [list(ids) for ids in tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]]
+
+
+def _tokenize_open_clip(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    return [[tokenizer.sot_token_id, *tokenizer.encode(p), tokenizer.eot_token_id] for p in prompts]
+
+
+def _tokenize_openai(tokenize: Any, prompts: Sequence[str]) -> list[list[int]]:
+    # clip.tokenize pads with zeros behind the end token, which has the highest id.
+    return [ids[: int(ids.argmax()) + 1].tolist() for ids in tokenize(list(prompts))]
