@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from .after_import import after_import
+
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -56,3 +58,13 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def _register_pipeline() -> None:
+    from .integrations.transformers.pipeline import register
+
+    register()
+
+
+# transformers.pipeline("zero-shot-segmentation"), whichever of the two packages is imported first
+after_import("transformers.pipelines", _register_pipeline)

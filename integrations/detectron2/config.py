@@ -1,0 +1,163 @@
+"""The config node ``MODEL.SCLIP``, and what it says to a segmenter.
+
+A key that is null keeps what the preset says, or, without a preset, what `sclip_plugin.Segmenter` does by default.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from sclip_plugin.errors import LabelError, unknown_name
+from sclip_plugin.evaluation import load_benchmark, load_preset
+from sclip_plugin.text import Labels
+
+CONFIGS = Path(__file__).parent / "configs"
+
+# Keys whose lower-case form is a field of `sclip_plugin.segmenter.Settings`.
+SETTINGS = (
+    "METHOD",
+    "TEMPLATES",
+    "BACKGROUND",
+    "RESIZE_SHORT_SIDE",
+    "WINDOW",
+    "STRIDE",
+    "LOGIT_SCALE",
+    "PROB_THRESHOLD",
+    "AREA_THRESHOLD",
+    "PAMR_STEPS",
+    "PAMR_DILATIONS",
+    "NORMALIZE_SCORES",
+)
+
+
+def add_sclip_config(cfg: CfgNode) -> None:
+    """Add the node ``MODEL.SCLIP`` to a config; where there is no CUDA, ``MODEL.DEVICE`` becomes ``"cpu"``.
+
+    Args:
+        cfg: of ``detectron2.config.get_cfg()``; changed in place.
+
+    Example:
+        >>> from detectron2.config import get_cfg
+        >>> cfg = get_cfg()
+        >>> add_sclip_config(cfg)
+        >>> cfg.merge_from_list(["MODEL.SCLIP.METHOD", "naclip", "MODEL.SCLIP.METHOD_OPTIONS", "{'std': 4.0}"])
+        >>> cfg.MODEL.SCLIP.METHOD_OPTIONS.std
+        4.0
+    """
+    node = CfgNode()
+    # A model by name, as `sclip_plugin.Segmenter.from_pretrained` takes it.
+    node.NAME = "openai/clip-vit-base-patch16"
+    # Settings and classes as the authors evaluate a benchmark, such as "sclip/voc21".
+    node.PRESET = None
+    # Classes: a list of names, in which a list names synonyms of one class; or a text with commas.
+    node.CLASSES = None
+    # Or a file of them (see `read_classes`), or the name of a data set whose metadata have stuff_classes.
+    node.CLASSES_FILE = None
+    node.CLASSES_FROM = None
+    for key in SETTINGS:
+        node[key] = None
+    # The method's options by their names in Python.
+    node.METHOD_OPTIONS = CfgNode(new_allowed=True)
+    cfg.MODEL.SCLIP = node
+    if not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+
+
+def config_file(name: str) -> str:
+    """The path of a config that ships with the package.
+
+    Args:
+        name: a benchmark (``"voc21"``); ``"sclip"`` for classes of your own; ``"lazy/voc21"`` for the same as LazyConfig.
+
+    Raises:
+        UnknownNameError: there is none of this name.
+
+    Example:
+        >>> Path(config_file("voc21")).name
+        'voc21.yaml'
+    """
+    paths = {path.relative_to(CONFIGS).with_suffix("").as_posix(): path for path in CONFIGS.rglob("*.*")}
+    known = [found for found, path in paths.items() if path.suffix in (".yaml", ".py") and "common" not in path.parts]
+    if name not in known:
+        raise unknown_name("config", name, known)
+    return str(paths[name])
+
+
+def read_classes(path: str | Path) -> Labels:
+    """Classes out of a file, in a form that `sclip_plugin.text.parse_labels` takes.
+
+    Args:
+        path: JSON or YAML: a list of names, in which a list holds synonyms, or a mapping of label to synonyms. Any other
+            file: one class a line, its synonyms between commas, as in SCLIP's own ``cls_*.txt``.
+
+    Raises:
+        LabelError: the file holds something else.
+        FileNotFoundError: no such file.
+    """
+    path = Path(path)
+    text = path.read_text(encoding="utf-8")
+    suffix = path.suffix.lower()
+    if suffix not in (".json", ".yaml", ".yml"):
+        lines = [[name.strip() for name in line.split(",") if name.strip()] for line in text.splitlines()]
+        return [names for names in lines if names]
+    try:
+        classes = json.loads(text) if suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise LabelError(f"{path} cannot be read as {suffix[1:].upper()}: {error}") from error
+    if not isinstance(classes, (list, dict)):
+        raise LabelError(
+            f"{path} holds a {type(classes).__name__}; expected a list of names (a list in it holds synonyms), or a "
+            "mapping of label to synonyms."
+        )
+    return classes
+
+
+def classes_of(cfg: CfgNode) -> Labels | None:
+    """The classes that a config names: its own, else the preset's, else those of the first data set to test on.
+
+    Returns:
+        None where nothing names any; `SCLIPSegmentor.set_classes` can name them later.
+
+    Raises:
+        ValueError: more than one of CLASSES, CLASSES_FILE and CLASSES_FROM is given.
+        LabelError: the data set of CLASSES_FROM has no ``stuff_classes``.
+    """
+    node = cfg.MODEL.SCLIP
+    given = [key for key in ("CLASSES", "CLASSES_FILE", "CLASSES_FROM") if node[key]]
+    if len(given) > 1:
+        raise ValueError(f"MODEL.SCLIP has {' and '.join(given)}; give one of them, and null for the others.")
+    if node.CLASSES:
+        return node.CLASSES
+    if node.CLASSES_FILE:
+        return read_classes(node.CLASSES_FILE)
+    if node.CLASSES_FROM:
+        classes = MetadataCatalog.get(node.CLASSES_FROM).get("stuff_classes")
+        if not classes:
+            raise LabelError(
+                f"MODEL.SCLIP.CLASSES_FROM names the data set '{node.CLASSES_FROM}', whose metadata have no "
+                "stuff_classes; register it first, or give MODEL.SCLIP.CLASSES."
+            )
+        return list(classes)
+    if node.PRESET:
+        preset = load_preset(node.PRESET)
+        names = load_benchmark(node.PRESET.partition("/")[2]).class_names
+        return dict(zip(names, preset.classes, strict=True))
+    for dataset in cfg.DATASETS.TEST[:1]:
+        return list(MetadataCatalog.get(dataset).get("stuff_classes") or ()) or None
+    return None
+
+
+def settings_of(cfg: CfgNode) -> dict[str, Any]:
+    """What a config sets, as arguments of `sclip_plugin.Segmenter`; keys that are null are left out."""
+    node = cfg.MODEL.SCLIP
+    settings = {key.lower(): node[key] for key in SETTINGS if node[key] is not None}
+    if "pamr_dilations" in settings:
+        settings["pamr_dilations"] = tuple(settings["pamr_dilations"])
+    return {**settings, **node.METHOD_OPTIONS}

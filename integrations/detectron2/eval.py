@@ -1,0 +1,103 @@
+"""Evaluate a config on its data sets, on one device or several, or without any:
+
+    python -m sclip_plugin.integrations.detectron2.eval --config-file voc21 MODEL.SCLIP.NAME openai/clip-vit-base-patch16
+    python -m sclip_plugin.integrations.detectron2.eval --config-file lazy/voc21 model.segmenter.method=naclip
+    torchrun --nproc-per-node 2 -m sclip_plugin.integrations.detectron2.eval --config-file voc21
+
+The arguments are those of Detectron2's ``tools/train_net.py --eval-only``; ``--config-file`` also takes the name of a config
+that ships. Figures go to the log and to ``OUTPUT_DIR/results.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.evaluation import SemSegEvaluator, inference_on_dataset, print_csv_format
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+
+from sclip_plugin.evaluation.processes import Processes
+from sclip_plugin.files import save_json
+
+from .config import add_sclip_config, config_file
+from .datasets import register_prepared_datasets
+
+Results = dict[str, dict[str, dict[str, float]]]
+
+
+def main(args: argparse.Namespace) -> Results:
+    """Evaluate; `launch` calls this in each process.
+
+    Returns:
+        Of each data set what its evaluator gave, ``{"sem_seg": {"mIoU": …}}``, in per cent; nothing in processes other
+        than the first.
+    """
+    register_prepared_datasets()
+    path = args.config_file if Path(args.config_file).is_file() else config_file(args.config_file)
+    run = _run_lazy if path.endswith(".py") else _run_yaml
+    results, output = run(path, args)
+    if not comm.is_main_process():
+        return {}
+    for figures in results.values():
+        print_csv_format(figures)
+    save_json(results, Path(output) / "results.json")
+    return results
+
+
+def _run_yaml(path: str, args: argparse.Namespace) -> tuple[Results, str]:
+    cfg = get_cfg()
+    add_sclip_config(cfg)
+    cfg.MODEL.DEVICE = _device(cfg.MODEL.DEVICE)
+    cfg.merge_from_file(path)
+    cfg.merge_from_list(args.opts)
+    cfg.freeze()
+    default_setup(cfg, args)
+    model = build_model(cfg)
+    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    results = {}
+    for name in cfg.DATASETS.TEST:
+        kind = MetadataCatalog.get(name).get("evaluator_type", "sem_seg")
+        if kind != "sem_seg":
+            raise NotImplementedError(f"the data set '{name}' asks for an evaluator of type '{kind}'; here is 'sem_seg' only.")
+        evaluator = SemSegEvaluator(name, output_dir=str(Path(cfg.OUTPUT_DIR) / "inference" / name))
+        results[name] = inference_on_dataset(model, build_detection_test_loader(cfg, name), evaluator)
+    return results, cfg.OUTPUT_DIR
+
+
+def _run_lazy(path: str, args: argparse.Namespace) -> tuple[Results, str]:
+    cfg = LazyConfig.load(path)
+    cfg.train = {"output_dir": "./output"}
+    cfg.model.segmenter.device = _device(None)
+    cfg = LazyConfig.apply_overrides(cfg, args.opts)
+    default_setup(cfg, args)
+    model = instantiate(cfg.model).eval()
+    name = cfg.dataloader.test.dataset.names
+    loader, evaluator = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+    return {name: inference_on_dataset(model, loader, evaluator)}, cfg.train.output_dir
+
+
+def _device(default: str | None) -> str | None:
+    """Of a process of torchrun's its own GPU, where there are GPUs; `launch` sets it by itself."""
+    return Processes().device() if "LOCAL_RANK" in os.environ else default
+
+
+def run() -> None:
+    """The command: alone, as a process of torchrun's, or by Detectron2's `launch` where ``--num-gpus`` asks for several."""
+    args = default_argument_parser().parse_args()
+    processes = Processes.start()
+    if processes.world > 1:
+        main(args)
+        processes.stop()
+    else:
+        launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,200 @@
+"""The meta-architecture: a `sclip_plugin.Segmenter` with the inputs and outputs of Detectron2's SemanticSegmentor."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog
+from detectron2.data.catalog import Metadata
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor, nn
+
+from sclip_plugin.drawing import palette
+from sclip_plugin.errors import LabelError, PictureError
+from sclip_plugin.segmentation import Segmentation
+from sclip_plugin.segmenter import Prepared, Segmenter
+from sclip_plugin.text import Labels, TextBank, Vocabulary, parse_labels
+
+from .config import classes_of, settings_of
+
+FORMATS = ("RGB", "BGR", "L")
+
+logger = logging.getLogger(__name__)
+
+
+@META_ARCH_REGISTRY.register()
+class SCLIPSegmentor(nn.Module):
+    """Semantic segmentation into any classes named in words, with a frozen CLIP and without training.
+
+    Built from a config by ``detectron2.modeling.build_model``, or from a segmenter in hand.
+
+    Args:
+        segmenter: the model and its settings. A ``threshold``, which leaves pixels without a class, is refused: ``sem_seg``
+            has no place for them.
+        classes: as for `sclip_plugin.text.parse_labels`; None for those of the segmenter's preset, or for later.
+        input_format: channel order of the pictures that `forward` gets: ``"RGB"``, ``"BGR"``, or ``"L"`` for one channel.
+
+    Attributes:
+        segmenter: does the work; its ``settings`` may be replaced at any time.
+        clip: the segmenter's model, so that its weights are this module's.
+
+    Raises:
+        ValueError: an unknown format, or a threshold.
+
+    Example:
+        >>> import sclip_plugin as sp
+        >>> model = SCLIPSegmentor(segmenter=sp.Segmenter.from_pretrained("demo"), classes=["cat", "dog"]).eval()
+        >>> model([{"image": torch.zeros(3, 48, 64), "height": 96, "width": 128}])[0]["sem_seg"].shape
+        torch.Size([2, 96, 128])
+    """
+
+    @configurable
+    def __init__(self, *, segmenter: Segmenter, classes: Labels | None = None, input_format: str = "RGB") -> None:
+        super().__init__()
+        if input_format not in FORMATS:
+            raise ValueError(f"input_format (INPUT.FORMAT) is {input_format!r}; expected one of {', '.join(FORMATS)}.")
+        if segmenter.settings.threshold:
+            raise ValueError(
+                f"the segmenter has threshold={segmenter.settings.threshold}, which leaves pixels without a class, but every "
+                "pixel of sem_seg has one; use prob_threshold, which gives such pixels to class 0."
+            )
+        self.segmenter = segmenter
+        self.clip = segmenter.model
+        self.input_format = input_format
+        self._classes: Labels | None = None
+        if classes is not None:
+            self.set_classes(classes)
+        self.register_load_state_dict_post_hook(_forget_text)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor out of a config with the node ``MODEL.SCLIP``."""
+        node = cfg.MODEL.SCLIP
+        segmenter = Segmenter.from_pretrained(
+            node.NAME, device=cfg.MODEL.DEVICE, preset=node.PRESET or None, **settings_of(cfg)
+        )
+        classes = classes_of(cfg)
+        logger.info("%s with %s", node.NAME, segmenter.settings.plain())
+        if classes is not None:
+            _compare_with_dataset(cfg, parse_labels(classes, segmenter.settings.background))
+        return {"segmenter": segmenter, "classes": classes, "input_format": cfg.INPUT.FORMAT}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pictures go."""
+        return next(self.parameters()).device
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """Classes and the names that stand for them; None as long as there are none."""
+        if self._classes is None:
+            return self.segmenter.vocabulary
+        return parse_labels(self._classes, self.segmenter.settings.background)
+
+    @property
+    def metadata(self) -> Metadata:
+        """Names and colours of the present classes, as ``detectron2.utils.visualizer.Visualizer`` takes them."""
+        labels = self.vocabulary.labels if self.vocabulary else ()
+        return Metadata(stuff_classes=list(labels), stuff_colors=palette(len(labels)).tolist())
+
+    def set_classes(self, classes: Labels) -> None:
+        """Segment into other classes from now on; nothing is rebuilt, and known names cost no time.
+
+        Args:
+            classes: a list of names, in which a list names synonyms of one class; or a mapping of label to synonyms.
+
+        Raises:
+            LabelError: no classes, an empty one, or one twice.
+        """
+        parse_labels(classes, self.segmenter.settings.background)
+        self._classes = classes
+
+    @torch.no_grad()
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
+        """Segment pictures, of one size or several; their windows share passes through the tower.
+
+        Args:
+            batched_inputs: a dict for each picture, as ``detectron2.data.DatasetMapper`` gives them:
+
+                * "image": (C, H, W), values from 0 to 255, channels in the order of ``input_format``. Any integer or
+                  floating-point type; rounded to 8 bits.
+                * "height", "width" (int): size of the output; that of "image" where they are absent.
+
+                Other keys are not read.
+
+        Returns:
+            A dict for each picture with one key, "sem_seg": (classes, height, width) float32 on the model's device, the
+            score of each class at each pixel, from 0 to 1. The class with the highest is the segmenter's own label map:
+            where its thresholds rule out the class that fits best, every class but the one that the pixel has scores 0.
+
+        Raises:
+            RuntimeError: in training mode.
+            LabelError: there are no classes yet.
+            PictureError: an image of another form.
+        """
+        if self.training:
+            raise RuntimeError(
+                "SCLIPSegmentor is in training mode, but the method is training-free: there is no loss to give. Call "
+                "model.eval() first; to evaluate, use python -m sclip_plugin.integrations.detectron2.eval."
+            )
+        if self.vocabulary is None:
+            raise LabelError(
+                "there are no classes yet: give MODEL.SCLIP.CLASSES (or CLASSES_FILE, CLASSES_FROM, PRESET), or call "
+                "set_classes(['cat', 'dog'])."
+            )
+        results = self.segmenter.stream_prepared((self._prepared(entry) for entry in batched_inputs), self._classes)
+        return [{"sem_seg": sem_seg_scores(result, self.device)} for result in results]
+
+    def _prepared(self, entry: dict[str, Any]) -> Prepared:
+        image = _to_rgb(entry["image"], self.input_format)
+        picture, pixels, size = self.segmenter.prepare(image)
+        return picture, pixels, (int(entry.get("height", size[0])), int(entry.get("width", size[1])))
+
+
+def sem_seg_scores(result: Segmentation, device: torch.device) -> Tensor:
+    """Class scores (classes, H, W) whose argmax is the result's label map, on every pixel."""
+    height, width = result.size
+    scores = torch.empty(len(result.labels), height, width, device=device)
+    for rows, band in result.score_bands():
+        labels = torch.from_numpy(result.label_map[rows]).to(band.device, torch.int64)[None]
+        # Pixels that the thresholds gave to another class than the best, and ties that rounding made.
+        other = band.argmax(dim=0, keepdim=True) != labels
+        own = band.gather(0, labels).nan_to_num().clamp(min=torch.finfo(band.dtype).tiny)
+        scores[:, rows] = torch.where(other, torch.zeros_like(band).scatter_(0, labels, own), band)
+    return scores
+
+
+def _to_rgb(image: Tensor, input_format: str) -> Tensor:
+    """(C, H, W) of values 0 to 255 to (3, H, W) uint8, RGB."""
+    channels = 1 if input_format == "L" else 3
+    if not isinstance(image, Tensor) or image.dim() != 3 or image.shape[0] != channels or 0 in image.shape:
+        shape = tuple(image.shape) if hasattr(image, "shape") else type(image).__name__
+        raise PictureError(f"'image' is {shape}; expected a tensor ({channels}, H, W), INPUT.FORMAT being {input_format}.")
+    if image.dtype != torch.uint8:
+        low, high = float(image.min()), float(image.max())
+        if low < -0.5 or high >= 255.5 or (high <= 1 and bool((image != image.round()).any())):
+            raise PictureError(
+                f"'image' holds values from {low:.3g} to {high:.3g}; expected 0 to 255. The model normalises by itself."
+            )
+        image = image.add(0.5).floor().to(torch.uint8) if image.is_floating_point() else image.to(torch.uint8)
+    return image.flip(0) if input_format == "BGR" else image
+
+
+def _forget_text(model: SCLIPSegmentor, incompatible_keys: Any) -> None:
+    """Embeddings of the weights before are not those of the weights that were loaded now."""
+    bank = model.segmenter.text_bank
+    model.segmenter.text_bank = TextBank(bank.tower, bank.cache_dir or False)
+
+
+def _compare_with_dataset(cfg: CfgNode, vocabulary: Vocabulary) -> None:
+    """A word of warning where the classes cannot be those of the data set to test on."""
+    for name in cfg.DATASETS.TEST:
+        expected = MetadataCatalog.get(name).get("stuff_classes")
+        if expected and len(expected) != len(vocabulary.labels):
+            logger.warning(
+                "MODEL.SCLIP names %d classes, the data set '%s' has %d; figures on it would mean nothing.",
+                len(vocabulary.labels), name, len(expected),
+            )  # fmt: skip
