@@ -125,35 +125,43 @@ def target_size(height: int, width: int, short_side: int, long_side: int = 2048)
 
 
 def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear without antialiasing, as OpenCV's INTER_LINEAR on uint8, within its rounding.
+    """Bilinear without antialiasing, to the bit as OpenCV's INTER_LINEAR computes it on uint8.
+
+    That is fixed-point arithmetic: weights in 1/2048, and what is cut off on the way makes a picture darker by an eighth
+    of a level on average. The papers' label maps were made on such pictures.
 
     Args:
         pixels: (3, H, W) uint8.
         size: (height, width).
 
-    Only the rows that are needed are made floating point, so a large picture costs no large copy.
+    Only the rows that are needed are widened to integers, so a large picture costs no large copy.
     """
     height, width = pixels.shape[-2:]
     if (height, width) == tuple(size):
         return pixels
-    rows, row_weight = _taps(height, size[0])
-    columns, column_weight = _taps(width, size[1])
+    rows, row_weights = _taps(height, size[0])
+    columns, column_weights = _taps(width, size[1])
     out = torch.empty(pixels.shape[0], *size, dtype=torch.uint8)
     for start in range(0, size[0], 256):
-        stop = min(start + 256, size[0])
-        weight = row_weight[start:stop, None]
-        above, below = (pixels[:, rows[i, start:stop]].float() for i in (0, 1))
-        band = above * (1 - weight) + below * weight
-        band = band[..., columns[0]] * (1 - column_weight) + band[..., columns[1]] * column_weight
-        out[:, start:stop] = (band + 0.5).floor().clamp(0, 255).to(torch.uint8)
+        band = slice(start, min(start + 256, size[0]))
+        total = torch.full((1, 1, 1), 2, dtype=torch.int32)
+        for row, weight in zip(rows[:, band], row_weights[:, band], strict=True):
+            taken = pixels[:, row].to(torch.int32)
+            across = taken[..., columns[0]] * column_weights[0] + taken[..., columns[1]] * column_weights[1]
+            total = total + (weight[:, None] * (across >> 4) >> 16)
+        out[:, band] = (total >> 2).clamp_(0, 255).to(torch.uint8)
     return out
 
 
 def _taps(size: int, target: int) -> tuple[Tensor, Tensor]:
-    """For each target position the two source positions, (2, target), and the weight of the second, (target,)."""
-    position = ((torch.arange(target, dtype=torch.float64) + 0.5) * (size / target) - 0.5).clamp(0, size - 1)
-    first = position.floor().long()
-    return torch.stack([first, (first + 1).clamp(max=size - 1)]), (position - first).float()
+    """For each target position its two source positions and their weights in 1/2048, (2, target) each."""
+    position = ((torch.arange(target, dtype=torch.float64) + 0.5) * (size / target) - 0.5).float()
+    first = position.floor()
+    weight = (position - first).masked_fill((first < 0) | (first >= size - 1), 0)
+    first = first.clamp(0, size - 1).long()
+    second = (weight * 2048).round().to(torch.int32)
+    weights = torch.stack([((1 - weight) * 2048).round().to(torch.int32), second])
+    return torch.stack([first, (first + 1).clamp(max=size - 1)]), weights
 
 
 def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:

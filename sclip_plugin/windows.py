@@ -106,10 +106,11 @@ def _stitching(starts: list[int], cut: int, patches: int, size: int, target: int
     stitched /= covered
     if target == size:
         return stitched
-    # A row of bilinear_matrix has two entries, so the product is a weighted sum of two rows.
-    position = ((torch.arange(target, dtype=torch.float64) + 0.5) * (size / target) - 0.5).clamp(0, size - 1)
-    first = position.floor().long()
-    weight = (position - first).float()[:, None]
+    # A row of bilinear_matrix has two entries, so the product is a weighted sum of two rows. Positions in single
+    # precision, as F.interpolate computes them: at 1000 pixels a double would differ from it by 1e-4 of a pixel.
+    position = ((torch.arange(target) + 0.5) * torch.tensor(size / target) - 0.5).clamp(min=0)
+    first = position.long()
+    weight = (position - first)[:, None]
     return stitched[first] * (1 - weight) + stitched[(first + 1).clamp(max=size - 1)] * weight
 
 

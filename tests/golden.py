@@ -195,3 +195,16 @@ def save_folder(folder: Path) -> Path:
     config = {"image_processor_type": "CLIPImageProcessor", "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
     (Path(folder) / "preprocessor_config.json").write_text(json.dumps(config))
     return Path(folder)
+
+
+def tokenizer_of(framework: str):
+    """The tokenizer that users of a framework have in hand."""
+    if framework == "transformers":
+        return tokenizer()
+    if framework == "openai":
+        import clip
+
+        return clip.tokenize
+    import open_clip
+
+    return open_clip.get_tokenizer("ViT-B-32")

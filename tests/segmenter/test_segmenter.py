@@ -1,0 +1,188 @@
+"""Facts about the segmenter and what it returns."""
+
+import json
+
+import golden
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sclip_plugin.errors import LabelError, PictureError, UnknownNameError
+from sclip_plugin.segmentation import class_scores
+from sclip_plugin.segmenter import Segmenter
+
+LABELS = ["cat", ["person", "person in shirt"], "potted plant"]
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return Segmenter(
+        golden.model("open_clip"), golden.tokenizer_of("open_clip"), templates="plain", cache_dir=False
+    )
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    small = np.random.default_rng(seed).integers(0, 256, (max(1, height // 8), max(1, width // 8), 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height))
+
+
+def test_defaults_follow_the_tower(segmenter):
+    assert (segmenter.settings.window, segmenter.settings.stride, segmenter.settings.resize_short_side) == (112, 56, 168)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (16, 16), (113, 95), (640, 21), (300, 200)])
+def test_any_size(segmenter, size):
+    result = segmenter(noise(*size), LABELS)
+    assert result.label_map.shape == size[::-1]
+    assert result.label_map.dtype == np.int16
+    assert set(np.unique(result.label_map)) <= {0, 1, 2}
+    assert result.overlay().width >= size[0]
+
+
+def test_a_large_picture_is_cut_into_windows_at_its_own_size(segmenter, monkeypatch):
+    seen = []
+    embed = segmenter.tower.embed
+    monkeypatch.setattr(segmenter.tower, "embed", lambda pixels, how: seen.append(tuple(pixels.shape)) or embed(pixels, how))
+    result = segmenter(noise(500, 300), LABELS, resize_short_side=0, stride=112)
+    assert result.label_map.shape == (300, 500)
+    assert sum(shape[0] for shape in seen) == 3 * 5
+    assert {shape[2:] for shape in seen} == {(112, 112)}
+
+
+def test_several_pictures_equal_one_by_one(segmenter):
+    pictures = [noise(200, 150, 1), noise(90, 300, 2), noise(200, 150, 3), noise(40, 40, 4)]
+    together = segmenter(pictures, LABELS)
+    for picture, result in zip(pictures, together, strict=True):
+        alone = segmenter(picture, LABELS)
+        assert (alone.label_map == result.label_map).mean() > 0.9999
+        np.testing.assert_allclose(alone.scores, result.scores, atol=1e-4)
+
+
+def test_a_stream_is_lazy(segmenter):
+    def endless():
+        while True:
+            yield noise(60, 60)
+
+    stream = segmenter.stream(endless(), LABELS)
+    assert next(stream).label_map.shape == (60, 60)
+
+
+def test_scores_are_a_distribution_over_names_and_decide_the_labels(segmenter):
+    result = segmenter(noise(200, 150), LABELS)
+    assert result.scores.shape == (3, 150, 200)
+    assert result.scores.min() >= 0 and result.scores.max() <= 1
+    assert (result.scores.argmax(axis=0) == result.label_map).mean() > 0.9999
+    assert sum(result.areas().values()) == pytest.approx(1)
+    for label, score in result.mean_scores().items():
+        own = result.scores[result.labels.index(label)][result.mask(label)]
+        assert score == pytest.approx(own.mean(), abs=1e-5)
+
+
+def test_a_threshold_leaves_uncertain_pixels_unlabelled(segmenter):
+    plain = segmenter(noise(200, 150), LABELS)
+    best = plain.scores.max(axis=0)
+    threshold = float(np.median(best))
+    result = segmenter(noise(200, 150), LABELS, threshold=threshold)
+    assert ((result.label_map == -1) == (best < threshold)).mean() > 0.9999
+    assert (result.label_map[result.label_map >= 0] == plain.label_map[result.label_map >= 0]).all()
+    assert result.to_dict()["unlabelled"] == pytest.approx((best < threshold).mean(), abs=1e-3)
+
+
+def test_dropped_classes_and_low_scores_follow_the_benchmarks_rule(segmenter):
+    picture = noise(200, 150)
+    plain = segmenter(picture, LABELS)
+    areas = [(plain.label_map == index).sum() for index in range(3)]
+    share = [area / max(1, sum(areas[1:])) for area in areas]
+    small = 1 if areas[1] < areas[2] else 2
+    result = segmenter(picture, LABELS, area_threshold=(share[small] + 1e-3))
+    assert not (result.label_map == small).any()
+    assert (result.scores[small] == 0).all()
+    assert (result.scores.argmax(axis=0) == result.label_map).mean() > 0.9999
+
+
+def test_class_scores_are_the_best_of_the_names(segmenter):
+    result = segmenter(noise(64, 64), LABELS)
+    names = (result._logits.full() * segmenter.settings.logit_scale).softmax(dim=0)
+    expected = torch.stack([names[0], names[1:3].amax(dim=0), names[3]])
+    given = class_scores(result._logits.full(), result._vocabulary, result._decision, frozenset())
+    torch.testing.assert_close(given, expected)
+
+
+def test_scores_of_a_huge_picture_fit(segmenter, monkeypatch):
+    monkeypatch.setattr("sclip_plugin.segmentation.SCORES_LIMIT", 3 * 100 * 75)
+    result = segmenter(noise(400, 300), LABELS)
+    assert result.label_map.shape == (300, 400)
+    assert result.scores.shape == (3, 75, 100)
+    assert result.heatmap("cat").width >= 400
+
+
+def test_refinement_of_a_huge_picture_fits(segmenter, monkeypatch):
+    monkeypatch.setattr("sclip_plugin.segmenter.REFINED_PIXELS", 100 * 75)
+    result = segmenter(noise(400, 300), LABELS, pamr_steps=3)
+    assert result.label_map.shape == (300, 400)
+
+
+def test_saved_files_are_what_they_say(segmenter, tmp_path):
+    result = segmenter(noise(120, 90), LABELS, threshold=0.3)
+    paths = result.save(tmp_path / "new", "photo", heatmaps=True)
+    assert {path.name for path in paths.values()} == {
+        "photo.overlay.png", "photo.labels.png", "photo.json", "photo.heatmap.cat.png",
+        "photo.heatmap.person.png", "photo.heatmap.potted plant.png",
+    }  # fmt: skip
+    labels = Image.open(paths["labels"])
+    assert labels.mode == "P"
+    values = np.asarray(labels).astype(np.int16)
+    np.testing.assert_array_equal(np.where(values == 255, -1, values), result.label_map)
+    report = json.loads(paths["json"].read_text())
+    assert [entry["label"] for entry in report["labels"]] == ["cat", "person", "potted plant"]
+    assert report["settings"]["method"] == "csa" and report["settings"]["window"] == 112
+    assert sum(entry["area"] for entry in report["labels"]) + report["unlabelled"] == pytest.approx(1)
+
+
+def test_settings_of_a_call_do_not_stay(segmenter):
+    before = segmenter.settings
+    segmenter(noise(64, 64), LABELS, method="naclip", std=3.0, window=0, pamr_steps=1)
+    assert segmenter.settings == before
+
+
+def test_presets_set_what_the_authors_set():
+    model, tokenizer = golden.model("open_clip"), golden.tokenizer_of("open_clip")
+    segmenter = Segmenter(model, tokenizer, preset="sclip/voc21", cache_dir=False, templates="plain")
+    settings = segmenter.settings
+    assert (settings.method.name, settings.logit_scale, settings.area_threshold) == ("csa", 65, 0.1)
+    assert (settings.window, settings.stride, settings.resize_short_side) == (224, 112, 336)
+    assert len(segmenter.vocabulary.labels) == 21 and len(segmenter.vocabulary.names) == 56
+    assert len(segmenter(noise(64, 48)).labels) == 21
+    naclip = Segmenter(model, tokenizer, preset="naclip/ade20k", cache_dir=False).settings
+    assert (naclip.method.name, naclip.method.std, naclip.pamr_steps) == ("naclip", 5.0, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"labels": []}, LabelError, "empty"),
+        ({}, LabelError, "no labels"),
+        ({"labels": ["cat"], "methode": "csa"}, UnknownNameError, "method"),
+        ({"labels": ["cat"], "method": "cas"}, UnknownNameError, "csa"),
+        ({"labels": ["cat"], "method": "naclip", "sdt": 3}, UnknownNameError, "std"),
+        ({"labels": ["cat"], "threshold": 40}, ValueError, "0 to 1"),
+        ({"labels": ["cat"], "stride": 0}, ValueError, "stride"),
+        ({"labels": ["cat"], "templates": "photo"}, UnknownNameError, "{}"),
+    ],
+)
+def test_what_is_wrong_is_said(segmenter, arguments, error, words):
+    with pytest.raises(error) as caught:
+        segmenter(noise(32, 32), **arguments)
+    assert words in str(caught.value)
+
+
+def test_pixels_smaller_than_a_patch(segmenter):
+    with pytest.raises(PictureError, match="patch"):
+        segmenter.segment_pixels(torch.zeros(3, 15, 200), LABELS)
+
+
+def test_an_unknown_label_lists_the_known(segmenter):
+    result = segmenter(noise(32, 32), LABELS)
+    with pytest.raises(UnknownNameError, match="potted plant"):
+        result.mask("plant")

@@ -1,0 +1,170 @@
+"""Labels, templates, the trimmed text bank and its cache."""
+
+import multiprocessing
+import warnings
+
+import golden
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sclip_plugin.errors import LabelError, UnknownNameError, UnsupportedModelError
+from sclip_plugin.text import TextBank, background_names, imagenet_templates, parse_labels, parse_templates
+from sclip_plugin.text_towers import find_text_tower
+
+NAMES = ("cat", "potted plant", "person in shirt", "dog", "cat")
+TEMPLATES = imagenet_templates()[:7] + ("a photo of a {}.", "{}")
+
+
+def plain_bank(framework: str) -> torch.Tensor:
+    """The published way: 77 positions for every prompt, through the framework's own text forward."""
+    model, tokenize = golden.model(framework), golden.tokenizer_of("open_clip")
+    rows = []
+    for name in NAMES:
+        ids = tokenize([template.format(name) for template in TEMPLATES])
+        with torch.no_grad():
+            if framework == "transformers":
+                output = model.get_text_features(input_ids=ids)
+                embedded = output if isinstance(output, torch.Tensor) else output.pooler_output
+            else:
+                embedded = model.encode_text(ids)
+        rows.append(F.normalize(F.normalize(embedded, dim=-1).mean(dim=0), dim=0))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("framework", ["transformers", "open_clip", "open_clip_custom_text", "openai"])
+def test_the_trimmed_bank_is_the_plain_one(framework):
+    tower = find_text_tower(golden.model(framework), golden.tokenizer_of(framework))
+    bank = TextBank(tower, cache_dir=False).embed(NAMES, TEMPLATES)
+    torch.testing.assert_close(bank, plain_bank(framework), atol=1e-5, rtol=0)
+
+
+@pytest.fixture
+def tower():
+    return find_text_tower(golden.model("open_clip"), golden.tokenizer_of("open_clip"))
+
+
+def count_encodings(tower, monkeypatch) -> list[int]:
+    calls: list[int] = []
+    encode = tower.encode
+    monkeypatch.setattr(tower, "encode", lambda tokens: calls.append(len(tokens)) or encode(tokens))
+    return calls
+
+
+def test_chunks_change_nothing(tower, monkeypatch):
+    whole = TextBank(tower, cache_dir=False).embed(NAMES, TEMPLATES)
+    monkeypatch.setattr("sclip_plugin.text_towers.PROMPTS_AT_ONCE", 5)
+    torch.testing.assert_close(TextBank(tower, cache_dir=False).embed(NAMES, TEMPLATES), whole, atol=1e-6, rtol=0)
+
+
+def test_prompts_are_embedded_once(tower, monkeypatch):
+    calls = count_encodings(tower, monkeypatch)
+    TextBank(tower, cache_dir=False).embed(("cat", "dog", "cat"), ("a photo of a {}.", "a {}"))
+    assert calls == [4]
+
+
+def test_the_cache_serves_the_next_process_and_follows_weights_names_and_templates(tower, monkeypatch, tmp_path):
+    calls = count_encodings(tower, monkeypatch)
+    first = TextBank(tower, tmp_path).embed(("cat", "dog"), TEMPLATES)
+    again = TextBank(tower, tmp_path).embed(("cat", "dog"), TEMPLATES)
+    assert len(calls) == 1
+    assert torch.equal(first, again)
+    TextBank(tower, tmp_path).embed(("dog", "cat"), TEMPLATES)
+    TextBank(tower, tmp_path).embed(("cat", "dog"), TEMPLATES[:3])
+    assert len(calls) == 3
+    with torch.no_grad():
+        tower.blocks[1].mlp.c_fc.weight[3, 5] += 0.01
+    TextBank(tower, tmp_path).embed(("cat", "dog"), TEMPLATES)
+    assert len(calls) == 4
+
+
+def test_a_broken_cache_file_is_made_again(tower, monkeypatch, tmp_path):
+    first = TextBank(tower, tmp_path).embed(("cat",), TEMPLATES)
+    (file,) = tmp_path.iterdir()
+    for broken in (b"", file.read_bytes()[:-9], b"{" * 100):
+        file.write_bytes(broken)
+        calls = count_encodings(tower, monkeypatch)
+        assert torch.equal(TextBank(tower, tmp_path).embed(("cat",), TEMPLATES), first)
+        assert calls == [9]
+        assert torch.equal(TextBank(tower, tmp_path).embed(("cat",), TEMPLATES), first)
+        assert calls == [9]
+
+
+def _embed_in_a_process(folder, results) -> None:
+    torch.set_num_threads(1)
+    tower = find_text_tower(golden.model("open_clip"), golden.tokenizer_of("open_clip"))
+    results.put(TextBank(tower, folder).embed(NAMES, TEMPLATES).sum().item())
+
+
+def test_two_processes_share_a_cache(tmp_path):
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    processes = [context.Process(target=_embed_in_a_process, args=(tmp_path, results)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    sums = [results.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert sums[0] == sums[1]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_unwritable_cache_is_a_warning(tower, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.warns(UserWarning, match="could not be kept"):
+        TextBank(tower, tmp_path / "file").embed(("cat",), TEMPLATES)
+
+
+def test_long_labels_are_cut_with_a_warning_that_names_them(tower):
+    long = "very " * 100 + "long cat"
+    with pytest.warns(UserWarning, match="very very.*long cat") as caught:
+        bank = TextBank(tower, cache_dir=False).embed(("cat", long), ("a photo of a {}.",))
+    assert "'cat'" not in str(caught[0].message)
+    assert bank.isfinite().all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TextBank(tower, cache_dir=False).embed(("cat",), ("a photo of a {}.",))
+
+
+def test_a_model_without_text_tower_is_named():
+    with pytest.raises(UnsupportedModelError, match="VisionTransformer"):
+        find_text_tower(golden.model("timm"), golden.tokenizer_of("open_clip"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown", "names"),
+    [
+        (["cat", "dog"], ("cat", "dog"), ("cat", "dog")),
+        ("cat, remote control", ("cat", "remote control"), ("cat", "remote control")),
+        (["cat", ["sofa", "couch"]], ("cat", "sofa"), ("cat", "sofa", "couch")),
+        ({"seat": ["sofa", "couch"], "cat": "cat"}, ("seat", "cat"), ("sofa", "couch", "cat")),
+        (("猫", "собака"), ("猫", "собака"), ("猫", "собака")),
+    ],
+)
+def test_forms_of_labels(labels, shown, names):
+    vocabulary = parse_labels(labels)
+    assert vocabulary.labels == shown
+    assert vocabulary.names == names
+
+
+def test_background_is_one_more_class():
+    vocabulary = parse_labels(["cat"], background=True)
+    assert vocabulary.labels == ("cat", "background")
+    assert vocabulary.names[1:] == background_names()
+    assert set(vocabulary.class_of_name) == {0, 1}
+
+
+@pytest.mark.parametrize("labels", [[], "", " , ", ["cat", ""], [[]], ["cat", 3], 7, ["cat", "cat"], [None], {"a": [""]}])
+def test_labels_that_name_nothing(labels):
+    with pytest.raises(LabelError) as error:
+        parse_labels(labels)
+    assert len(str(error.value)) > 20
+
+
+def test_templates():
+    assert len(set(parse_templates("imagenet"))) == 80
+    assert parse_templates("a drawing of a {}") == ("a drawing of a {}",)
+    for wrong in ("no place", "{} and {}", [], ["a {}", 3]):
+        with pytest.raises(UnknownNameError, match="template"):
+            parse_templates(wrong)
