@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ..errors import unknown_name
+from ..methods import make_method
 from .presets import Preset
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ class SegmenterPrediction:
         preset: all settings, and the classes.
         changes: settings that differ from the preset's: fields of the segmenter's settings or options of the method.
 
+    Raises:
+        UnknownNameError: a change of something that is neither.
+
     >>> predict = SegmenterPrediction(Segmenter.from_pretrained("demo"), load_preset("sclip/voc21"))  # doctest: +SKIP
     >>> predict([picture])[0].shape == (picture.height, picture.width)  # doctest: +SKIP
     True
@@ -34,6 +39,10 @@ class SegmenterPrediction:
         self.preset = preset
         self.labels = [list(names) for names in preset.classes]
         known = {f.name for f in dataclasses.fields(segmenter.settings)}
+        options = {f.name for f in dataclasses.fields(make_method(preset.method)) if f.repr}
+        for name in changes or {}:
+            if name == "method" or name not in known | options:
+                raise unknown_name("setting", name, (known | options) - {"method"})
         shared = {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset) if f.name in known}
         self.arguments: dict[str, Any] = {**shared, **preset.method_options, **(changes or {})}
 
