@@ -168,4 +168,5 @@ def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 pixels (..., 3, H, W) to what the tower reads; floating-point pixels are taken as normalised already."""
     if pixels.is_floating_point():
         return pixels
-    return (pixels.to(mean.dtype) / 255 - mean[:, None, None]) / std[:, None, None]
+    mean, std = (values.to(pixels.device)[:, None, None] for values in (mean, std))
+    return (pixels.to(mean.dtype) / 255 - mean) / std

@@ -173,17 +173,20 @@ class Segmenter:
         self.model = model.eval()
         self.tower = find_tower(model)
         self.text_bank = TextBank(find_text_tower(model, tokenizer), cache_dir)
-        parameter = next(self.tower.trunk.parameters())
-        self.device = parameter.device
         # Pixels are normalised in single precision whatever the tower's own is.
-        self._mean = torch.tensor(image_mean or CLIP_MEAN, device=self.device)
-        self._std = torch.tensor(image_std or CLIP_STD, device=self.device)
+        self._mean = torch.tensor(image_mean or CLIP_MEAN)
+        self._std = torch.tensor(image_std or CLIP_STD)
         self.vocabulary: Vocabulary | None = None
         native = self.tower.native_grid[0] * self.tower.patch_size[0]
         defaults = Settings(resize_short_side=native * 3 // 2, window=native, stride=native // 2)
         if preset is not None:
             defaults, self.vocabulary = _from_preset(preset)
         self.settings = defaults.changed(**settings)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; whoever holds it may move it at any time."""
+        return next(self.tower.trunk.parameters()).device
 
     @classmethod
     def from_pretrained(

@@ -172,7 +172,8 @@ class TextBank:
                 self._save(key, bank)
             if len(self._memory) >= 16:
                 self._memory.pop(next(iter(self._memory)))
-            self._memory[key] = bank.to(self.tower.device)
+            self._memory[key] = bank
+        self._memory[key] = self._memory[key].to(self.tower.device)  # the model may have been moved
         return self._memory[key]
 
     def _compute(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
