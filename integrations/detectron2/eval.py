@@ -40,9 +40,9 @@ def main(args: argparse.Namespace) -> Results:
         than the first.
     """
     register_prepared_datasets()
-    path = args.config_file if Path(args.config_file).is_file() else config_file(args.config_file)
-    run = _run_lazy if path.endswith(".py") else _run_yaml
-    results, output = run(path, args)
+    if not Path(args.config_file).is_file():
+        args.config_file = config_file(args.config_file)
+    results, output = (_run_lazy if args.config_file.endswith(".py") else _run_yaml)(args)
     if not comm.is_main_process():
         return {}
     for figures in results.values():
@@ -51,11 +51,11 @@ def main(args: argparse.Namespace) -> Results:
     return results
 
 
-def _run_yaml(path: str, args: argparse.Namespace) -> tuple[Results, str]:
+def _run_yaml(args: argparse.Namespace) -> tuple[Results, str]:
     cfg = get_cfg()
     add_sclip_config(cfg)
     cfg.MODEL.DEVICE = _device(cfg.MODEL.DEVICE)
-    cfg.merge_from_file(path)
+    cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
     cfg.freeze()
     default_setup(cfg, args)
@@ -71,8 +71,8 @@ def _run_yaml(path: str, args: argparse.Namespace) -> tuple[Results, str]:
     return results, cfg.OUTPUT_DIR
 
 
-def _run_lazy(path: str, args: argparse.Namespace) -> tuple[Results, str]:
-    cfg = LazyConfig.load(path)
+def _run_lazy(args: argparse.Namespace) -> tuple[Results, str]:
+    cfg = LazyConfig.load(args.config_file)
     cfg.train = {"output_dir": "./output"}
     cfg.model.segmenter.device = _device(None)
     cfg = LazyConfig.apply_overrides(cfg, args.opts)

@@ -96,7 +96,11 @@ def stand_ins() -> None:
     import numpy as np
     from PIL import Image
 
-    sys.modules.setdefault("detectron2._C", types.ModuleType("detectron2._C"))
+    compiled = types.ModuleType("detectron2._C")
+    # What `default_setup` writes into the log.
+    for question, answer in (("get_compiler_version", "none"), ("get_cuda_version", "none"), ("has_cuda", False)):
+        setattr(compiled, question, lambda answer=answer: answer)
+    sys.modules.setdefault("detectron2._C", compiled)
     if not hasattr(Image, "LINEAR"):
         Image.LINEAR = Image.Resampling.BILINEAR  # type: ignore[attr-defined]
     for name, builtin in (("bool", bool), ("int", int), ("float", float), ("object", object)):

@@ -20,7 +20,7 @@ dataloader = OmegaConf.create()
 dataloader.test = L(build_detection_test_loader)(
     dataset=L(get_detection_dataset_dicts)(names="", filter_empty=False),
     # Pictures reach the model in their own size; it resizes them itself, as the papers' protocol does.
-    mapper=L(DatasetMapper)(is_train=False, augmentations=[], image_format="${...model.input_format}"),
+    mapper=L(DatasetMapper)(is_train=False, augmentations=[], image_format="${model.input_format}"),
     num_workers=4,
 )
 
