@@ -45,11 +45,13 @@ def find_tower(model: nn.Module) -> Tower:
     """
     candidate: Any = model
     while candidate is not None:
+        candidate = _uncompiled(candidate)
         for name in list_towers():
             tower = TOWERS[name].find(candidate)
             if tower is not None:
-                return tower
-        candidate = getattr(candidate, "_orig_mod", None) or getattr(candidate, "module", None)
+                trunk = _uncompiled(tower.trunk)
+                return tower if trunk is tower.trunk else type(tower)(trunk, tower.projection)
+        candidate = getattr(candidate, "module", None)
     supported = "\n  ".join(TOWERS[name].models or name for name in list_towers())
     inner = next((type(getattr(model, n)).__name__ for n in ("visual", "vision_model") if hasattr(model, n)), None)
     raise UnsupportedModelError(
@@ -57,3 +59,10 @@ def find_tower(model: nn.Module) -> Tower:
         f"registered tower knows. What works:\n  {supported}\n"
         "Another model can be added with sclip_plugin.register_tower (docs/extending.md)."
     )
+
+
+def _uncompiled(module: Any) -> Any:
+    """The module that torch.compile wrapped: its wrapper shows the same attributes, but must not be patched itself."""
+    while "_orig_mod" in getattr(module, "_modules", ()):
+        module = module._orig_mod
+    return module
