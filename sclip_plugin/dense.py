@@ -23,7 +23,7 @@ class Context:
 
     Attributes:
         tower: the tower that is running; for its `project`, use `Context.project`.
-        pixel_values: (B, 3, H, W), the picture as fed to the tower.
+        pixel_values: (B, 3, H, W), the picture with the rows and columns of pixels that fill no patch, if it has any.
         grid: (h, w) in patches. N = h w patches follow ``prefix_tokens`` others, in row-major order.
         taps: for each index the method named in `Method.taps`, that block with the tokens that entered it.
     """
@@ -57,7 +57,7 @@ def before_last_block(
 
     Args:
         tower: of `find_tower`.
-        pixel_values: (B, 3, H, W), normalised.
+        pixel_values: (B, 3, H, W), normalised. The tower does not see rows and columns of pixels that fill no patch.
         taps: indices of earlier blocks whose input is kept for the method.
         position_resize: how positional embeddings reach this grid; see `Method`.
         hidden_states: if given, the tokens that enter each block are appended to it.
@@ -65,8 +65,11 @@ def before_last_block(
     Returns:
         The last block with the tokens that enter it, and the context: what the method is called with.
     """
-    context = Context(tower, pixel_values, tower.grid(pixel_values))
-    tokens = tower.embed(pixel_values, position_resize)
+    whole_patches = drop_remainder(pixel_values, tower.patch_size)
+    grid = tower.grid(whole_patches)
+    tower = tower.at_grid(grid)
+    context = Context(tower, pixel_values, grid)
+    tokens = tower.embed(whole_patches, position_resize)
     last = len(tower.blocks) - 1
     for index, block in enumerate(tower.blocks):
         if hidden_states is not None:
@@ -78,6 +81,12 @@ def before_last_block(
     return tower.block_input(tower.blocks[last], tokens), context
 
 
+def drop_remainder(pixel_values: Tensor, patch_size: tuple[int, int]) -> Tensor:
+    """The pixels without the last rows and columns that fill no patch, as a view."""
+    height, width = (side // patch * patch for side, patch in zip(pixel_values.shape[-2:], patch_size, strict=True))
+    return pixel_values[..., :height, :width]
+
+
 def dense_tokens(
     tower: Tower,
     pixel_values: Tensor,
@@ -85,22 +94,46 @@ def dense_tokens(
     *,
     keep_cls: bool,
     hidden_states: list[Tensor] | None = None,
-) -> Tensor:
-    """Tokens that leave the last block under a method, (B, P + N, C), before post-norm and projection.
+    allow_remainder: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Tokens that leave the last block under a method, before post-norm and projection.
 
-    With ``keep_cls`` the prefix rows (CLS) are those of the ordinary block, so that the image embedding stays what it was.
+    Args:
+        tower: of `find_tower`.
+        pixel_values: (B, 3, H, W), normalised.
+        method: what replaces the last block.
+        keep_cls: the prefix rows (CLS) are those of the ordinary block, so that the image embedding stays what it was.
+        hidden_states: if given, the tokens that enter each block, then the dense tokens, are appended to it.
+        allow_remainder: see `dense_features`.
+
+    Returns:
+        The dense tokens, (B, P + N, C), and the tokens to read the image embedding off: the same ones, or with
+        ``keep_cls`` on a tower that pools its patches all that the ordinary block gives.
     """
+    if not allow_remainder:
+        tower.grid(pixel_values)  # raises where there is one
     block, context = method.reach_last_block(tower, pixel_values, hidden_states)
     tokens = method(block, context)
     prefix = tower.prefix_tokens
-    if keep_cls and prefix:
+    for_embedding = None
+    if keep_cls and tower.pools_patches:
+        for_embedding = context.tower.run_block(block.block, block.tokens)
+        tokens = torch.cat([for_embedding[:, :prefix].to(tokens.dtype), tokens[:, prefix:]], dim=1)
+    elif keep_cls and prefix:
         tokens = torch.cat([block.ordinary_rows(prefix).to(tokens.dtype), tokens[:, prefix:]], dim=1)
     if hidden_states is not None:
         hidden_states.append(tokens)
-    return tokens
+    return tokens, tokens if for_embedding is None else for_embedding
 
 
-def dense_features(model: nn.Module | Tower, pixel_values: Tensor, method: str | Method = "csa", **options) -> Tensor:
+def dense_features(
+    model: nn.Module | Tower,
+    pixel_values: Tensor,
+    method: str | Method = "csa",
+    *,
+    allow_remainder: bool = False,
+    **options,
+) -> Tensor:
     """Per-patch features of pictures in the space that CLIP shares with text; the model is not changed.
 
     Args:
@@ -108,6 +141,9 @@ def dense_features(model: nn.Module | Tower, pixel_values: Tensor, method: str |
         pixel_values: (B, 3, H, W), normalised as the model wants it, on the model's device. H and W may be any
             multiples of the patch size.
         method: a name of `list_methods`, or a `Method`.
+        allow_remainder: take sides that the patch does not divide. As in the published code the tower does not see the
+            last rows and columns of pixels that fill no patch; a method that looks at the pixels themselves (ResCLIP's
+            first pass) does.
         **options: of the method, such as ``std=5.0`` for ``"naclip"``.
 
     Returns:
@@ -116,7 +152,7 @@ def dense_features(model: nn.Module | Tower, pixel_values: Tensor, method: str |
     Raises:
         UnsupportedModelError: no registered tower knows the model's structure.
         UnknownNameError: no such method or option.
-        ValueError: the patch does not divide a side.
+        ValueError: the patch does not divide a side, and ``allow_remainder`` is not set.
 
     Source: SCLIP, arXiv 2312.01597, for ``method="csa"``; each method names its own.
 
@@ -132,6 +168,6 @@ def dense_features(model: nn.Module | Tower, pixel_values: Tensor, method: str |
 
     tower = model if isinstance(model, Tower) else find_tower(model)
     method = make_method(method, options)
-    tokens = dense_tokens(tower, pixel_values, method, keep_cls=False)
+    tokens, _ = dense_tokens(tower, pixel_values, method, keep_cls=False, allow_remainder=allow_remainder)
     features = tower.project(tokens[:, tower.prefix_tokens :])
-    return features.transpose(1, 2).unflatten(2, tower.grid(pixel_values))
+    return features.transpose(1, 2).unflatten(2, tower.grid(drop_remainder(pixel_values, tower.patch_size)))
