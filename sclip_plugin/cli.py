@@ -245,6 +245,7 @@ def _given(**settings: Any) -> dict[str, Any]:
 def _parse_labels(text: str) -> list[list[str]]:
     """The command line's form of labels: commas between classes, bars between synonyms, @FILE with a class a line."""
     from .errors import LabelError
+    from .text import parse_labels
 
     if text.startswith("@"):
         try:
@@ -257,6 +258,7 @@ def _parse_labels(text: str) -> list[list[str]]:
     classes = [names for names in classes if names]
     if not classes:
         raise LabelError('--labels holds no names; expected some such as --labels "cat, remote control, sofa|couch".')
+    parse_labels(classes)  # a label given twice is said before a model is fetched
     return classes
 
 
