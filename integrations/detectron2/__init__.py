@@ -24,9 +24,11 @@ except ModuleNotFoundError as error:
 
 from .config import add_sclip_config, config_file, read_classes
 from .datasets import register_benchmark, register_benchmarks, register_prepared_datasets
+from .evaluator import IoUEvaluator
 from .segmentor import SCLIPSegmentor
 
 __all__ = [
+    "IoUEvaluator",
     "SCLIPSegmentor",
     "add_sclip_config",
     "config_file",

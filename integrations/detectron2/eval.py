@@ -19,7 +19,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, get_cfg, instantiate
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import default_argument_parser, default_setup, launch
-from detectron2.evaluation import SemSegEvaluator, inference_on_dataset, print_csv_format
+from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
@@ -28,6 +28,7 @@ from sclip_plugin.files import save_json
 
 from .config import add_sclip_config, config_file
 from .datasets import register_prepared_datasets
+from .evaluator import IoUEvaluator
 
 Results = dict[str, dict[str, dict[str, float]]]
 
@@ -62,19 +63,21 @@ def _run_yaml(args: argparse.Namespace) -> tuple[Results, str]:
     model = build_model(cfg)
     DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     results = {}
+    if not cfg.DATASETS.TEST:
+        raise ValueError("DATASETS.TEST names no data set, for instance DATASETS.TEST \"('sclip_voc21_sem_seg_val',)\".")
     for name in cfg.DATASETS.TEST:
         kind = MetadataCatalog.get(name).get("evaluator_type", "sem_seg")
         if kind != "sem_seg":
             raise NotImplementedError(f"the data set '{name}' asks for an evaluator of type '{kind}'; here is 'sem_seg' only.")
-        evaluator = SemSegEvaluator(name, output_dir=str(Path(cfg.OUTPUT_DIR) / "inference" / name))
-        results[name] = inference_on_dataset(model, build_detection_test_loader(cfg, name), evaluator)
+        results[name] = inference_on_dataset(model, build_detection_test_loader(cfg, name), IoUEvaluator(name))
     return results, cfg.OUTPUT_DIR
 
 
 def _run_lazy(args: argparse.Namespace) -> tuple[Results, str]:
     cfg = LazyConfig.load(args.config_file)
-    cfg.train = {"output_dir": "./output"}
-    cfg.model.segmenter.device = _device(None)
+    cfg.setdefault("train", {}).setdefault("output_dir", "./output")
+    if device := _device(None):
+        cfg.model.segmenter.device = device
     cfg = LazyConfig.apply_overrides(cfg, args.opts)
     default_setup(cfg, args)
     model = instantiate(cfg.model).eval()

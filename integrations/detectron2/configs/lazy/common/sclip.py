@@ -2,11 +2,10 @@
 
 from detectron2.config import LazyCall as L
 from detectron2.data import DatasetMapper, build_detection_test_loader, get_detection_dataset_dicts
-from detectron2.evaluation import SemSegEvaluator
 from omegaconf import OmegaConf
 
 from sclip_plugin import Segmenter
-from sclip_plugin.integrations.detectron2 import SCLIPSegmentor
+from sclip_plugin.integrations.detectron2 import IoUEvaluator, SCLIPSegmentor
 
 model = L(SCLIPSegmentor)(
     # Any further argument of Segmenter.from_pretrained may be set: device, method, window, …
@@ -24,4 +23,4 @@ dataloader.test = L(build_detection_test_loader)(
     num_workers=4,
 )
 
-dataloader.evaluator = L(SemSegEvaluator)(dataset_name="${..test.dataset.names}")
+dataloader.evaluator = L(IoUEvaluator)(dataset_name="${..test.dataset.names}")
