@@ -320,15 +320,15 @@ class Segmenter:
     def _run_batch(self, windows: deque[tuple[_Job, int, tuple[int, int]]], method: Method, text: Tensor) -> None:
         """Take the first windows of one size through the tower, and put their scores into their pictures' places."""
         batch = [windows.popleft()]
-        patches = batch[0][0].plan.patches
-        while windows and len(batch) < WINDOWS_AT_ONCE and windows[0][0].plan.patches == patches:
+        plan = batch[0][0].plan
+        while windows and len(batch) < WINDOWS_AT_ONCE and windows[0][0].plan.window == plan.window:
             batch.append(windows.popleft())
         pixels = torch.stack([job.plan.cut(job.pixels, *box) for job, _, box in batch]).to(self.device)
-        features = dense_features(self.tower, normalise(pixels, self._mean, self._std), method)
+        features = dense_features(self.tower, normalise(pixels, self._mean, self._std), method, allow_remainder=True)
         # Cosine of every patch with every name: (B, h w, D) by (K, D).
         logits = F.normalize(features.flatten(2).float(), dim=1).transpose(1, 2) @ text.T
         for (job, index, _), scores in zip(batch, logits.transpose(1, 2), strict=True):
-            job.plan.place(job.logits, index).copy_(scores.unflatten(1, patches))
+            job.plan.place(job.logits, index).copy_(scores.unflatten(1, plan.patches))
             job.waiting -= 1
 
     def _finish(self, job: _Job, vocabulary: Vocabulary, settings: Settings) -> Segmentation:

@@ -38,8 +38,7 @@ class WindowPlan:
         size: (height, width) of the picture in pixels.
         window: (height, width) of each window; smaller than asked for where the picture is.
         rows, columns: where windows start.
-        patches: (h, w) patches in a window. Rows and columns of pixels that fill no patch are dropped.
-        patch_size: (height, width) in pixels.
+        patches: (h, w) patches in a window. The tower does not see rows and columns of pixels that fill no patch.
     """
 
     size: tuple[int, int]
@@ -47,7 +46,6 @@ class WindowPlan:
     rows: list[int]
     columns: list[int]
     patches: tuple[int, int]
-    patch_size: tuple[int, int]
 
     @classmethod
     def of(cls, size: tuple[int, int], window: int, stride: int, patch_size: tuple[int, int]) -> WindowPlan:
@@ -55,7 +53,7 @@ class WindowPlan:
         cut = (min(window, size[0]), min(window, size[1])) if window else size
         patches = (cut[0] // patch_size[0], cut[1] // patch_size[1])
         rows, columns = (window_starts(size[axis], cut[axis], stride) for axis in (0, 1))
-        return cls(tuple(size), cut, rows, columns, patches, patch_size)  # type: ignore[arg-type]
+        return cls(tuple(size), cut, rows, columns, patches)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
@@ -65,8 +63,8 @@ class WindowPlan:
         return ((top, left) for top in self.rows for left in self.columns)
 
     def cut(self, pixels: Tensor, top: int, left: int) -> Tensor:
-        """The part of (3, H, W) that the tower sees of one window."""
-        height, width = (count * size for count, size in zip(self.patches, self.patch_size, strict=True))
+        """One window of (3, H, W)."""
+        height, width = self.window
         return pixels[:, top : top + height, left : left + width]
 
     def empty_logits(self, names: int, like: Tensor) -> Tensor:
