@@ -1,0 +1,47 @@
+"""What is evaluated is what the segmenter does with the same preset."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sclip_plugin.errors import UnknownNameError
+from sclip_plugin.evaluation import list_presets, load_preset
+from sclip_plugin.evaluation.prediction import SegmenterPrediction
+
+QUICK = {"templates": "plain", "window": 112, "stride": 56, "resize_short_side": 112}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return pytest.importorskip("open_clip").get_tokenizer("ViT-B-16")
+
+
+@pytest.mark.parametrize("name", list_presets())
+def test_every_preset_gives_the_segmenters_own_settings(tiny_segmenter, tokenizer, name):
+    from sclip_plugin.segmenter import Segmenter
+
+    predict = SegmenterPrediction(tiny_segmenter, load_preset(name))
+    ours = predict.settings("model")
+    theirs = Segmenter(tiny_segmenter.model, tokenizer, preset=name, cache_dir=False)
+    for key, value in theirs.settings.plain().items():
+        assert ours[key] == value, key
+    assert theirs.vocabulary.labels == tuple(names[0] for names in load_preset(name).classes)
+
+
+def test_label_maps_are_the_segmenters(tiny_segmenter):
+    predict = SegmenterPrediction(tiny_segmenter, load_preset("sclip/voc21"), QUICK)
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
+    (label_map,) = predict([Image.fromarray(pixels)])
+    preset = load_preset("sclip/voc21")
+    result = tiny_segmenter(
+        Image.fromarray(pixels), [list(names) for names in preset.classes],
+        logit_scale=65, prob_threshold=0.1, area_threshold=0.1, **QUICK,
+    )  # fmt: skip
+    assert label_map.shape == (90, 130)
+    np.testing.assert_array_equal(label_map, result.label_map)
+
+
+@pytest.mark.parametrize("change", ["logit_scal", "method", "std"])
+def test_a_change_of_what_is_no_setting_is_refused(tiny_segmenter, change):
+    with pytest.raises(UnknownNameError, match=f"unknown setting '{change}'"):
+        SegmenterPrediction(tiny_segmenter, load_preset("sclip/voc21"), {change: 1})
