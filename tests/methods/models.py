@@ -36,8 +36,8 @@ def random_model(depth: int) -> nn.Module:
 
     torch.manual_seed(0)
     config = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=depth, num_attention_heads=2, image_size=32, patch_size=8,
-        projection_dim=64,
+        hidden_size=32, intermediate_size=64, num_hidden_layers=depth, num_attention_heads=2,
+        image_size=32, patch_size=8, projection_dim=64,
     )  # fmt: skip
     return CLIPVisionModelWithProjection(config).eval().requires_grad_(False)
 

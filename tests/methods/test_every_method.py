@@ -1,4 +1,4 @@
-"""What holds for GEM, ResCLIP and SC-CLIP alike: any batch, any grid, any depth, half precision, in place as functional."""
+"""What holds for GEM, ResCLIP and SC-CLIP alike: any batch, grid and depth, half precision, in place as functional."""
 
 from __future__ import annotations
 
@@ -115,13 +115,14 @@ def test_towers_without_cls(method):
     assert features.isfinite().all()
 
 
-# Relative to the largest magnitude. Measured under autocast: 1.4e-2 (gem), 1.6e-2 (scclip), 5.7e-2 (resclip, whose first
-# pass labels a few pixels differently), 1.2e-2 (vanilla: what bfloat16 costs the tower itself). In half: 6e-3 at most.
-AUTOCAST_TOLERANCE = 0.1
+# Relative to the largest magnitude. In bfloat16 2e-2 was measured for vanilla, which is what it costs the tower itself,
+# and up to 3.2e-2 for the others, but 5.7e-2 for resclip, whose first pass labels some patches differently. In half
+# precision 2e-3 for vanilla and up to 5.3e-3 (scclip).
+PRECISION = {torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
 @pytest.mark.parametrize("name", list_methods())
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", PRECISION, ids=str)
 @pytest.mark.parametrize("how", ["autocast", "weights"])
 def test_half_precision(name, dtype, how):
     picture = golden.arrays("inputs")["pixels.112x160"]
@@ -133,7 +134,7 @@ def test_half_precision(name, dtype, how):
     else:
         half = sp.dense_features(golden.model().to(dtype), picture.to(dtype), method)
     assert half.isfinite().all()
-    assert golden.relative_difference(half.float(), single) < AUTOCAST_TOLERANCE
+    assert golden.relative_difference(half.float(), single) < PRECISION[dtype]
 
 
 @pytest.mark.parametrize("framework", golden.FRAMEWORKS)

@@ -16,41 +16,64 @@ from torch import nn
 
 import sclip_plugin as sp
 from sclip_plugin.dense import Context, before_last_block
-from sclip_plugin.methods import METHODS, make_method
+from sclip_plugin.methods import METHODS
+from sclip_plugin.methods.attention import ClearCLIP
 
 from .models import golden_model, pixels
 
 
+@dataclass(frozen=True, kw_only=True)
+class Proxy(sp.AttentionMethod):
+    """Attention from another model's features, as ProxyCLIP (arXiv 2408.04883) and Trident take DINO's and SAM's."""
+
+    encoder: nn.Module = field(compare=False)
+    residual: bool = False
+    ffn: bool = False
+    gamma: float = 3.0
+    beta: float = 1.2
+
+    def attend(self, block, context):
+        features = F.interpolate(self.encoder(context.pixel_values), size=context.grid, mode="bilinear")
+        features = F.normalize(features.flatten(2).mT, dim=-1)
+        similarity = features @ features.mT
+        score = self.gamma * (similarity - self.beta * similarity.mean(dim=(1, 2), keepdim=True))
+        attention = score.masked_fill(score < 0, float("-inf")).softmax(dim=-1)[:, None]
+        prefix = context.prefix_tokens
+        return torch.cat([block.v[:, :, :prefix], attention @ block.v[:, :, prefix:]], dim=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stitching(ClearCLIP):
+    """Windows through all blocks but the last, then the last over the whole picture, as OV-Stitcher and Trident do."""
+
+    window: int = 7  # in patches
+    stride: int = 7
+
+    def reach_last_block(self, tower, pixel_values, hidden_states=None):
+        (h, w), (ph, pw), side, P = tower.grid(pixel_values), tower.patch_size, self.window, tower.prefix_tokens
+        tops, lefts = (sorted({*range(0, n - side, self.stride), n - side}) for n in (h, w))
+        corners = [(top, left) for top in tops for left in lefts]
+        windows = [pixel_values[..., y * ph : (y + side) * ph, x * pw : (x + side) * pw] for y, x in corners]
+        block, _ = before_last_block(tower, torch.cat(windows), self.taps(len(tower.blocks)), self.position_resize)
+        tokens = block.tokens.unflatten(0, (len(corners), -1))
+        whole = tokens.new_zeros(pixel_values.shape[0], h, w, tokens.shape[-1])
+        seen = tokens.new_zeros(h, w, 1)
+        for (y, x), window in zip(corners, tokens[:, :, P:].unflatten(2, (side, side)), strict=True):
+            whole[:, y : y + side, x : x + side] += window
+            seen[y : y + side, x : x + side] += 1
+        stitched = torch.cat([tokens[:, :, :P].mean(dim=0), (whole / seen).flatten(1, 2)], dim=1)
+        tower = tower.at_grid((h, w))
+        return tower.block_input(tower.blocks[-1], stitched), Context(tower, pixel_values, (h, w))
+
+
 @pytest.fixture(autouse=True)
-def _no_trace(monkeypatch):
-    """What a test registers is gone after it."""
+def _registered(monkeypatch):
+    """The two are there for each test; what a test registers is gone after it."""
     monkeypatch.setattr(METHODS, "_classes", dict(METHODS._classes))
+    sp.register_method("proxy")(Proxy)
+    sp.register_method("stitching")(Stitching)
     with torch.no_grad():
         yield
-
-
-def define_proxy():
-    @sp.register_method("proxy")
-    @dataclass(frozen=True, kw_only=True)
-    class Proxy(sp.AttentionMethod):
-        """Attention from another model's features, as ProxyCLIP (arXiv 2408.04883) and Trident take DINO's and SAM's."""
-
-        encoder: nn.Module = field(compare=False)
-        residual: bool = False
-        ffn: bool = False
-        gamma: float = 3.0
-        beta: float = 1.2
-
-        def attend(self, block, context):
-            features = F.interpolate(self.encoder(context.pixel_values), size=context.grid, mode="bilinear")
-            features = F.normalize(features.flatten(2).mT, dim=-1)
-            similarity = features @ features.mT
-            score = self.gamma * (similarity - self.beta * similarity.mean(dim=(1, 2), keepdim=True))
-            attention = score.masked_fill(score < 0, float("-inf")).softmax(dim=-1)[:, None]
-            prefix = context.prefix_tokens
-            return torch.cat([block.v[:, :, :prefix], attention @ block.v[:, :, prefix:]], dim=2)
-
-    return Proxy
 
 
 def colour_encoder() -> nn.Module:
@@ -60,7 +83,6 @@ def colour_encoder() -> nn.Module:
 
 def test_a_method_that_takes_features_from_outside():
     """Patches that the encoder finds alike get one feature; those it finds opposite do not see each other."""
-    define_proxy()
     picture = pixels(112, 160) * 0.01
     picture[..., :80] += torch.tensor([1.0, 0.0, -1.0])[:, None, None]
     picture[..., 80:] -= torch.tensor([1.0, 0.0, -1.0])[:, None, None]
@@ -72,7 +94,6 @@ def test_a_method_that_takes_features_from_outside():
 
 
 def test_it_works_in_place_too():
-    define_proxy()
     picture = golden.arrays("inputs")["pixels.112x112"]
     model = sp.apply(golden.model("timm"), "proxy", encoder=colour_encoder())
     patches = model.head(model.forward_features(picture)[:, 1:])
@@ -81,45 +102,7 @@ def test_it_works_in_place_too():
     assert not any("pool" in name for name in model.state_dict())
 
 
-def define_stitching():
-    @sp.register_method("stitching")
-    @dataclass(frozen=True, kw_only=True)
-    class Stitching(type(make_method("clearclip"))):
-        """Windows through all blocks but the last, then the last over the whole picture, as OV-Stitcher and Trident do."""
-
-        window: int = 7  # in patches
-        stride: int = 7
-
-        def reach_last_block(self, tower, pixel_values, hidden_states=None):
-            h, w = grid = tower.grid(pixel_values)
-            ph, pw = tower.patch_size
-            tops, lefts = (sorted({*range(0, n - self.window, self.stride), n - self.window}) for n in grid)
-            corners = [(top, left) for top in tops for left in lefts]
-            cut = [
-                pixel_values[..., top * ph : (top + self.window) * ph, left * pw : (left + self.window) * pw]
-                for top, left in corners
-            ]
-            block, context = before_last_block(tower, torch.cat(cut), self.taps(context_depth(tower)))
-            tokens = block.tokens.unflatten(0, (len(corners), -1))
-            prefix, patches = tokens[:, :, : tower.prefix_tokens], tokens[:, :, tower.prefix_tokens :]
-            whole = patches.new_zeros(pixel_values.shape[0], h, w, patches.shape[-1])
-            seen = torch.zeros(h, w, 1)
-            for (top, left), window in zip(corners, patches, strict=True):
-                place = (slice(top, top + self.window), slice(left, left + self.window))
-                whole[:, *place] += window.unflatten(1, context.grid)
-                seen[place] += 1
-            stitched = torch.cat([prefix.mean(dim=0), (whole / seen).flatten(1, 2)], dim=1)
-            tower = tower.at_grid(grid)
-            return tower.block_input(tower.blocks[-1], stitched), Context(tower, pixel_values, grid)
-
-    def context_depth(tower):
-        return len(tower.blocks)
-
-    return Stitching
-
-
 def test_a_method_that_stitches_windows_before_the_last_block():
-    define_stitching()
     picture = golden.arrays("inputs")["pixels.112x112"]
     whole = sp.dense_features(golden_model(), picture, "stitching", window=7)
     assert torch.allclose(whole, sp.dense_features(golden_model(), picture, "clearclip"), atol=1e-6)
@@ -135,7 +118,6 @@ def test_a_method_that_stitches_windows_before_the_last_block():
 
 
 def test_overlapping_windows_in_place():
-    define_stitching()
     picture = golden.arrays("inputs")["pixels.144x144"]
     functional = sp.dense_features(golden_model(), picture, "stitching", stride=1)
     model = sp.apply(golden.model(), "stitching", stride=1)

@@ -1,4 +1,4 @@
-"""Every array of the golden files that a method alone gives, on every framework: within 1e-5 of its largest magnitude."""
+"""Every array of the golden files that a method alone gives, on every framework, within 1e-5 of its magnitude."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ ROWS = [
     for row, method in rows.items()
     for size in (("112x112", "144x144") if file == "SC-CLIP" else golden.SIZES)
 ]
-RESCLIP = [(base, rcs, sfr) for base in ("naclip", "csa", "clearclip", "vanilla") for rcs, sfr in ((1, 0), (0, 1), (1, 1))]
+RESCLIP = [
+    (base, rcs, sfr) for base in ("naclip", "csa", "clearclip", "vanilla") for rcs, sfr in ((1, 0), (0, 1), (1, 1))
+]
 
 every_framework = pytest.mark.parametrize("framework", golden.FRAMEWORKS)
 

@@ -127,12 +127,11 @@ def test_line_test(grid):
 
 
 def test_similarity_of_labels():
-    """1 within a label; weakened by distance where another label lies between; smoothed over j and divided by row sums."""
+    """1 within a label, weakened by distance where another lies between; smoothed over j and divided by row sums."""
     labels = torch.tensor([[[0, 0, 1, 0]]])
     weak = [math.exp(-D / 3) for D in range(4)]
-    M = torch.tensor([[[1, 1, 0, weak[3]], [1, 1, 0, 1], [0, 0, 1, 0], [weak[3], weak[2], 0, 1]]])
-    # From patch 1 to 3 (D = 2) only the samples at t = 0, 1/3 and 2/3 are looked at: columns 1, 2 and 2. From 3 likewise.
-    M[0, 1, 3] = weak[2]
+    # Between patches 1 and 3 (D = 2) only the samples at t = 0, 1/3 and 2/3 are looked at: columns 1, 2, 2 and 3, 2, 2.
+    M = torch.tensor([[[1, 1, 0, weak[3]], [1, 1, 0, weak[2]], [0, 0, 1, 0], [weak[3], weak[2], 0, 1]]])
     smoothed = smooth_rows(M)
     assert torch.allclose(same_label(labels, True), smoothed / smoothed.sum(-1, keepdim=True), atol=1e-6)
     plain = smooth_rows((labels.flatten()[:, None] == labels.flatten()).float()[None])
