@@ -5,6 +5,7 @@ A key that is null keeps what the preset says, or, without a preset, what `sclip
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from detectron2.data import MetadataCatalog
 
 from sclip_plugin.errors import LabelError, unknown_name
 from sclip_plugin.evaluation import load_benchmark, load_preset
+from sclip_plugin.methods import list_methods, make_method
 from sclip_plugin.text import Labels
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -47,7 +49,7 @@ def add_sclip_config(cfg: CfgNode) -> None:
         >>> from detectron2.config import get_cfg
         >>> cfg = get_cfg()
         >>> add_sclip_config(cfg)
-        >>> cfg.merge_from_list(["MODEL.SCLIP.METHOD", "naclip", "MODEL.SCLIP.METHOD_OPTIONS", "{'std': 4.0}"])
+        >>> cfg.merge_from_list(["MODEL.SCLIP.METHOD", "naclip", "MODEL.SCLIP.METHOD_OPTIONS.std", 4.0])
         >>> cfg.MODEL.SCLIP.METHOD_OPTIONS.std
         4.0
     """
@@ -63,8 +65,8 @@ def add_sclip_config(cfg: CfgNode) -> None:
     node.CLASSES_FROM = None
     for key in SETTINGS:
         node[key] = None
-    # The method's options by their names in Python.
-    node.METHOD_OPTIONS = CfgNode(new_allowed=True)
+    # The method's options by their names in Python; of methods that are registered later a file may name others.
+    node.METHOD_OPTIONS = CfgNode(dict.fromkeys(_method_options()), new_allowed=True)
     cfg.MODEL.SCLIP = node
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
@@ -160,4 +162,11 @@ def settings_of(cfg: CfgNode) -> dict[str, Any]:
     settings = {key.lower(): node[key] for key in SETTINGS if node[key] is not None}
     if "pamr_dilations" in settings:
         settings["pamr_dilations"] = tuple(settings["pamr_dilations"])
-    return {**settings, **node.METHOD_OPTIONS}
+    return {**settings, **{key: value for key, value in node.METHOD_OPTIONS.items() if value is not None}}
+
+
+def _method_options() -> list[str]:
+    """Options that any of the registered methods has."""
+    fields = {field for name in list_methods() for field in dataclasses.fields(make_method(name)) if field.repr}
+    # The segmenter hands its own scale on to methods that ask for it.
+    return sorted({field.name for field in fields} - {key.lower() for key in SETTINGS})
