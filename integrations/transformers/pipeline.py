@@ -4,7 +4,7 @@ What goes in follows transformers' zero-shot-object-detection, what comes out it
 and resizes, in worker processes where ``num_workers`` asks for them; `_forward` runs the windows of a batch of pictures
 through the tower; `postprocess` makes masks of the label map.
 
-This module is imported along with transformers.pipelines and sclip_plugin, whether or not its pipeline will be used. So it
+Whoever imports sclip_plugin and transformers.pipelines imports this module too, with or without a use for it. So it
 imports the segmenter only when one is made.
 """
 
@@ -36,9 +36,9 @@ class ZeroShotSegmentationPipeline(Pipeline):
     """Segments pictures into any classes named in words, with the CLIP that ``AutoModel`` loads.
 
     Args:
-        model, tokenizer, image_processor, device, batch_size, num_workers: as for every pipeline of transformers. Of the
-            image processor only the mean and the standard deviation are used. A batch is a number of pictures; their
-            windows share passes through the tower.
+        model, tokenizer, image_processor, device, batch_size, num_workers: as for every pipeline of transformers. Of
+            the image processor only the mean and the standard deviation are used. A batch is a number of pictures;
+            their windows share passes through the tower.
         **parameters: any of a call's, as its defaults.
 
     Attributes:
@@ -59,10 +59,10 @@ class ZeroShotSegmentationPipeline(Pipeline):
     """
 
     # What of a checkpoint transformers shall load beside the model.
-    _load_processor = False
-    _load_image_processor = True
-    _load_feature_extractor = False
-    _load_tokenizer = True
+    _load_processor = False  # type: ignore[assignment]
+    _load_image_processor = True  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
+    _load_tokenizer = True  # type: ignore[assignment]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.pop("local_files_only", None)  # meant for the hub; transformers 5 hands it on
@@ -79,13 +79,16 @@ class ZeroShotSegmentationPipeline(Pipeline):
         )
         self._forward_params.pop("settings", None)
 
-    def __call__(self, inputs: Any = None, candidate_labels: Any = None, **parameters: Any) -> Any:
+    def __call__(  # type: ignore[override]
+        self, inputs: Any = None, candidate_labels: Any = None, **parameters: Any
+    ) -> Any:
         """Segment one picture, or a list, generator or data set of them.
 
         Args:
             inputs: a path, URL, base64 text, PIL picture, or whatever else `Segmenter` takes; a dict with one as
                 ``"image"`` and its own ``"candidate_labels"``; a list, a generator or a ``torch`` data set of those
-                (such as transformers' ``KeyDataset``). Of the latter two results come one by one, as they are asked for.
+                (such as transformers' ``KeyDataset``). From the latter two results come one by one, as they are asked
+                for.
             candidate_labels: a list of names, or names between commas. A list inside the list, or a dict of label to
                 names, gives synonyms of one class: ``["cat", ["sofa", "couch"]]``. With a list of pictures, a list that
                 holds nothing but lists gives each picture its own labels.
@@ -93,7 +96,7 @@ class ZeroShotSegmentationPipeline(Pipeline):
                 templates of CLIP's ImageNet evaluation where it is not given.
             threshold: pixels whose best label has a lower score (a softmax over all labels, 0 to 1) stay unlabelled.
             background: True adds the class ``"background"``, which stands for SCLIP's list of stuff words.
-            method: what the last block computes, a name of `sclip_plugin.list_methods`; options of the method may follow.
+            method: what the last block computes, a name of `sclip_plugin.list_methods`; its options may follow.
             window: side of the square windows in pixels; 0 takes a picture in one pass.
             refine: True for PAMR, which draws masks to the edges of the picture; or its number of steps.
             output: ``"masks"``, or ``"semantic"`` for the label map in one piece.
@@ -108,8 +111,8 @@ class ZeroShotSegmentationPipeline(Pipeline):
             - ``"score"`` (`float`): the mean score of the pixels that carry it;
             - ``"mask"`` (`PIL.Image`): mode L, of the picture's size; 255 where the label is, else 0.
 
-            With ``output="semantic"`` one dict instead: ``"labels"``, a list of all labels, and ``"label_map"``, an array
-            (height, width) of int16 with the index of each pixel's label, -1 where it is unlabelled.
+            With ``output="semantic"`` one dict instead: ``"labels"``, a list of all labels, and ``"label_map"``, an
+            array (height, width) of int16 with the index of each pixel's label, -1 where it is unlabelled.
 
         Raises:
             LabelError: no labels, empty ones, or one twice.
@@ -130,7 +133,7 @@ class ZeroShotSegmentationPipeline(Pipeline):
             parameters["candidate_labels"] = candidate_labels
         return super().__call__(inputs, **parameters)
 
-    def _sanitize_parameters(
+    def _sanitize_parameters(  # type: ignore[override]
         self,
         candidate_labels: Any = None,
         timeout: float | None = None,
@@ -155,7 +158,7 @@ class ZeroShotSegmentationPipeline(Pipeline):
         forward = {**shared, **({} if candidate_labels is None else {"candidate_labels": candidate_labels})}
         return preprocess, forward, {} if output is None else {"output": output}
 
-    def preprocess(
+    def preprocess(  # type: ignore[override]
         self, inputs: Any, settings: Mapping[str, Any] | None = None, timeout: float | None = None
     ) -> dict[str, Any]:
         """Read and resize. The picture itself stays here: what leaves a worker is small."""
@@ -171,7 +174,7 @@ class ZeroShotSegmentationPipeline(Pipeline):
         # A tuple, so that transformers' collate function makes a list of them and pads nothing.
         return {"picture": (pixels, size, labels)}
 
-    def _forward(
+    def _forward(  # type: ignore[override]
         self, model_inputs: dict[str, Any], candidate_labels: Any = None, settings: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         pictures = model_inputs["picture"]
@@ -184,7 +187,7 @@ class ZeroShotSegmentationPipeline(Pipeline):
             )
         return {"segmentation": results[0] if batch is not pictures else results}
 
-    def postprocess(self, model_outputs: dict[str, Any], output: str = "masks") -> Any:
+    def postprocess(self, model_outputs: dict[str, Any], output: str = "masks") -> Any:  # type: ignore[override]
         result: Segmentation = model_outputs["segmentation"]
         if output == "semantic":
             return {"labels": list(result.labels), "label_map": result.label_map}
@@ -208,8 +211,8 @@ def _holds_only_lists(labels: Any) -> bool:
 def _with_own_labels(pictures: list, labels: Any) -> list[dict[str, Any]]:
     if len(pictures) != len(labels):
         raise LabelError(
-            f"{len(pictures)} pictures were given with {len(labels)} lists of labels; expected one list for each, or one "
-            "for all. Where the lists name synonyms, write a dict: {'sofa': ['sofa', 'couch'], …}."
+            f"{len(pictures)} pictures were given with {len(labels)} lists of labels; expected one list for each, or "
+            "one for all. Where the lists name synonyms, write a dict: {'sofa': ['sofa', 'couch'], …}."
         )
     return [{"image": picture, "candidate_labels": own} for picture, own in zip(pictures, labels, strict=True)]
 
@@ -240,4 +243,4 @@ def register() -> None:
     )
     # With this, save_pretrained would copy this file beside the weights, and name it in the model's config as code that
     # must be trusted before anything can be loaded.
-    del ZeroShotSegmentationPipeline._registered_impl
+    del ZeroShotSegmentationPipeline._registered_impl  # type: ignore[attr-defined]
