@@ -1,7 +1,7 @@
 """Training batches of scenes and captions: a pure function of (seed, step), so that a run can be resumed exactly.
 
 Drawing each thing and ground anew would take longer than training on it, so a batch is composed from a bank of ready
-variants, and the bank is drawn anew every `CHAPTER` draws.
+variants, and the bank is renewed every `CHAPTER` draws.
 """
 
 import functools
@@ -10,35 +10,44 @@ import numpy as np
 
 from sclip_plugin.demo.captions import caption, draw_names
 from sclip_plugin.demo.scenes import MOST_THINGS, WINDOW, compose
-from sclip_plugin.demo.sprites import CLASSES, GROUNDS, THINGS, sprite
+from sclip_plugin.demo.sprites import CLASSES, sprite
 from sclip_plugin.demo.textures import ground
 
-CHAPTER = 200  # draws for which one bank serves
+CHAPTER = 400  # draws for which one bank serves
 _SIZES = np.linspace(26, 62, 37)  # longer sides of the ready things, pixels
 
 
 class Bank:
-    """Ready variants of every thing and ground; its methods stand in for `sprites.sprite` and `textures.ground`."""
+    """Ready variants of every thing and ground; its methods stand in for `sprites.sprite` and `textures.ground`.
 
-    def __init__(self, rng, grounds=10, side=2 * WINDOW):
-        self._sprites = {name: [sprite(name, rng, longest) for longest in _SIZES] for name in THINGS}
-        self._grounds = {name: [ground(name, rng, side, side) for _ in range(grounds)] for name in GROUNDS}
+    A variant is drawn when it is first asked for, from a seed of its own, so that the order of asking does not matter.
+    """
+
+    def __init__(self, seed, textures=10, side=2 * WINDOW):
+        self.seed, self.textures, self.side, self._drawn = tuple(seed), textures, side, {}
+
+    def _variant(self, draw, name, number, *arguments):
+        key = (CLASSES.index(name), number)
+        if key not in self._drawn:
+            self._drawn[key] = draw(name, np.random.default_rng((*self.seed, *key)), *arguments)
+        return self._drawn[key]
 
     def sprite(self, name, rng, longest):
-        picture = self._sprites[name][int(np.abs(_SIZES - longest).argmin())]
+        number = int(np.abs(_SIZES - longest).argmin())
+        picture = self._variant(sprite, name, number, _SIZES[number])
         return picture[:, ::-1] if rng.random() < 0.5 else picture
 
     def ground(self, name, rng, height, width):
-        texture = self._grounds[name][rng.integers(len(self._grounds[name]))]
-        y, x = rng.integers(texture.shape[0] - height + 1), rng.integers(texture.shape[1] - width + 1)
+        texture = self._variant(ground, name, int(rng.integers(self.textures)), self.side, self.side)
+        y, x = rng.integers(self.side - height + 1), rng.integers(self.side - width + 1)
         texture = texture[y : y + height, x : x + width]
-        light = rng.uniform(0.9, 1.1)
-        return np.clip((texture[:, ::-1] if rng.random() < 0.5 else texture) * np.float32(light), 0, 255)
+        light = np.float32(rng.uniform(0.9, 1.1))
+        return np.clip((texture[:, ::-1] if rng.random() < 0.5 else texture) * light, 0, 255)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)
 def _bank(seed, chapter):
-    return Bank(np.random.default_rng((seed, 1, chapter)))
+    return Bank((seed, 1, chapter))
 
 
 def draw_batch(seed, step, scenes, side=WINDOW, things=MOST_THINGS, captions=2, ground_rate=0.2):

@@ -84,6 +84,16 @@ def image_embeddings(model, pixels, places=None, kept=None):
     return F.normalize(model.visual_projection(pooled), dim=-1)
 
 
+def last_block_input(model, pixels):
+    """Tokens as the last block's queries, keys and values are computed from; (B, 1 + N, C), the CLS token first."""
+    vision = model.vision_model
+    tokens = vision.pre_layrnorm(vision.embeddings(pixels))
+    *blocks, last = vision.encoder.layers
+    for layer in blocks:
+        tokens = _block(layer, tokens)
+    return last.layer_norm1(tokens)
+
+
 def text_embeddings(model, ids):
     """Embed token ids (B, L), padded with the end-of-text token, as `CLIPModel.get_text_features` does; (B, D)."""
     text = model.text_model

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from sclip_plugin.demo.batches import draw_batch
-from sclip_plugin.demo.muon import Muon
+from sclip_plugin.demo.localise import localise
 from sclip_plugin.demo.network import (
     MEAN,
     PATCH,
@@ -31,6 +31,13 @@ from sclip_plugin.demo.network import (
 from sclip_plugin.demo.scenes import WINDOW
 from sclip_plugin.demo.tokenizer import POSITIONS
 
+SCHEDULE = (
+    "steps",
+    "crop_steps",
+    "localise_step",
+    "final_steps",
+    "ground_rate",
+)  # fields of Recipe that a resumed run may change
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -41,26 +48,27 @@ class Recipe:
     A batch is trained on in `shards` equal parts, one thread each, whose gradients are averaged. The first `crop_steps`
     see scenes of one thing, `crop` pixels wide, anywhere on the model's grid: what things look like and are called is
     learnt sooner and cheaper where nothing else is. `keep` is the share of patches that a picture is trained on (FLIP).
-    In the last `final_steps` the learning rate falls and all patches are seen; before them nothing depends on `steps`,
-    so a run can be resumed with more of them.
+    Before step `localise_step` the last block is changed once, see `localise`. `ground_rate` is the share of captions
+    that name a ground. In the last `final_steps` the learning rate falls and all patches are seen; before them nothing
+    depends on `steps`, so a run can be resumed with more of them.
     """
 
     steps: int = 3000
-    batch: int = 128
+    batch: int = 96
     shards: int = 2
     width: int = 128
-    depth: int = 5
+    depth: int = 4
     head: int = 32
     text_width: int = 128
     text_depth: int = 2
     joint: int = 128
-    optimizer: str = "muon"
-    lr: float = 1e-3
+    lr: float = 1.5e-3
     weight_decay: float = 0.1
-    warmup: int = 100
+    warmup: int = 80
     crop: int = 48
-    crop_steps: int = 1000
+    crop_steps: int = 500
     keep: float = 0.4
+    localise_step: int = 800
     final_steps: int = 600
     ema: float = 0.998
     ground_rate: float = 0.2
@@ -72,18 +80,12 @@ def learning_rate(recipe, step):
     return recipe.lr * min((step + 1) / max(1, recipe.warmup), 1.0, (recipe.steps - step) / max(1, recipe.final_steps))
 
 
-def make_optimizers(model, recipe):
-    """AdamW; with "muon", Muon for the matrices inside the blocks and AdamW for the rest. A list of optimizers."""
-    blocks = [*model.vision_model.encoder.layers.parameters(), *model.text_model.encoder.layers.parameters()]
-    hidden = {id(p) for p in blocks if p.ndim == 2} if recipe.optimizer == "muon" else set()
-    matrices = [p for p in model.parameters() if p.ndim > 1 and id(p) not in hidden]
+def make_optimizer(model, recipe):
+    """AdamW that decays matrices only."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizers = [torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), eps=1e-6)]
-    if hidden:
-        matrices = [p for p in blocks if p.ndim == 2]
-        optimizers.append(Muon(matrices, lr=recipe.lr, weight_decay=recipe.weight_decay))
-    return optimizers
+    return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), eps=1e-6)
 
 
 def _shard_gradients(model, recipe, step, shard, tokenize):
@@ -108,16 +110,15 @@ def _shard_gradients(model, recipe, step, shard, tokenize):
     return loss.item(), torch.autograd.grad(loss, list(model.parameters()))
 
 
-def train_step(model, optimizers, recipe, step, tokenize, pool):
-    """One optimisation step, a function of the weights, the optimizers and (seed, step) alone; returns the loss."""
+def train_step(model, optimizer, recipe, step, tokenize, pool):
+    """One optimisation step, a function of the weights, the optimizer and (seed, step) alone; returns the loss."""
     parts = list(pool.map(lambda shard: _shard_gradients(model, recipe, step, shard, tokenize), range(recipe.shards)))
     for index, parameter in enumerate(model.parameters()):
         parameter.grad = sum(gradients[index] for _, gradients in parts) / recipe.shards
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, step)
-        optimizer.step()
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(recipe, step)
+    optimizer.step()
     with torch.no_grad():
         model.logit_scale.clamp_(max=math.log(100))
     return sum(loss for loss, _ in parts) / recipe.shards
@@ -157,7 +158,7 @@ def train(recipe, out, tokenizer_folder, resume=False, save_minutes=4.0, stop_af
         recipe: Recipe.
         out: folder, made if absent.
         tokenizer_folder: folder with the tokenizer's files.
-        resume: go on from `out`/state.pt; its recipe must be the given one, but for `steps`.
+        resume: go on from `out`/state.pt; its recipe must be the given one, but for SCHEDULE.
         save_minutes: time between checkpoints.
         stop_after: stop after this step as an interruption would, having saved.
         log: called with a line of text.
@@ -174,22 +175,21 @@ def train(recipe, out, tokenizer_folder, resume=False, save_minutes=4.0, stop_af
     tokenize = make_tokenize(tokenizer_folder)
     vocabulary = len(json.loads((pathlib.Path(tokenizer_folder) / "vocab.json").read_text(encoding="utf-8")))
     model = build_model(recipe, vocabulary).train()
-    optimizers, first = make_optimizers(model, recipe), 0
+    optimizer, first = make_optimizer(model, recipe), 0
     averaged = {name: value.clone() for name, value in model.state_dict().items()}
     state_file = out / "state.pt"
     if resume:
         if not state_file.exists():
             raise FileNotFoundError(f"no {state_file} to resume from; start without --resume")
         state = torch.load(state_file, weights_only=True)
-        if state["recipe"] | {"steps": recipe.steps} != dataclasses.asdict(recipe):
+        if state["recipe"] | {name: getattr(recipe, name) for name in SCHEDULE} != dataclasses.asdict(recipe):
             raise ValueError(f"{state_file} is of {state['recipe']}, but {recipe} was asked for; give the same options")
         model.load_state_dict(state["model"])
-        for optimizer, content in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(content)
+        optimizer.load_state_dict(state["optimizer"])
         averaged, first = state["averaged"], state["step"]
 
     def save(step):
-        state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "averaged": averaged}
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "averaged": averaged}
         torch.save(state | {"step": step, "recipe": dataclasses.asdict(recipe)}, state_file.with_suffix(".new"))
         state_file.with_suffix(".new").replace(state_file)  # never a half-written state
         save_checkpoint(model, averaged, tokenizer_folder, out / "model")
@@ -197,7 +197,10 @@ def train(recipe, out, tokenizer_folder, resume=False, save_minutes=4.0, stop_af
     began = saved = time.time()
     losses, pool = [], ThreadPoolExecutor(recipe.shards)
     for step in range(first, recipe.steps):
-        losses.append(train_step(model, optimizers, recipe, step, tokenize, pool))
+        if step == recipe.localise_step:
+            localise(model, normalise(draw_batch(recipe.seed, 10**9, 64)[0]), seed=recipe.seed)
+            averaged = {name: value.clone() for name, value in model.state_dict().items()}
+        losses.append(train_step(model, optimizer, recipe, step, tokenize, pool))
         decay = min(recipe.ema, (step + 1) / (step + 10))
         with torch.no_grad():
             for name, value in model.state_dict().items():
