@@ -118,12 +118,13 @@ class TransformersTextFeatures(TextTower):
     """Any model of transformers with ``get_text_features``; prompts of one length go through it together."""
 
     def __init__(self, model, tokenize, pad: tuple[int, int] | None) -> None:
-        text = model.text_model
-        super().__init__(tokenize, list(text.parameters()))
+        projection = getattr(model, "text_projection", None)
+        super().__init__(
+            tokenize, [*model.text_model.parameters(), *(projection.parameters() if projection is not None else ())]
+        )
         self.model = model
         self.pad = pad  # (length, id) for towers that were trained on padded prompts and read them whole
-        config = getattr(model.config, "text_config", model.config)
-        self.context_length = pad[0] if pad else config.max_position_embeddings
+        self.context_length = pad[0] if pad else _positions(model.text_model)
 
     def encode(self, tokens: list[list[int]]) -> Tensor:
         if self.pad:
@@ -193,6 +194,13 @@ def find_text_tower(model: nn.Module, tokenizer: Any) -> TextTower:
         f"{type(model).__name__} has no text tower that is known here: words cannot be compared with its features. "
         "Pass a whole CLIP (transformers' CLIPModel, a model of open_clip, OpenAI's clip), not its image tower alone."
     )
+
+
+def _positions(text: nn.Module) -> int:
+    """The most tokens of a BERT-like text model; RoBERTa's kind counts them from behind the padding index."""
+    tables = (m for name, m in text.named_modules() if name.endswith("position_embeddings"))
+    table = next(m for m in tables if isinstance(m, nn.Embedding))
+    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
 
 
 def _projection(projection: Any) -> Callable[[Tensor], Tensor]:
