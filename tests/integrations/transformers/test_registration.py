@@ -27,7 +27,7 @@ def test_this_package_first():
         "module = sys.modules['transformers.pipelines']",
         "assert type(module.__loader__).__name__ == 'SourceFileLoader', 'transformers keeps its own loader'",
         "assert module.__spec__.loader is module.__loader__",
-        "assert not [f for f in sys.meta_path if type(f).__module__ == 'sclip_plugin.after_import'], 'nothing stays behind'",
+        "assert not [f for f in sys.meta_path if type(f).__module__ == 'sclip_plugin.after_import'], 'no rest'",
     )
 
 
