@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_NEIGHBOURS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+PIXELS_AT_ONCE = 2**14
 
 
 def pamr(mask: Tensor, image: Tensor, steps: int = 10, dilations: tuple[int, ...] = (8, 16)) -> Tensor:
@@ -36,39 +36,43 @@ def pamr(mask: Tensor, image: Tensor, steps: int = 10, dilations: tuple[int, ...
     """
     if mask.shape[-2:] != image.shape[-2:]:
         mask = F.interpolate(mask, size=image.shape[-2:], mode="bilinear", align_corners=True)
-    weights = affinity(image, dilations)
-    return torch.stack([_propagate(m, w, steps, dilations) for m, w in zip(mask, weights, strict=True)])
+    index = neighbours(image.shape[-2:], dilations, image.device)
+    return torch.stack([_refined(m, i, index, steps, len(dilations)) for m, i in zip(mask, image, strict=True)])
 
 
-def affinity(image: Tensor, dilations: tuple[int, ...]) -> Tensor:
-    """Affinity of each pixel to its neighbours, (B, 8 · len(dilations), H, W), summing to 1 over the neighbours."""
-    radius = max(dilations)
-    height, width = image.shape[-2:]
-    padded = F.pad(image, [radius] * 4, mode="replicate")
-
-    def shifted(dy: int, dx: int) -> Tensor:
-        return padded[..., radius + dy : radius + dy + height, radius + dx : radius + dx + width]
-
-    neighbours = [shifted(d * dy, d * dx) for d in dilations for dy, dx in _NEIGHBOURS]
-    count = 9 * len(dilations)
-    mean = (sum(neighbours) + len(dilations) * image) / count
-    squares = len(dilations) * (image - mean) ** 2
-    for neighbour in neighbours:
-        squares = squares + (neighbour - mean) ** 2
-    deviation = (squares / (count - 1)).sqrt()
-    tolerance = 1e-8 + 0.1 * deviation
-    closeness = torch.stack([-((image - n).abs() / tolerance).mean(dim=1) for n in neighbours], dim=1)
-    return closeness.softmax(dim=1)
+def neighbours(size: tuple[int, int], dilations: tuple[int, ...], device: torch.device) -> Tensor:
+    """For each pixel the indices of its 8 neighbours at every dilation, the border repeated: (H W, 8 D)."""
+    height, width = size
+    rows = torch.arange(height, device=device)[:, None]
+    columns = torch.arange(width, device=device)
+    offsets = [(d * dy, d * dx) for d in dilations for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+    index = [(rows + dy).clamp(0, height - 1) * width + (columns + dx).clamp(0, width - 1) for dy, dx in offsets]
+    return torch.stack(index, dim=-1).flatten(0, 1)
 
 
-def _propagate(mask: Tensor, weights: Tensor, steps: int, dilations: tuple[int, ...]) -> Tensor:
-    """``steps`` weighted sums over neighbours: (K, H, W) by weights (8 D, H, W), one channel's map at a time in cache."""
-    radius = max(dilations)
-    height, width = mask.shape[-2:]
-    shifts = [(radius + d * dy, radius + d * dx) for d in dilations for dy, dx in _NEIGHBOURS]
+def affinity(pixels: Tensor, index: Tensor, times: int) -> Tensor:
+    """How much each pixel takes from its neighbours, (N, 8 D), summing to 1.
+
+    Args:
+        pixels: (C, H W) of the whole picture.
+        index: (N, 8 D + 1), some rows of `neighbours` with the pixel itself as the last column.
+        times: D, how often the pixel itself counts in mean and deviation: once per dilation.
+    """
+    around, own = pixels[:, index[:, :-1]], pixels[:, index[:, -1], None]
+    mean = (around.sum(dim=2, keepdim=True) + times * own) / (9 * times)
+    squares = (around - mean).square_().sum(dim=2, keepdim=True) + times * (own - mean).square()
+    deviation = (squares / (9 * times - 1)).sqrt()
+    distance = (around - own).abs_() / (1e-8 + 0.1 * deviation)
+    return distance.mean(dim=0).neg_().softmax(dim=1)
+
+
+def _refined(mask: Tensor, image: Tensor, index: Tensor, steps: int, times: int) -> Tensor:
+    """One picture: (K, H, W) by (C, H, W). A step is one weighted gather of rows of (H W, K)."""
+    pixels = image.flatten(1)
+    own = torch.arange(len(index), device=index.device)[:, None]
+    parts = torch.cat([index, own], dim=1).split(PIXELS_AT_ONCE)
+    weights = torch.cat([affinity(pixels, part, times) for part in parts])
+    scores = mask.flatten(1).T.contiguous()
     for _ in range(steps):
-        padded = F.pad(mask[None], [radius] * 4, mode="replicate")[0]
-        mask = torch.zeros_like(mask)
-        for (y, x), weight in zip(shifts, weights, strict=True):
-            mask.addcmul_(padded[:, y : y + height, x : x + width], weight)
-    return mask
+        scores = F.embedding_bag(index, scores, per_sample_weights=weights.to(scores.dtype), mode="sum")
+    return scores.T.reshape(mask.shape)
