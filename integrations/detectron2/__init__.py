@@ -7,8 +7,8 @@
     cfg.merge_from_file(config_file("voc21"))
     DefaultPredictor(cfg)(bgr)["sem_seg"]                 # (classes, H, W)
 
-Importing this registers the meta-architecture ``SCLIPSegmentor`` and the eight benchmarks as data sets. ``docs/detectron2.md``
-has the whole story; ``python -m sclip_plugin.integrations.detectron2.eval`` evaluates.
+Importing this registers the meta-architecture ``SCLIPSegmentor`` and the eight benchmarks as data sets.
+``python -m sclip_plugin.integrations.detectron2.eval`` evaluates; ``docs/detectron2.md`` has the whole story.
 """
 
 try:
@@ -17,8 +17,8 @@ except ModuleNotFoundError as error:
     if error.name != "detectron2":
         raise
     raise ModuleNotFoundError(
-        "sclip_plugin.integrations.detectron2 needs Detectron2, which is not installed here and not on PyPI under its own "
-        "name; its instructions: https://detectron2.readthedocs.io/en/latest/tutorials/install.html",
+        "sclip_plugin.integrations.detectron2 needs Detectron2, which is not installed here, and not on PyPI under its "
+        "own name; its instructions: https://detectron2.readthedocs.io/en/latest/tutorials/install.html",
         name="detectron2",
     ) from error
 

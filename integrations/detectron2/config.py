@@ -76,7 +76,7 @@ def config_file(name: str) -> str:
     """The path of a config that ships with the package.
 
     Args:
-        name: a benchmark (``"voc21"``); ``"sclip"`` for classes of your own; ``"lazy/voc21"`` for the same as LazyConfig.
+        name: a benchmark (``"voc21"``); ``"sclip"`` for classes of your own; ``"lazy/voc21"`` for a LazyConfig.
 
     Raises:
         UnknownNameError: there is none of this name.
@@ -96,8 +96,8 @@ def read_classes(path: str | Path) -> Labels:
     """Classes out of a file, in a form that `sclip_plugin.text.parse_labels` takes.
 
     Args:
-        path: JSON or YAML: a list of names, in which a list holds synonyms, or a mapping of label to synonyms. Any other
-            file: one class a line, its synonyms between commas, as in SCLIP's own ``cls_*.txt``.
+        path: JSON or YAML: a list of names, in which a list holds synonyms, or a mapping of label to synonyms. Any
+            other file: one class a line, its synonyms between commas, as in SCLIP's own ``cls_*.txt``.
 
     Raises:
         LabelError: the file holds something else.

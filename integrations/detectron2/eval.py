@@ -1,11 +1,11 @@
 """Evaluate a config on its data sets, on one device or several, or without any:
 
-    python -m sclip_plugin.integrations.detectron2.eval --config-file voc21 MODEL.SCLIP.NAME openai/clip-vit-base-patch16
+    python -m sclip_plugin.integrations.detectron2.eval --config-file voc21 MODEL.SCLIP.METHOD naclip
     python -m sclip_plugin.integrations.detectron2.eval --config-file lazy/voc21 model.segmenter.method=naclip
     torchrun --nproc-per-node 2 -m sclip_plugin.integrations.detectron2.eval --config-file voc21
 
-The arguments are those of Detectron2's ``tools/train_net.py --eval-only``; ``--config-file`` also takes the name of a config
-that ships. Figures go to the log and to ``OUTPUT_DIR/results.json``.
+The arguments are those of Detectron2's ``tools/train_net.py --eval-only``; ``--config-file`` also takes the name of a
+config that ships. Figures go to the log and to ``OUTPUT_DIR/results.json``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, get_cfg, instantiate
@@ -64,11 +63,15 @@ def _run_yaml(args: argparse.Namespace) -> tuple[Results, str]:
     DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     results = {}
     if not cfg.DATASETS.TEST:
-        raise ValueError("DATASETS.TEST names no data set, for instance DATASETS.TEST \"('sclip_voc21_sem_seg_val',)\".")
+        raise ValueError(
+            "DATASETS.TEST names no data set, for instance DATASETS.TEST \"('sclip_voc21_sem_seg_val',)\"."
+        )
     for name in cfg.DATASETS.TEST:
         kind = MetadataCatalog.get(name).get("evaluator_type", "sem_seg")
         if kind != "sem_seg":
-            raise NotImplementedError(f"the data set '{name}' asks for an evaluator of type '{kind}'; here is 'sem_seg' only.")
+            raise NotImplementedError(
+                f"the data set '{name}' asks for an evaluator of type '{kind}'; here is 'sem_seg' only."
+            )
         results[name] = inference_on_dataset(model, build_detection_test_loader(cfg, name), IoUEvaluator(name))
     return results, cfg.OUTPUT_DIR
 
@@ -92,7 +95,7 @@ def _device(default: str | None) -> str | None:
 
 
 def run() -> None:
-    """The command: alone, as a process of torchrun's, or by Detectron2's `launch` where ``--num-gpus`` asks for several."""
+    """The command: alone, as a process of torchrun's, or in processes of Detectron2's `launch` by ``--num-gpus``."""
     args = default_argument_parser().parse_args()
     processes = Processes.start()
     if processes.world > 1:

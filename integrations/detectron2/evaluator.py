@@ -19,9 +19,9 @@ from sclip_plugin.evaluation import IoUTotals
 class IoUEvaluator(DatasetEvaluator):
     """mIoU as MMSegmentation and ``sclip eval`` define it, under the names that SemSegEvaluator gives its figures.
 
-    `detectron2.evaluation.SemSegEvaluator` works as well, with the same figures on a whole benchmark. It differs where a
-    class is predicted but occurs in no picture of the set: versions after 0.6 leave it out of the mean, where MMSegmentation
-    counts it as 0. It also keeps every prediction for a JSON file, and later versions compute boundaries.
+    `detectron2.evaluation.SemSegEvaluator` works as well, with the same figures on a whole benchmark. It differs where
+    a class is predicted but occurs in no picture of the set: versions after 0.6 leave it out of the mean, where
+    MMSegmentation counts it as 0. It also keeps every prediction for a file, and later versions compute boundaries.
 
     Args:
         dataset_name: in Detectron2's catalog; its metadata have ``stuff_classes`` and ``ignore_label``.
@@ -56,8 +56,10 @@ class IoUEvaluator(DatasetEvaluator):
             self.totals.add(output["sem_seg"].argmax(dim=0).cpu().numpy(), target)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """``{"sem_seg": {"mIoU", "fwIoU", "IoU-NAME", "mACC", "pACC", "ACC-NAME"}}`` in per cent; nan for a class that is
-        nowhere. None in processes other than the first."""
+        """``{"sem_seg": {"mIoU", "fwIoU", "IoU-NAME", "mACC", "pACC", "ACC-NAME"}}`` in per cent.
+
+        Nan for a class that is nowhere. None in processes other than the first.
+        """
         totals = self.totals
         if self._distributed:
             totals = IoUTotals(len(self._names), self._ignore_label)

@@ -32,10 +32,10 @@ class SCLIPSegmentor(nn.Module):
     Built from a config by ``detectron2.modeling.build_model``, or from a segmenter in hand.
 
     Args:
-        segmenter: the model and its settings. A ``threshold``, which leaves pixels without a class, is refused: ``sem_seg``
-            has no place for them.
+        segmenter: the model and its settings. A ``threshold``, which leaves pixels without a class, is refused:
+            ``sem_seg`` has no place for them.
         classes: as for `sclip_plugin.text.parse_labels`; None for those of the segmenter's preset, or for later.
-        input_format: channel order of the pictures that `forward` gets: ``"RGB"``, ``"BGR"``, or ``"L"`` for one channel.
+        input_format: channels of the pictures that `forward` gets: ``"RGB"``, ``"BGR"``, or ``"L"`` for one.
 
     Attributes:
         segmenter: does the work; its ``settings`` may be replaced at any time.
@@ -58,8 +58,8 @@ class SCLIPSegmentor(nn.Module):
             raise ValueError(f"input_format (INPUT.FORMAT) is {input_format!r}; expected one of {', '.join(FORMATS)}.")
         if segmenter.settings.threshold:
             raise ValueError(
-                f"the segmenter has threshold={segmenter.settings.threshold}, which leaves pixels without a class, but every "
-                "pixel of sem_seg has one; use prob_threshold, which gives such pixels to class 0."
+                f"the segmenter has threshold={segmenter.settings.threshold}, which leaves pixels without a class, but "
+                "every pixel of sem_seg has one; use prob_threshold, which gives such pixels to class 0."
             )
         self.segmenter = segmenter
         self.clip = segmenter.model
@@ -172,7 +172,9 @@ def _to_rgb(image: Tensor, input_format: str) -> Tensor:
     channels = 1 if input_format == "L" else 3
     if not isinstance(image, Tensor) or image.dim() != 3 or image.shape[0] != channels or 0 in image.shape:
         shape = tuple(image.shape) if hasattr(image, "shape") else type(image).__name__
-        raise PictureError(f"'image' is {shape}; expected a tensor ({channels}, H, W), INPUT.FORMAT being {input_format}.")
+        raise PictureError(
+            f"'image' is {shape}; expected a tensor ({channels}, H, W), INPUT.FORMAT being {input_format}."
+        )
     if image.dtype != torch.uint8:
         low, high = float(image.min()), float(image.max())
         if low < -0.5 or high >= 255.5 or (high <= 1 and bool((image != image.round()).any())):

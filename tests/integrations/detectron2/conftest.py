@@ -1,7 +1,7 @@
 """Detectron2 for these tests (see provision.py), a model, and pictures with ground truth in the benchmarks' folders.
 
-The pictures are the real ones beside this checkout where they are, else scenes of the demo in the same folders; so nothing
-here is ever skipped.
+The pictures are the real ones beside this checkout where they are, else scenes of the demo in the same folders; so
+nothing here is ever skipped.
 """
 
 import os
@@ -106,13 +106,14 @@ def make_cfg(model_name):
 
     def make(name="sclip", *options):
         from detectron2.config import get_cfg
-
         from sclip_plugin.integrations.detectron2 import add_sclip_config, config_file
 
         cfg = get_cfg()
         add_sclip_config(cfg)
         cfg.merge_from_file(config_file(name))
-        cfg.merge_from_list(["MODEL.SCLIP.NAME", model_name, "MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, *options])
+        cfg.merge_from_list(
+            ["MODEL.SCLIP.NAME", model_name, "MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0, *options]
+        )
         return cfg
 
     return make

@@ -1,6 +1,6 @@
 """Detectron2 for the tests: v0.6 from the package index, pinned by hash, without compiling anything.
 
-    python tests/integrations/detectron2/provision.py     # what CI runs before the tests: fetches, and installs its needs
+    python tests/integrations/detectron2/provision.py     # for CI, before the tests: fetches it and installs its needs
 
 ``pb1-detectron2`` 0.6 is a source distribution of the tag v0.6: the same Python files, without the C++ sources of
 deformable and rotated operators, which no semantic segmentation needs. Where a Detectron2 is installed, that one is
@@ -57,7 +57,9 @@ def provide() -> Path:
         unpacked = Path(work) / "unpacked"
         with tarfile.open(archive) as file:
             inside = f"{PROJECT}-{VERSION}/detectron2/"
-            members = [member for member in file if member.name.startswith(inside) and (member.isfile() or member.isdir())]
+            members = [
+                member for member in file if member.name.startswith(inside) and (member.isfile() or member.isdir())
+            ]
             for member in members:
                 member.name = member.name.removeprefix(f"{PROJECT}-{VERSION}/")
             file.extractall(unpacked, members, filter="data")
@@ -70,7 +72,7 @@ def provide() -> Path:
 
 
 def _download(work: Path) -> Path:
-    """The source distribution, by an older pip that is used for this alone; pip checks the hash before it looks inside."""
+    """The source distribution, by an older pip used for this alone; pip checks the hash before it looks inside."""
     pinned = work / "requirements.txt"
     pinned.write_text(f"{PROJECT}=={VERSION} --hash=sha256:{SHA256}\n")
     old_pip = str(work / "pip")
@@ -92,7 +94,7 @@ def _pip(*arguments: str, path: str | None = None) -> None:
 
 
 def stand_ins() -> None:
-    """What v0.6 needs to be imported: the compiled module that is not there, and names that NumPy and Pillow dropped."""
+    """What v0.6 needs to be imported: the compiled module that is not there, names that NumPy and Pillow dropped."""
     import numpy as np
     from PIL import Image
 

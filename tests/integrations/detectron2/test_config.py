@@ -4,11 +4,11 @@ import pytest
 from detectron2.config import LazyConfig, get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
+from sclip_plugin.integrations.detectron2 import add_sclip_config, config_file, read_classes
+from sclip_plugin.integrations.detectron2.config import SETTINGS, classes_of, settings_of
 
 from sclip_plugin.errors import LabelError, UnknownNameError
 from sclip_plugin.evaluation import list_benchmarks, list_presets, load_benchmark, load_preset
-from sclip_plugin.integrations.detectron2 import add_sclip_config, config_file, read_classes
-from sclip_plugin.integrations.detectron2.config import SETTINGS, classes_of, settings_of
 from sclip_plugin.segmenter import Settings
 from sclip_plugin.text import parse_labels
 
@@ -100,7 +100,11 @@ def test_a_saved_lazy_config_builds_the_same_model(model_name, tmp_path):
     from detectron2.config import instantiate
 
     cfg = LazyConfig.load(config_file("lazy/voc20"))
-    overrides = [f"model.segmenter.name={model_name}", "+model.segmenter.device=cpu", "+model.segmenter.method=clearclip"]
+    overrides = [
+        f"model.segmenter.name={model_name}",
+        "+model.segmenter.device=cpu",
+        "+model.segmenter.method=clearclip",
+    ]
     overrides += ["+model.segmenter.pamr_dilations=[4,8]", "model.classes=[cat,[sofa,couch]]"]
     cfg = LazyConfig.apply_overrides(cfg, overrides)
     path = str(tmp_path / "config.yaml")

@@ -9,6 +9,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
 from PIL import Image
+from sclip_plugin.integrations.detectron2 import datasets as adapter
+from sclip_plugin.integrations.detectron2 import register_benchmark, register_benchmarks, register_prepared_datasets
 
 from sclip_plugin.evaluation import (
     DatasetError,
@@ -18,8 +20,6 @@ from sclip_plugin.evaluation import (
     load_benchmark,
     read_mask,
 )
-from sclip_plugin.integrations.detectron2 import datasets as adapter
-from sclip_plugin.integrations.detectron2 import register_benchmark, register_benchmarks, register_prepared_datasets
 
 FOLDERS = {
     "voc21": "VOCdevkit/VOC2012",
@@ -86,7 +86,8 @@ def test_each_layout_is_found_below_the_folder_of_data_sets(tmp_path, monkeypatc
 
 
 def test_a_benchmark_of_ones_own(tmp_path):
-    text = "name: mine\nimages: 'images/*.png'\nmasks: 'masks/*.png'\nmask: {reduce_zero_label: true}\nclasses: [cat, dog]\n"
+    text = "name: mine\nimages: 'images/*.png'\nmasks: 'masks/*.png'\nclasses: [cat, dog]\n"
+    text += "mask: {reduce_zero_label: true}\n"
     (tmp_path / "mine.yaml").write_text(text)
     for folder, values in (("images", np.zeros((2, 3, 3))), ("masks", np.array([[0, 1, 2], [2, 1, 255]]))):
         (tmp_path / "data" / folder).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What people do with Detectron2: predict, evaluate with their loaders and evaluators, draw, and run commands on processes.
+"""What people do with Detectron2: predict, evaluate with its loaders and evaluators, draw, run it in several processes.
 
 The figures are those of the project's own evaluator; one process or two make no difference.
 """
@@ -17,12 +17,12 @@ from detectron2.engine import DefaultPredictor, DefaultTrainer
 from detectron2.evaluation import SemSegEvaluator, inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.utils.visualizer import ColorMode, Visualizer
+from sclip_plugin.integrations.detectron2 import IoUEvaluator
 
 from sclip_plugin import Segmenter
 from sclip_plugin.evaluation import IoUTotals, load_benchmark, read_mask
 from sclip_plugin.evaluation.runner import evaluate
 from sclip_plugin.evaluation.sets import folder_set, locate
-from sclip_plugin.integrations.detectron2 import IoUEvaluator
 from sclip_plugin.pictures import read_picture
 
 LAUNCHER = Path(__file__).with_name("with_detectron2.py")
@@ -160,7 +160,9 @@ def run_eval(*arguments, processes=1, output, environment=None, fails=False):
     if processes > 1:
         command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
-    done = subprocess.run(command, env=environment, cwd=output, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, env=environment, cwd=output, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     assert bool(done.returncode) == fails, done.stdout[-4000:]
     results = Path(output) / "out" / "results.json"
     return (json.loads(results.read_text()) if not fails else None), done.stdout
@@ -181,9 +183,7 @@ def test_the_command_gives_the_same_figures_in_one_process_and_two(datasets, own
 def test_the_command_takes_lazy_configs(datasets, own, model_name, tmp_path):
     fast = [f"+model.segmenter.{key}={value}" for key, value in FAST_SETTINGS.items()]
     options = [f"model.segmenter.name={model_name}", "+model.segmenter.device=cpu", "dataloader.test.num_workers=0"]
-    results, _ = run_eval(
-        "--config-file", "lazy/voc20", *options, *fast, "train.output_dir=out", output=tmp_path
-    )
+    results, _ = run_eval("--config-file", "lazy/voc20", *options, *fast, "train.output_dir=out", output=tmp_path)
     assert results["sclip_voc20_sem_seg_val"]["sem_seg"]["mIoU"] == 100 * own("voc20")[0].miou
 
 
