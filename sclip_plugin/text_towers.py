@@ -151,14 +151,13 @@ def find_text_tower(model: nn.Module, tokenizer: Any) -> TextTower:
     Raises:
         UnsupportedModelError: the model has no text tower, or one that is not known.
     """
-    tokenize = _tokenize_with(tokenizer)
     text = getattr(model, "text_model", None)
     if text is not None and hasattr(model, "get_text_features"):
         embeddings = getattr(text, "embeddings", None)
         reads_end_token = hasattr(text, "eos_token_id") and hasattr(model, "text_projection")
         if reads_end_token and hasattr(embeddings, "token_embedding") and hasattr(text, "final_layer_norm"):
             return CausalTextTower(
-                tokenize,
+                _tokenize_with(tokenizer),
                 [*text.parameters(), *model.text_projection.parameters()],
                 token_embedding=embeddings.token_embedding,
                 positions=embeddings.position_embedding.weight,
@@ -169,13 +168,13 @@ def find_text_tower(model: nn.Module, tokenizer: Any) -> TextTower:
             )
         padded = hasattr(text, "head")  # SigLIP reads the last of 64 positions, padding included
         pad = (len(embeddings.position_embedding.weight), _pad_id(tokenizer)) if padded else None
-        return TransformersTextFeatures(model, tokenize, pad)
+        return TransformersTextFeatures(model, _tokenize_with(tokenizer), pad)
     candidates = (model, getattr(model, "text", None))
     side: Any = next((m for m in candidates if hasattr(m, "token_embedding") and hasattr(m, "ln_final")), None)
     if side is not None and getattr(side, "cls_emb", None) is None:
         projection = side.text_projection
         return CausalTextTower(
-            tokenize,
+            _tokenize_with(tokenizer),
             [
                 *side.token_embedding.parameters(),
                 side.positional_embedding,
@@ -196,10 +195,12 @@ def find_text_tower(model: nn.Module, tokenizer: Any) -> TextTower:
     )
 
 
-def _positions(text: nn.Module) -> int:
+def _positions(text: Any) -> int:
     """The most tokens of a BERT-like text model; RoBERTa's kind counts them from behind the padding index."""
     tables = (m for name, m in text.named_modules() if name.endswith("position_embeddings"))
-    table = next(m for m in tables if isinstance(m, nn.Embedding))
+    table = next((m for m in tables if isinstance(m, nn.Embedding)), None)
+    if table is None:
+        return text.config.max_position_embeddings
     return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
 
 
