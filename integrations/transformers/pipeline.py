@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from transformers import AutoModel
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.image_utils import load_image
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 
@@ -69,6 +69,9 @@ class ZeroShotSegmentationPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         from sclip_plugin.segmenter import Segmenter
 
+        # transformers does not find them for every family that it has a tokenizer for (4.48: not for AltCLIP).
+        self.tokenizer = self.tokenizer or _beside(self.model, AutoTokenizer)
+        self.image_processor = self.image_processor or _beside(self.model, AutoImageProcessor)
         # Settings become the segmenter's own, so that a call may change the method without inheriting its options.
         self.segmenter = Segmenter(
             self.model,
@@ -196,6 +199,14 @@ class ZeroShotSegmentationPipeline(Pipeline):
             {"label": label, "score": scores[label], "mask": Image.fromarray(result.mask(label) * np.uint8(255))}
             for label in sorted(scores, key=scores.__getitem__, reverse=True)
         ]
+
+
+def _beside(model: Any, kind: Any) -> Any:
+    """What the checkpoint of a model also holds, or None."""
+    try:
+        return kind.from_pretrained(model.name_or_path, revision=getattr(model.config, "_commit_hash", None))
+    except (OSError, ValueError):
+        return None
 
 
 def _check(labels: Any) -> None:

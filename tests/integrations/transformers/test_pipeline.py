@@ -412,14 +412,22 @@ def test_long_labels_are_cut_with_a_warning_that_names_them(pipe, pictures):
         pipe(pictures[0], candidate_labels=["cat", long])  # said once
 
 
-def test_a_model_without_text_tower(folder):
+@pytest.mark.parametrize("with_tokenizer", [True, False])
+def test_a_model_without_text_tower(folder, with_tokenizer):
+    from sclip_plugin.integrations.transformers import ZeroShotSegmentationPipeline
+
+    model = CLIPVisionModel.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder) if with_tokenizer else None
     with pytest.raises(UnsupportedModelError, match="CLIPVisionModel has no text tower"):
-        pipeline(
-            TASK,
-            model=CLIPVisionModel.from_pretrained(folder),
-            tokenizer=AutoTokenizer.from_pretrained(folder),
-            image_processor=AutoImageProcessor.from_pretrained(folder),
-        )
+        ZeroShotSegmentationPipeline(model=model, tokenizer=tokenizer, task=TASK)
+
+
+def test_a_checkpoint_without_text_tower(folder, tmp_path):
+    CLIPVisionModel.from_pretrained(folder).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    AutoImageProcessor.from_pretrained(folder).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match="CLIPVisionModel has no text tower"):
+        pipeline(TASK, model=str(tmp_path))
 
 
 def test_explicit_import():
