@@ -131,11 +131,9 @@ class Tower(ABC):
         native_grid: (h, w) of the positional embedding, in patches.
         prefix_tokens: how many tokens stand before the patches (1 for CLS, 0 for SigLIP).
         pools_patches: whether the image embedding is pooled from the patches too, and not read off the CLS token alone.
-        block_input: the `BlockInput` subclass for the blocks; called with a block and the tokens that enter it.
         patched: a `PatchedTrunk`, the mixin class that overrides the trunk's forward.
     """
 
-    block_input: ClassVar[type[BlockInput]]
     patched: ClassVar[type[PatchedTrunk]]
     name: ClassVar[str] = ""
     models: ClassVar[str] = ""
@@ -159,6 +157,10 @@ class Tower(ABC):
     @abstractmethod
     def embed(self, pixel_values: Tensor, position_resize: str) -> Tensor:
         """(B, 3, H, W) normalised pixels to the (B, P + N, C) tokens that enter the first block."""
+
+    @abstractmethod
+    def block_input(self, block: nn.Module, tokens: Tensor) -> BlockInput:
+        """A block with the tokens that enter it, as q, k, v, out and ffn."""
 
     @abstractmethod
     def run_block(self, block: nn.Module, tokens: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ class EvaTower(TimmTower):
         )
         return torch.cat(tables, dim=-1)
 
-    def block_input(self, block: nn.Module, tokens: Tensor) -> EvaBlockInput:  # type: ignore[override]
+    def block_input(self, block: nn.Module, tokens: Tensor) -> EvaBlockInput:
         return EvaBlockInput(block, tokens, self.rotations)
 
     def run_block(self, block: nn.Module, tokens: Tensor) -> Tensor:

@@ -95,7 +95,6 @@ class OpenCLIPTower(Tower):
     """open_clip's CLIP, CustomTextCLIP and VisionTransformer; OpenAI's CLIP and its VisionTransformer."""
 
     models = "open_clip: CLIP and CustomTextCLIP with a VisionTransformer (not CoCa); OpenAI's clip with a ViT"
-    block_input = OpenCLIPBlockInput
     patched = PatchedOpenCLIPTrunk
 
     def __init__(self, trunk, projection=None) -> None:
@@ -126,6 +125,9 @@ class OpenCLIPTower(Tower):
             trunk.positional_embedding, self.native_grid, self.grid(pixel_values), position_resize
         )
         return trunk.ln_pre(cat([cls_token, patches], dim=1) + positions.to(patches.dtype))
+
+    def block_input(self, block: nn.Module, tokens: Tensor) -> BlockInput:
+        return OpenCLIPBlockInput(block, tokens)
 
     def run_block(self, block: nn.Module, tokens: Tensor) -> Tensor:
         if getattr(self.trunk.transformer, "batch_first", False):

@@ -120,7 +120,6 @@ class TimmTower(Tower):
     """timm's VisionTransformer with learned positions, with and without a projecting head."""
 
     models = "timm: VisionTransformer (vit_*_clip_*, vit_*_siglip_*), alone or in open_clip"
-    block_input = TimmBlockInput
     patched = PatchedTimmTrunk
 
     def __init__(self, trunk, projection=None) -> None:
@@ -159,6 +158,9 @@ class TimmTower(Tower):
         else:
             tokens = cat([*prefix, patches], dim=1) + positions
         return trunk.norm_pre(tokens) if hasattr(trunk, "norm_pre") else tokens
+
+    def block_input(self, block: nn.Module, tokens: Tensor) -> BlockInput:
+        return TimmBlockInput(block, tokens)
 
     def run_block(self, block: nn.Module, tokens: Tensor) -> Tensor:
         return block(tokens)

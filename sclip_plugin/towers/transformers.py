@@ -84,12 +84,14 @@ class PatchedTransformersTrunk(PatchedTrunk):
         hidden_states: list[Tensor] | None = None if output_hidden_states in (False, None) else []
         tokens, for_embedding = self._sclip_patch.dense_tokens(self, pixel_values, hidden_states)
         tower: Any = self._sclip_patch.tower(self)
-        output = BaseModelOutputWithPooling(
-            last_hidden_state=tower.returned(tokens),
-            pooler_output=tower.pooled(for_embedding),
-            hidden_states=None if hidden_states is None else tuple(hidden_states),
-        )
-        return output if return_dict else output.to_tuple()
+        output = {
+            "last_hidden_state": tower.returned(tokens),
+            "pooler_output": tower.pooled(for_embedding),
+            "hidden_states": None if hidden_states is None else tuple(hidden_states),
+        }
+        if return_dict:
+            return BaseModelOutputWithPooling(**output)
+        return tuple(part for part in output.values() if part is not None)
 
 
 def find_transformers_trunk(model: nn.Module) -> Any:
@@ -115,7 +117,6 @@ class TransformersTower(Tower):
         "transformers: CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection; "
         "ChineseCLIP, AltCLIP, MetaCLIP 2 and CLIPSegModel likewise"
     )
-    block_input = TransformersBlockInput
     patched = PatchedTransformersTrunk
 
     def __init__(self, trunk, projection=None) -> None:
@@ -142,6 +143,9 @@ class TransformersTower(Tower):
         cls_token = embeddings.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         tokens = cat([cls_token, patches.flatten(2).transpose(1, 2)], dim=1)
         return self.trunk.pre_layrnorm(tokens + positions.to(tokens.dtype))
+
+    def block_input(self, block: nn.Module, tokens: Tensor) -> BlockInput:
+        return TransformersBlockInput(block, tokens)
 
     def run_block(self, block: nn.Module, tokens: Tensor) -> Tensor:
         output = block(tokens, **dict.fromkeys(mask_arguments(type(block))))

@@ -1,0 +1,414 @@
+"""The models that every behaviour is tested on: the golden checkpoint in each framework, and tiny random ones.
+
+A `Case` says how a caller, who knows nothing of this project, reads the embedding and the patch tokens of a model.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import golden
+import torch
+from torch import Tensor, nn
+
+from sclip_plugin import list_methods, register_tower
+from sclip_plugin.methods import make_method
+
+from .toy import ToyTower, ToyViT
+
+register_tower("toy")(ToyTower)
+
+METHODS = {
+    name: make_method(name, {"sfr": None} if name == "resclip" else {})  # sfr needs texts, and has its own tests
+    for name in list_methods()
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model of the table.
+
+    Fields:
+        name: shown as the test's parameter.
+        make: builds it; its weights are then drawn at random, except for those of the golden checkpoint.
+        embedding: (model, pixels) to the image embedding (B, D), by the model's own calls.
+        patches: (model, pixels) to the patch tokens (B, N, C) that the model's own forward returns.
+        to_joint: (model, those tokens) to the joint space (B, N, D), by the model's own modules.
+        size: pixels (H, W) that the model was made for.
+        patch: side of a patch in pixels.
+    """
+
+    name: str
+    make: Callable[[], nn.Module]
+    embedding: Callable[[nn.Module, Tensor], Tensor]
+    patches: Callable[[nn.Module, Tensor], Tensor]
+    to_joint: Callable[[nn.Module, Tensor], Tensor]
+    size: tuple[int, int] = (32, 32)
+    patch: int = 8
+    golden: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+    def model(self) -> nn.Module:
+        """A fresh model, fp32, eval."""
+        return copy.deepcopy(self.shared_model())
+
+    def shared_model(self) -> nn.Module:
+        """The same model each time, for tests that only read it."""
+        return _built(self.name)
+
+    def pixels(self, batch: int = 2, size: tuple[int, int] | None = None) -> Tensor:
+        generator = torch.Generator().manual_seed(1)
+        return torch.randn(batch, 3, *(size or self.size), generator=generator)
+
+    @property
+    def other_size(self) -> tuple[int, int]:
+        """Not square, not the native one."""
+        return (self.size[0] - self.patch, self.size[1] + 2 * self.patch)
+
+    def outputs(self, model: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        return self.embedding(model, pixels), self.patches(model, pixels)
+
+
+@cache
+def _built(name: str) -> nn.Module:
+    case = CASES[name]
+    torch.manual_seed(0)
+    model = case.make()
+    return (model if case.golden else randomise(model)).eval().requires_grad_(False)
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    """Weights under which every part matters: initialisation leaves biases and layer scales at 0 or near it."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            draw = torch.randn(p.shape, generator=generator)
+            if p.dim() == 4 or "pos" in name:
+                p.copy_(draw * (0.1 if p.dim() == 4 else 1.5))  # tokens that stay different through all blocks
+            elif p.dim() >= 2:
+                p.copy_(draw * p[0].numel() ** -0.5)
+            elif name.endswith("weight"):  # of a norm
+                p.copy_(1 + 0.1 * draw)
+            else:
+                p.copy_(0.3 * draw)
+    return model
+
+
+# transformers ---------------------------------------------------------------------------------------------------------
+
+TINY_VISION = dict(
+    hidden_size=32, intermediate_size=64, num_hidden_layers=6, num_attention_heads=2, image_size=32, patch_size=8
+)
+TINY_TEXT = dict(
+    hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=99,
+    max_position_embeddings=16, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+)  # fmt: skip
+CLIP_FAMILIES = {
+    "chinese_clip": ("ChineseCLIPModel", "ChineseCLIPConfig"),
+    "altclip": ("AltCLIPModel", "AltCLIPConfig"),
+    "metaclip_2": ("MetaClip2Model", "MetaClip2Config"),
+    "clipseg": ("CLIPSegModel", "CLIPSegConfig"),
+}
+
+
+def transformers_has(class_name: str) -> bool:
+    import transformers
+
+    return hasattr(transformers, class_name)
+
+
+def transformers_family(model_name: str, config_name: str) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        import transformers
+
+        text = {**TINY_TEXT, **({"project_dim": 24} if config_name == "AltCLIPConfig" else {})}
+        text.update({"type_vocab_size": 2} if config_name in ("AltCLIPConfig", "ChineseCLIPConfig") else {})
+        config_type = getattr(transformers, config_name)
+        return getattr(transformers, model_name)(
+            config_type(text_config=text, vision_config=TINY_VISION, projection_dim=24)
+        )
+
+    return make
+
+
+def vision_tower(class_name: str, config_name: str = "CLIPVisionConfig", **options) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        import transformers
+
+        config = getattr(transformers, config_name)(**TINY_VISION, **options)
+        return getattr(transformers, class_name)(config)
+
+    return make
+
+
+def bare_clip_trunk() -> nn.Module:
+    model = vision_tower("CLIPVisionModel")()
+    return getattr(model, "vision_model", model)
+
+
+def siglip(class_name: str) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        import transformers
+
+        if class_name == "SiglipVisionModel":
+            return vision_tower(class_name, "SiglipVisionConfig")()
+        text = {**TINY_TEXT, "projection_size": 32}
+        return transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=TINY_VISION))
+
+    return make
+
+
+def _vision_model(model: nn.Module) -> nn.Module:
+    model = getattr(model, "vision_model", model)
+    return getattr(model, "vision_model", model)
+
+
+def image_features(model: nn.Module, pixels: Tensor) -> Tensor:
+    output = model.get_image_features(pixels, interpolate_pos_encoding=True)
+    return output if isinstance(output, Tensor) else output.pooler_output
+
+
+def pooler_output(model: nn.Module, pixels: Tensor) -> Tensor:
+    return model(pixels, interpolate_pos_encoding=True).pooler_output
+
+
+def image_embeds(model: nn.Module, pixels: Tensor) -> Tensor:
+    return model(pixels, interpolate_pos_encoding=True).image_embeds
+
+
+def hidden_patches(prefix: int) -> Callable[[nn.Module, Tensor], Tensor]:
+    def patches(model: nn.Module, pixels: Tensor) -> Tensor:
+        return _vision_model(model)(pixels, interpolate_pos_encoding=True).last_hidden_state[:, prefix:]
+
+    return patches
+
+
+def clip_joint(model: nn.Module, patches: Tensor) -> Tensor:
+    tokens = _vision_model(model).post_layernorm(patches)
+    return model.visual_projection(tokens) if hasattr(model, "visual_projection") else tokens
+
+
+def siglip_joint(model: nn.Module, patches: Tensor) -> Tensor:
+    head = _vision_model(model).head  # of a picture of one patch
+    return torch.stack([head(patches[:, i : i + 1]) for i in range(patches.shape[1])], dim=1)
+
+
+def transformers_cases() -> list[Case]:
+    clip = dict(patches=hidden_patches(1), to_joint=clip_joint)
+    cases = [
+        Case("clip", lambda: golden.model("transformers"), image_features, **clip, **GOLDEN),
+        Case("clip_vision", vision_tower("CLIPVisionModel"), pooler_output, **clip),
+        Case("clip_trunk", bare_clip_trunk, pooler_output, **clip),
+        Case(
+            "clip_with_projection",
+            vision_tower("CLIPVisionModelWithProjection", projection_dim=24), image_embeds, **clip,
+        ),
+        *(
+            Case(name, transformers_family(*family), image_features, **clip)
+            for name, family in CLIP_FAMILIES.items()
+            if transformers_has(family[0])
+        ),
+    ]  # fmt: skip
+    sig = dict(patches=hidden_patches(0), to_joint=siglip_joint)
+    cases += [
+        Case("siglip", siglip("SiglipModel"), image_features, **sig),
+        Case("siglip_vision", siglip("SiglipVisionModel"), pooler_output, **sig),
+    ]
+    return cases
+
+
+# timm -----------------------------------------------------------------------------------------------------------------
+
+TINY_TIMM = dict(img_size=32, patch_size=8, embed_dim=32, depth=6, num_heads=2)
+TINY_EVA = dict(TINY_TIMM, use_rot_pos_emb=True, ref_feat_shape=(3, 3), global_pool="token", num_classes=24)
+EVAS = {
+    # As timm configures eva02_base_patch16_clip_224 and its kind, smaller.
+    "eva02_clip": dict(TINY_EVA, qkv_fused=False, mlp_ratio=2, swiglu_mlp=True, scale_mlp=True, scale_attn_inner=True),
+    "eva_clip": dict(TINY_EVA, use_rot_pos_emb=False, ref_feat_shape=None, init_values=0.1),
+    "eva02_enormous_clip": dict(TINY_EVA, use_rot_pos_emb=False, ref_feat_shape=None, use_post_norm=True),
+    "perception_encoder": dict(
+        TINY_EVA, global_pool="map", attn_type="rope", use_pre_transformer_norm=True, rope_grid_offset=1.0,
+        rope_grid_indexing="xy", attn_pool_num_heads=2, attn_pool_mlp_ratio=2.0,
+    ),
+}  # fmt: skip
+
+
+def timm_vit(**options) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        from timm.models.vision_transformer import VisionTransformer
+
+        defaults = {**TINY_TIMM, "num_classes": 24, "global_pool": "token", "pre_norm": True}
+        return VisionTransformer(**{**defaults, **options})
+
+    return make
+
+
+def timm_eva(name: str, **options) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        from timm.models.eva import Eva
+
+        return Eva(**{**EVAS[name], **options})
+
+    return make
+
+
+def eva_exists(name: str) -> bool:
+    import inspect
+
+    from timm.models.eva import Eva
+
+    return set(EVAS[name]) <= set(inspect.signature(Eva.__init__).parameters)
+
+
+def forward(model: nn.Module, pixels: Tensor) -> Tensor:
+    return model(pixels)
+
+
+def timm_trunk(model: nn.Module) -> nn.Module:
+    visual = getattr(model, "visual", model)
+    return getattr(visual, "trunk", visual)
+
+
+def timm_patches(model: nn.Module, pixels: Tensor) -> Tensor:
+    trunk = timm_trunk(model)
+    return trunk.forward_features(pixels)[:, trunk.num_prefix_tokens :]
+
+
+def timm_joint(model: nn.Module, patches: Tensor) -> Tensor:
+    trunk = timm_trunk(model)
+
+    def embedding(patch: Tensor) -> Tensor:
+        if getattr(trunk, "attn_pool", None) is not None:
+            return trunk.forward_head(patch)  # of a picture of one patch
+        return trunk.head(trunk.fc_norm(patch[:, 0]))
+
+    joint = torch.stack([embedding(patches[:, i : i + 1]) for i in range(patches.shape[1])], dim=1)
+    return model.visual.head(joint) if hasattr(model, "visual") else joint
+
+
+def timm_cases() -> list[Case]:
+    timm = dict(embedding=forward, patches=timm_patches, to_joint=timm_joint)
+    return [
+        Case("timm", lambda: golden.model("timm"), **timm, **GOLDEN),
+        Case("timm_no_head", timm_vit(num_classes=0), **timm),
+        Case("timm_registers", timm_vit(reg_tokens=2, no_embed_class=True, init_values=0.1, qk_norm=True), **timm),
+        Case("timm_average", timm_vit(global_pool="avg"), **timm),
+        Case("timm_siglip", timm_vit(class_token=False, global_pool="map", pre_norm=False, num_classes=0), **timm),
+        *(Case("timm_" + name, timm_eva(name), **timm) for name in EVAS if eva_exists(name)),
+    ]
+
+
+# open_clip and OpenAI's clip ------------------------------------------------------------------------------------------
+
+TINY_OPEN_CLIP = dict(image_size=32, layers=6, width=32, head_width=16, patch_size=8)
+TINY_OPEN_CLIP_TEXT = dict(context_length=16, vocab_size=99, width=16, heads=2, layers=2)
+
+
+def open_clip_model(class_name: str = "CLIP", **vision) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        import open_clip.model
+
+        return getattr(open_clip.model, class_name)(24, {**TINY_OPEN_CLIP, **vision}, TINY_OPEN_CLIP_TEXT)
+
+    return make
+
+
+def with_timm_visual(trunk: Callable[[], nn.Module], **options) -> Callable[[], nn.Module]:
+    """open_clip's CustomTextCLIP over a timm trunk; a trunk of full size first, as open_clip can only name those."""
+
+    def make() -> nn.Module:
+        import open_clip.model
+
+        vision = dict(
+            timm_model_name="vit_tiny_patch16_224", timm_model_pretrained=False, timm_pool="", timm_proj="linear",
+            image_size=224, **options,
+        )  # fmt: skip
+        clip = open_clip.model.CustomTextCLIP(24, vision, TINY_OPEN_CLIP_TEXT)
+        clip.visual.trunk = trunk()
+        clip.visual.head = nn.Sequential()
+        clip.visual.head.add_module("proj", nn.Linear(clip.visual.trunk.num_features, 24, bias=False))
+        return clip
+
+    return make
+
+
+def bare_visual() -> nn.Module:
+    return open_clip_model(output_tokens=True)().visual
+
+
+def encode_image(model: nn.Module, pixels: Tensor) -> Tensor:
+    output = model.encode_image(pixels) if hasattr(model, "encode_image") else model(pixels)
+    return output[0] if isinstance(output, tuple) else output
+
+
+def output_tokens(model: nn.Module, pixels: Tensor) -> Tensor:
+    visual = getattr(model, "visual", model)
+    before = getattr(visual, "output_tokens", None)
+    visual.output_tokens = True
+    try:
+        return visual(pixels)[1]
+    finally:
+        if before is None:
+            del visual.output_tokens
+        else:
+            visual.output_tokens = before
+
+
+def openai_tokens(model: nn.Module, pixels: Tensor) -> Tensor:
+    """OpenAI's trunk returns no tokens: its blocks' output is caught. Patched, it returns them as open_clip's does."""
+    if "_sclip_patch" in model.visual.__dict__:
+        return output_tokens(model, pixels)
+    seen: list[Tensor] = []
+    handle = model.visual.transformer.register_forward_hook(lambda module, given, output: seen.append(output))
+    try:
+        model.visual(pixels)
+    finally:
+        handle.remove()
+    return model.visual.ln_post(seen[0].transpose(0, 1))[:, 1:]
+
+
+def open_clip_joint(model: nn.Module, patches: Tensor) -> Tensor:
+    visual = getattr(model, "visual", model)
+    patches = visual.ln_post(patches) if getattr(visual, "final_ln_after_pool", False) else patches
+    return patches @ visual.proj
+
+
+def open_clip_knows(name: str) -> bool:
+    import inspect
+
+    from open_clip.transformer import VisionTransformer
+
+    return name in inspect.signature(VisionTransformer.__init__).parameters
+
+
+def open_clip_cases() -> list[Case]:
+    own = dict(embedding=encode_image, patches=output_tokens, to_joint=open_clip_joint)
+    timm = dict(embedding=encode_image, patches=timm_patches, to_joint=timm_joint)
+    cases = [
+        Case("open_clip", lambda: golden.model("open_clip"), **own, **GOLDEN),
+        Case("open_clip_custom_text", lambda: golden.model("open_clip_custom_text"), **own, **GOLDEN),
+        Case("open_clip_gelu", open_clip_model(), **own),
+        Case("open_clip_layer_scale", open_clip_model(ls_init_value=0.1), **own),
+        Case("open_clip_visual", bare_visual, **own),
+        Case("open_clip_timm", with_timm_visual(timm_vit(num_classes=0)), **timm),
+        Case("open_clip_timm_eva02", with_timm_visual(timm_eva("eva02_clip", num_classes=0)), **timm),
+    ]
+    if open_clip_knows("pool_type"):
+        clipa = dict(no_ln_pre=True, pool_type="avg", final_ln_after_pool=True, pos_embed_type="sin_cos_2d")
+        cases.append(Case("open_clip_clipa", open_clip_model(**clipa), **own))
+        cases.append(Case("open_clip_average", open_clip_model(pool_type="avg"), **own))
+    if open_clip_knows("qk_norm"):
+        norms = dict(qk_norm=True, scale_heads=True, scale_attn_inner=True, scale_attn=True, scale_fc=True)
+        cases.append(Case("open_clip_qk_norm", open_clip_model(**norms), **own))
+    openai = dict(embedding=encode_image, patches=openai_tokens, to_joint=open_clip_joint)
+    return [*cases, Case("openai", lambda: golden.model("openai"), **openai, **GOLDEN)]
+
+
+GOLDEN = dict(size=(112, 112), patch=16, golden=True)
+TOY = Case("toy", ToyViT, forward, lambda model, pixels: model.tokens(pixels), lambda model, patches: patches)
+CASES = {case.name: case for case in (*transformers_cases(), *timm_cases(), *open_clip_cases(), TOY)}
