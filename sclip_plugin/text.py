@@ -168,15 +168,17 @@ class TextBank:
         if key not in self._memory:
             bank = self._load(key, len(names))
             if bank is None:
-                bank = self._compute(names, templates)
-                self._save(key, bank)
+                bank, whole = self._compute(names, templates)
+                if whole:  # what was cut is warned of in the next process too
+                    self._save(key, bank)
             if len(self._memory) >= 16:
                 self._memory.pop(next(iter(self._memory)))
             self._memory[key] = bank
         self._memory[key] = self._memory[key].to(self.tower.device)  # the model may have been moved
         return self._memory[key]
 
-    def _compute(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    def _compute(self, names: Sequence[str], templates: Sequence[str]) -> tuple[Tensor, bool]:
+        """The bank, and whether every prompt was read whole."""
         distinct = list(dict.fromkeys(names))
         prompts = [template.format(name) for name in distinct for template in templates]
         unique = list(dict.fromkeys(prompts))
@@ -197,7 +199,7 @@ class TextBank:
             bank = F.normalize(embedded[rows].view(len(distinct), len(templates), -1).mean(dim=1), dim=-1)
             place = {name: index for index, name in enumerate(distinct)}
             bank = bank[torch.tensor([place[name] for name in names], device=bank.device)]
-        return bank.clone()
+        return bank.clone(), not too_long
 
     def _key(self, names: Sequence[str], templates: Sequence[str]) -> str:
         if self._fingerprint is None:

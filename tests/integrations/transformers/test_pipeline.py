@@ -401,7 +401,7 @@ def test_unknown_parameters(pipe, folder, pictures):
         pipe(pictures[0], candidate_labels=LABELS, threshold=2)
 
 
-def test_long_labels_are_cut_with_a_warning_that_names_them(pipe, pictures):
+def test_long_labels_are_cut_with_a_warning_that_names_them(folder, pipe, pictures):
     long = "a very " + "long " * 40 + "name"
     with pytest.warns(UserWarning, match="the text tower reads 128 tokens") as caught:
         found = pipe(pictures[0], candidate_labels=["cat", long], output="semantic")
@@ -410,6 +410,8 @@ def test_long_labels_are_cut_with_a_warning_that_names_them(pipe, pictures):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pipe(pictures[0], candidate_labels=["cat", long])  # said once
+    with pytest.warns(UserWarning, match="the text tower reads 128 tokens"):  # and once in every process
+        pipeline(TASK, model=str(folder), hypothesis_template="a photo of a {}.")(pictures[0], ["cat", long])
 
 
 @pytest.mark.parametrize("with_tokenizer", [True, False])
