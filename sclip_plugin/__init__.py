@@ -10,10 +10,10 @@ Importing this package imports neither torch nor any framework: each name below 
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
 from .after_import import after_import
+from .lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -37,6 +37,7 @@ _HOMES = {
     "draw_scene": "demo",
 }
 __all__ = sorted([*_HOMES, "__version__"])
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)
 
 if TYPE_CHECKING:
     from .demo import demo_model, draw_scene
@@ -46,18 +47,6 @@ if TYPE_CHECKING:
     from .segmentation import Segmentation
     from .segmenter import Segmenter
     from .towers import Tower, find_tower, list_towers, register_tower
-
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
 
 
 def _register_pipeline() -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from . import __version__
+from .evaluation.cli import convert_app, eval_app
 
 if TYPE_CHECKING:
     from .segmenter import Segmenter
@@ -328,8 +329,6 @@ class _Command:
         import warnings
 
         warnings.showwarning = lambda message, *rest: typer.echo(f"warning: {message}", err=True)
-        if "eval" in sys.argv[1:2] or "convert" in sys.argv[1:2] or {"-h", "--help"} & set(sys.argv[1:2]):
-            _mount_evaluation()
         try:
             app()
         except (OSError, ValueError, TypeError) as error:
@@ -345,12 +344,8 @@ def _is_ours(error: Exception) -> bool:
     return type(error).__module__.startswith(errors.__name__.rpartition(".")[0]) or isinstance(error, OSError)
 
 
-def _mount_evaluation() -> None:
-    from .evaluation.cli import convert_app, eval_app
-
-    app.add_typer(eval_app, name="eval")
-    app.add_typer(convert_app, name="convert")
-
+app.add_typer(eval_app, name="eval")
+app.add_typer(convert_app, name="convert")
 
 run = _Command()
 
