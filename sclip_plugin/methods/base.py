@@ -41,7 +41,7 @@ class Method:
 
     @property
     def needs_text(self) -> bool:
-        """True if the method, with its options, also has a field ``text`` that must hold the text embeddings of all names,
+        """True if the method, with its options, has a field ``text`` that must hold the text embeddings of all names,
         (K, D) and normalised, before it can run; the segmenter fills it in."""
         return False
 
@@ -69,8 +69,8 @@ class Method:
 class AttentionMethod(Method):
     """A method that changes only what the last block attends to, and whether it keeps its residual and FFN.
 
-    A subclass gives `similarities`: pairs (a, b), each (B, H, T, d). The attention applied to v is the sum over pairs of
-    softmax(s · temperature · a bᵀ + bias), computed by torch's fused attention: no T x T map is formed.
+    A subclass gives `similarities`: pairs (a, b), each (B, H, T, d). The attention applied to v is the sum over pairs
+    of softmax(s · temperature · a bᵀ + bias), computed by torch's fused attention: no T x T map is formed.
 
     Fields:
         residual: add the tokens that entered the block (t + o).
