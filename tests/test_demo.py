@@ -9,10 +9,20 @@ import torch
 
 from sclip_plugin import demo
 from sclip_plugin.demo import batches, captions, retrieval, scenes, tokenizer, train
-from sclip_plugin.demo.network import contrastive_loss, image_embeddings, normalise, text_embeddings
+from sclip_plugin.demo.localise import localise
+from sclip_plugin.demo.network import (
+    build_model,
+    contrastive_loss,
+    image_embeddings,
+    last_block_input,
+    normalise,
+    text_embeddings,
+)
 from sclip_plugin.demo.sprites import GROUNDS, SYNONYMS, THINGS, sprite
 
-TINY = dict(batch=8, width=32, depth=2, text_width=32, text_depth=1, joint=16, warmup=1, crop_steps=1, final_steps=1)
+TINY = dict(
+    batch=8, width=32, depth=2, text_width=32, text_depth=1, joint=16, warmup=1, crop_steps=1, localise_step=2, hide=0.5
+)  # fmt: skip
 
 
 def test_importing_the_demo_imports_no_framework():
@@ -137,13 +147,13 @@ def test_the_loss_ignores_captions_that_are_also_true():
 @pytest.fixture(scope="module")
 def uninterrupted(vocabulary, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    return out, train.train(train.Recipe(**TINY, steps=3), out, vocabulary, log=lambda line: None)
+    return out, train.train(train.Recipe(**TINY, steps=4, final_steps=1), out, vocabulary, log=lambda line: None)
 
 
 def test_a_resumed_run_ends_in_the_weights_of_an_uninterrupted_one(vocabulary, uninterrupted, tmp_path):
     out, model = uninterrupted
-    recipe = train.Recipe(**TINY, steps=3)
-    train.train(recipe, tmp_path, vocabulary, stop_after=1, log=lambda line: None)
+    recipe = train.Recipe(**TINY, steps=4, final_steps=1)
+    train.train(recipe, tmp_path, vocabulary, stop_after=2, log=lambda line: None)
     resumed = train.train(recipe, tmp_path, vocabulary, resume=True, log=lambda line: None)
     for name, value in model.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
@@ -152,7 +162,7 @@ def test_a_resumed_run_ends_in_the_weights_of_an_uninterrupted_one(vocabulary, u
 
 
 def test_resuming_refuses_another_recipe_and_an_empty_folder(vocabulary, uninterrupted, tmp_path):
-    other = train.Recipe(**TINY | {"batch": 4}, steps=3)
+    other = train.Recipe(**TINY | {"batch": 4}, steps=4)
     with pytest.raises(ValueError, match="give the same options"):
         train.train(other, uninterrupted[0], vocabulary, resume=True)
     with pytest.raises(FileNotFoundError, match="without --resume"):
@@ -171,6 +181,36 @@ def test_the_trainer_computes_what_transformers_computes(vocabulary, uninterrupt
         assert torch.allclose(text_embeddings(model, ids), expected.text_embeds, atol=1e-5)
         every = torch.arange(144).expand(4, -1)
         assert torch.allclose(image_embeddings(model, pixels, every, every), expected.image_embeds, atol=1e-5)
+
+
+def test_localise_makes_patches_tell_each_other_apart_and_cls_look_at_all_alike():
+    model = build_model(train.Recipe(**TINY), 900).eval()
+    pixels = normalise(batches.draw_batch(0, 0, 40)[0])
+
+    def attention_to_itself_and_of_cls():
+        block, normed = model.vision_model.encoder.layers[-1].self_attn, last_block_input(model, pixels)
+        q, k = (
+            part(normed).unflatten(-1, (block.num_heads, -1)).transpose(1, 2) for part in (block.q_proj, block.k_proj)
+        )
+        scores = q.shape[-1] ** -0.5 * q @ q.mT
+        cls = (q.shape[-1] ** -0.5 * q[:, :, :1] @ k.mT).softmax(-1)
+        return scores.softmax(-1).diagonal(dim1=-2, dim2=-1)[..., 1:].mean(), cls.amax(-1).mean()
+
+    with torch.no_grad():
+        model.vision_model.encoder.layers[-1].self_attn.q_proj.bias.normal_(std=2)  # something that all tokens ask for
+        before = attention_to_itself_and_of_cls()
+        localise(model, pixels, spread=12.0, read=4)
+        after = attention_to_itself_and_of_cls()
+    assert after[0] > 2 * before[0]
+    assert after[1] < before[1]
+
+
+def test_hiding_cls_changes_the_embeddings_of_hidden_pictures_alone(uninterrupted):
+    pixels = normalise(batches.draw_batch(0, 0, 4)[0])
+    hidden = torch.tensor([True, False, True, False])
+    with torch.no_grad():
+        plain, part = (image_embeddings(uninterrupted[1], pixels, hidden=hide) for hide in (None, hidden))
+    assert (torch.isclose(plain, part, atol=1e-6).all(1) == ~hidden).all()
 
 
 def test_retrieval_counts_galleries(uninterrupted):

@@ -13,17 +13,19 @@ from sclip_plugin.demo.network import last_block_input
 
 
 @torch.no_grad()
-def localise(model, pixels, spread=8.0, weight=6.0, read=24, seed=0):
+def localise(model, pixels, spread=8.0, weight=6.0, calm=0.1, read=24, seed=0):
     """Sharpen the patches' queries and keys of the last block, and let its attention weigh more; changes `model`.
 
     Queries get a random projection of what CLS tokens do not contain, keys one at right angles to the CLS token's
-    query, so the CLS token attends as before: patches alone become distinguishable.
+    query, so that patches become distinguishable to one another and not to CLS.
 
     Args:
         model: CLIPModel.
         pixels: (B, 3, H, W) normalised pictures that the token statistics are taken from; B > read.
         spread: norm per head that the new part of queries and keys has, on average over patches.
         weight: factor for the attention's output, against residual and FFN.
+        calm: factor for what CLS asks for. Left to itself, it reads a few patches and the values of the others learn
+            nothing; a CLS token that looks at all patches alike teaches the value of each.
         read: number of leading directions of CLS tokens to leave alone.
         seed: of the random projections.
     """
@@ -46,7 +48,8 @@ def localise(model, pixels, spread=8.0, weight=6.0, read=24, seed=0):
     free = torch.randn(heads, width // heads, width, generator=generator)
     keys = scaled((free - asked * (asked * free).sum(1, keepdim=True)).flatten(0, 1))
 
-    attention.q_proj.weight.add_(queries)
+    attention.q_proj.weight.mul_(calm).add_(queries)
+    attention.q_proj.bias.mul_(calm)
     attention.k_proj.weight.add_(keys)
     attention.k_proj.bias.sub_(keys @ patches.mean(0))
     attention.out_proj.weight.mul_(weight)

@@ -51,7 +51,7 @@ def _block(layer, tokens, causal=False, first_only=False):
     return asking + layer.mlp(layer.layer_norm2(asking))
 
 
-def image_embeddings(model, pixels, places=None, kept=None):
+def image_embeddings(model, pixels, places=None, kept=None, hidden=None):
     """Embed pictures as `CLIPModel.get_image_features` does, faster where only a part of the patches is kept.
 
     Args:
@@ -60,6 +60,8 @@ def image_embeddings(model, pixels, places=None, kept=None):
         places: (B, N) which position of the model's grid each patch takes, for pictures smaller than the
             grid; None where they fill it.
         kept: (B, n) indices of the patches to look at; None for all.
+        hidden: (B,) bool, pictures whose CLS token comes to the last block without what it gathered in earlier ones (as
+            the mean of the batch's), so that the last block's values must tell what is there; None for none.
 
     Returns:
         (B, D) unit-length embeddings.
@@ -80,6 +82,9 @@ def image_embeddings(model, pixels, places=None, kept=None):
     *blocks, last = vision.encoder.layers
     for layer in blocks:
         tokens = _block(layer, tokens)
+    if hidden is not None:
+        first = tokens[:, :1]
+        tokens = torch.cat([torch.where(hidden[:, None, None], first.mean(0, keepdim=True), first), tokens[:, 1:]], 1)
     pooled = vision.post_layernorm(_block(last, tokens, first_only=True)[:, 0])
     return F.normalize(model.visual_projection(pooled), dim=-1)
 

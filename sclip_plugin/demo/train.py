@@ -31,13 +31,8 @@ from sclip_plugin.demo.network import (
 from sclip_plugin.demo.scenes import WINDOW
 from sclip_plugin.demo.tokenizer import POSITIONS
 
-SCHEDULE = (
-    "steps",
-    "crop_steps",
-    "localise_step",
-    "final_steps",
-    "ground_rate",
-)  # fields of Recipe that a resumed run may change
+# fields of Recipe that a resumed run may change
+SCHEDULE = ("steps", "crop_steps", "localise_step", "spread", "weight", "calm", "hide", "ground_rate", "final_steps")
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -48,9 +43,10 @@ class Recipe:
     A batch is trained on in `shards` equal parts, one thread each, whose gradients are averaged. The first `crop_steps`
     see scenes of one thing, `crop` pixels wide, anywhere on the model's grid: what things look like and are called is
     learnt sooner and cheaper where nothing else is. `keep` is the share of patches that a picture is trained on (FLIP).
-    Before step `localise_step` the last block is changed once, see `localise`. `ground_rate` is the share of captions
-    that name a ground. In the last `final_steps` the learning rate falls and all patches are seen; before them nothing
-    depends on `steps`, so a run can be resumed with more of them.
+    Before step `localise_step`, `localise` changes the last block (`spread`, `weight`, `calm`); from there on, in a
+    share `hide` of the pictures, CLS must learn all from the last block's values. In a share `ground_rate` of the
+    captions a ground is named. In the last `final_steps` the learning rate falls and all patches are seen; before them
+    nothing depends on `steps`, so a run can be resumed with more of them.
     """
 
     steps: int = 3000
@@ -69,6 +65,10 @@ class Recipe:
     crop_steps: int = 500
     keep: float = 0.4
     localise_step: int = 800
+    spread: float = 8.0
+    weight: float = 6.0
+    calm: float = 0.1
+    hide: float = 0.8
     final_steps: int = 600
     ema: float = 0.998
     ground_rate: float = 0.2
@@ -105,7 +105,8 @@ def _shard_gradients(model, recipe, step, shard, tokenize):
             kept = torch.rand(scenes, grid**2, generator=generator).argsort(1)[:, : int(recipe.keep * grid**2)]
     pictures, texts, also_true = batch
     pixels, ids = normalise(pictures), tokenize(texts)
-    similarity = image_embeddings(model, pixels, places, kept) @ text_embeddings(model, ids).T
+    hidden = torch.rand(scenes, generator=generator) < recipe.hide if step >= recipe.localise_step else None
+    similarity = image_embeddings(model, pixels, places, kept, hidden) @ text_embeddings(model, ids).T
     loss = contrastive_loss(model.logit_scale.exp() * similarity, torch.from_numpy(also_true))
     return loss.item(), torch.autograd.grad(loss, list(model.parameters()))
 
@@ -115,6 +116,10 @@ def train_step(model, optimizer, recipe, step, tokenize, pool):
     parts = list(pool.map(lambda shard: _shard_gradients(model, recipe, step, shard, tokenize), range(recipe.shards)))
     for index, parameter in enumerate(model.parameters()):
         parameter.grad = sum(gradients[index] for _, gradients in parts) / recipe.shards
+    if step >= recipe.localise_step:  # what `localise` set stays
+        attention = model.vision_model.encoder.layers[-1].self_attn
+        for parameter in (*attention.q_proj.parameters(), *attention.k_proj.parameters()):
+            parameter.grad = None
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(recipe, step)
@@ -198,7 +203,8 @@ def train(recipe, out, tokenizer_folder, resume=False, save_minutes=4.0, stop_af
     losses, pool = [], ThreadPoolExecutor(recipe.shards)
     for step in range(first, recipe.steps):
         if step == recipe.localise_step:
-            localise(model, normalise(draw_batch(recipe.seed, 10**9, 64)[0]), seed=recipe.seed)
+            pictures = draw_batch(recipe.seed, 10**9, 64)[0]
+            localise(model, normalise(pictures), recipe.spread, recipe.weight, recipe.calm, seed=recipe.seed)
             averaged = {name: value.clone() for name, value in model.state_dict().items()}
         losses.append(train_step(model, optimizer, recipe, step, tokenize, pool))
         decay = min(recipe.ema, (step + 1) / (step + 10))
@@ -228,17 +234,19 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", required=True, help="folder for the checkpoint and the state to resume from")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/state.pt")
+    parser.add_argument("--stop-after", type=int, help="stop at this step, to be resumed")
     parser.add_argument("--tokenizer", default=str(MODEL_DIR), help="folder of the tokenizer (default: shipped)")
     for field in dataclasses.fields(Recipe):
         parser.add_argument("--" + field.name.replace("_", "-"), type=field.type, default=field.default)
     options = vars(parser.parse_args(arguments))
     torch.set_num_threads(1)  # the shards are the threads: whole steps wait for each other less than single operations
     out, resume, tokenizer_folder = options.pop("out"), options.pop("resume"), options.pop("tokenizer")
+    stop_after = options.pop("stop_after")
 
     def log(line):
         print(line, flush=True)
 
-    train(Recipe(**options), out, tokenizer_folder, resume, log=log)
+    train(Recipe(**options), out, tokenizer_folder, resume, stop_after=stop_after, log=log)
 
 
 if __name__ == "__main__":
