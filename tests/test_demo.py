@@ -147,12 +147,14 @@ def test_the_loss_ignores_captions_that_are_also_true():
 @pytest.fixture(scope="module")
 def uninterrupted(vocabulary, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    return out, train.train(train.Recipe(**TINY, steps=4, final_steps=1), out, vocabulary, log=lambda line: None)
+    return out, train.train(
+        train.Recipe(**TINY, steps=4, final_steps=2, full_steps=1), out, vocabulary, log=lambda line: None
+    )
 
 
 def test_a_resumed_run_ends_in_the_weights_of_an_uninterrupted_one(vocabulary, uninterrupted, tmp_path):
     out, model = uninterrupted
-    recipe = train.Recipe(**TINY, steps=4, final_steps=1)
+    recipe = train.Recipe(**TINY, steps=4, final_steps=2, full_steps=1)
     train.train(recipe, tmp_path, vocabulary, stop_after=2, log=lambda line: None)
     resumed = train.train(recipe, tmp_path, vocabulary, resume=True, log=lambda line: None)
     for name, value in model.state_dict().items():

@@ -92,7 +92,7 @@ def compose(rng, size, things, draw_ground=ground, draw_sprite=sprite, longest=(
     return canvas, label_map, [n for n in present if n in THINGS], [n for n in present if n in GROUNDS]
 
 
-def draw_scene(seed, size=(288, 192)):
+def draw_scene(seed, size=(216, 144)):
     """Draw the scene of a seed, with its exact masks.
 
     Args:

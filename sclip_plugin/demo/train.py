@@ -32,7 +32,10 @@ from sclip_plugin.demo.scenes import WINDOW
 from sclip_plugin.demo.tokenizer import POSITIONS
 
 # fields of Recipe that a resumed run may change
-SCHEDULE = ("steps", "crop_steps", "localise_step", "spread", "weight", "calm", "hide", "ground_rate", "final_steps")
+SCHEDULE = (
+    "steps", "crop_steps", "final_steps", "full_steps",
+    "localise_step", "spread", "weight", "calm", "hide", "ground_rate",
+)  # fmt: skip
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -45,8 +48,8 @@ class Recipe:
     learnt sooner and cheaper where nothing else is. `keep` is the share of patches that a picture is trained on (FLIP).
     Before step `localise_step`, `localise` changes the last block (`spread`, `weight`, `calm`); from there on, in a
     share `hide` of the pictures, CLS must learn all from the last block's values. In a share `ground_rate` of the
-    captions a ground is named. In the last `final_steps` the learning rate falls and all patches are seen; before them
-    nothing depends on `steps`, so a run can be resumed with more of them.
+    captions a ground is named. In the last `final_steps` the learning rate falls, in the last `full_steps` all patches
+    are seen; before them nothing depends on `steps`, so a run can be resumed with more of them.
     """
 
     steps: int = 3000
@@ -69,7 +72,8 @@ class Recipe:
     weight: float = 6.0
     calm: float = 0.1
     hide: float = 0.8
-    final_steps: int = 600
+    final_steps: int = 400
+    full_steps: int = 120
     ema: float = 0.998
     ground_rate: float = 0.2
     seed: int = 0
@@ -101,7 +105,7 @@ def _shard_gradients(model, recipe, step, shard, tokenize):
         places = (rows[:, :, None] * grid + columns[:, None, :]).flatten(1)
     else:
         batch = draw_batch(recipe.seed, draw, scenes, ground_rate=recipe.ground_rate)
-        if step < recipe.steps - recipe.final_steps and recipe.keep < 1:
+        if step < recipe.steps - recipe.full_steps and recipe.keep < 1:
             kept = torch.rand(scenes, grid**2, generator=generator).argsort(1)[:, : int(recipe.keep * grid**2)]
     pictures, texts, also_true = batch
     pixels, ids = normalise(pictures), tokenize(texts)
