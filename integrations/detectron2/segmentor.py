@@ -162,8 +162,10 @@ def sem_seg_scores(result: Segmentation, device: torch.device) -> Tensor:
         labels = torch.from_numpy(result.label_map[rows]).to(band.device, torch.int64)[None]
         # Pixels that the thresholds gave to another class than the best, and ties that rounding made.
         other = band.argmax(dim=0, keepdim=True) != labels
-        own = band.gather(0, labels).nan_to_num().clamp(min=torch.finfo(band.dtype).tiny)
-        scores[:, rows] = torch.where(other, torch.zeros_like(band).scatter_(0, labels, own), band)
+        if other.any():
+            own = band.gather(0, labels).nan_to_num().clamp(min=torch.finfo(band.dtype).tiny)
+            band = torch.where(other, torch.zeros_like(band).scatter_(0, labels, own), band)
+        scores[:, rows] = band
     return scores
 
 

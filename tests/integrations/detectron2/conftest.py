@@ -57,7 +57,7 @@ def data_root(tmp_path_factory):
     _write_scenes(root, "VOCdevkit/VOC2012", "JPEGImages/{}.jpg", "SegmentationClass/{}.png", 21, palette=True)
     split = root / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"
     split.parent.mkdir(parents=True)
-    split.write_text("\n".join(f"scene_{seed}" for seed in range(4)) + "\n")
+    split.write_text("\n".join(f"scene_{seed}" for seed in range(3)) + "\n")
     ade = ("images/validation/{}.jpg", "annotations/validation/{}.png")
     _write_scenes(root, "ADEChallengeData2016", *ade, 151)
     coco = ("images/val2017/{}.jpg", "annotations/val2017/{}_instanceTrainIds.png")
@@ -70,7 +70,7 @@ def _write_scenes(root, folder, image, mask, labels, palette=False):
 
     from sclip_plugin.demo import draw_scene
 
-    for seed in range(4):
+    for seed in range(3):
         scene = draw_scene(seed, size=(240 + 20 * seed, 200))
         values = (scene.label_map.astype(np.int64) * 7 + seed) % labels
         values[:8] = 255

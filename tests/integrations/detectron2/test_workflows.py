@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultPredictor, DefaultTrainer
-from detectron2.evaluation import SemSegEvaluator, inference_on_dataset
+from detectron2.evaluation import DatasetEvaluators, SemSegEvaluator, inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from sclip_plugin.integrations.detectron2 import IoUEvaluator
@@ -73,17 +73,23 @@ def test_predictor_in_either_channel_order(make_cfg, datasets, own, input_format
     assert np.array_equal(output.argmax(dim=0).numpy(), own("voc21")[1][1])
 
 
+class Both(DatasetEvaluators):
+    """Two evaluators on one run, their figures side by side."""
+
+    def evaluate(self):
+        return {"both": [evaluator.evaluate()["sem_seg"] for evaluator in self._evaluators]}
+
+
 @pytest.mark.parametrize("name", ["voc21", "voc20", "ade20k", "coco_object"])
 def test_the_same_figures_as_the_projects_evaluator(make_cfg, datasets, own, name):
     result, maps = own(name)
     cfg = make_cfg(name, *FAST)
     dataset = cfg.DATASETS.TEST[0]
     model = build_model(cfg)  # in training mode as it comes; inference_on_dataset takes care of that
-    loader = build_detection_test_loader(cfg, dataset)
-    ours = inference_on_dataset(model, loader, IoUEvaluator(dataset))["sem_seg"]
+    both = Both([IoUEvaluator(dataset), SemSegEvaluator(dataset)])
+    ours, theirs = inference_on_dataset(model, build_detection_test_loader(cfg, dataset), both)["both"]
     assert ours["mIoU"] == 100 * result.miou
     assert ours["pACC"] == 100 * result.totals.aacc
-    theirs = DefaultTrainer.test(cfg, model, [SemSegEvaluator(dataset)])["sem_seg"]
     labelled = result.totals.counts[2]
     for label, iou, count in zip(result.class_names, result.totals.iou, labelled, strict=True):
         assert ours[f"IoU-{label}"] == 100 * iou or math.isnan(iou)
@@ -95,6 +101,13 @@ def test_the_same_figures_as_the_projects_evaluator(make_cfg, datasets, own, nam
     assert any(theirs["mIoU"] == pytest.approx(way, abs=1e-9) for way in ways)
     for key, value in (("pACC", result.totals.aacc), ("fwIoU", ours["fwIoU"] / 100), ("mACC", result.totals.macc)):
         assert theirs[key] == pytest.approx(100 * value, abs=1e-9)
+
+
+def test_the_trainers_own_evaluation(make_cfg, datasets, own):
+    """What tools/train_net.py does by --eval-only."""
+    cfg = make_cfg("coco_object", *FAST)
+    figures = DefaultTrainer.test(cfg, DefaultTrainer.build_model(cfg), [IoUEvaluator(cfg.DATASETS.TEST[0])])
+    assert figures["sem_seg"]["mIoU"] == 100 * own("coco_object")[0].miou
 
 
 def test_the_demo_through_a_config(make_cfg):
@@ -154,43 +167,71 @@ def test_iou_evaluator_counts_a_missing_class_as_mmsegmentation_does(datasets):
     assert figures[f"IoU-{load_benchmark('voc21').class_names[absent]}"] == 0
 
 
-def run_eval(*arguments, processes=1, output, environment=None, fails=False):
-    """The command, in as many processes, with Detectron2 in reach; returns its results and what it printed."""
-    command = [sys.executable, str(LAUNCHER), EVAL, *map(str, arguments)]
-    if processes > 1:
-        command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
-    done = subprocess.run(
-        command, env=environment, cwd=output, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert bool(done.returncode) == fails, done.stdout[-4000:]
-    results = Path(output) / "out" / "results.json"
-    return (json.loads(results.read_text()) if not fails else None), done.stdout
+@pytest.fixture
+def command(monkeypatch, tmp_path, datasets):
+    """The command with these arguments, in this process; returns what it wrote."""
+
+    def run(*arguments):
+        from sclip_plugin.integrations.detectron2.eval import run
+
+        monkeypatch.setattr(sys, "argv", [EVAL, *map(str, arguments)])
+        run()
+        return json.loads((tmp_path / "results.json").read_text())
+
+    return run
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_the_command_gives_the_same_figures_in_one_process_and_two(datasets, own, model_name, tmp_path, processes):
-    options = ["MODEL.SCLIP.NAME", model_name, "MODEL.DEVICE", "cpu", "OUTPUT_DIR", "out", "DATALOADER.NUM_WORKERS", 1]
-    arguments = ["--eval-only", "--config-file", "voc21", *options, *FAST]
-    results, printed = run_eval(*arguments, processes=processes, output=tmp_path)
+def options(model_name, output):
+    return ["MODEL.SCLIP.NAME", model_name, "MODEL.DEVICE", "cpu", "OUTPUT_DIR", output, "DATALOADER.NUM_WORKERS", 1]
+
+
+def test_the_command_gives_the_figures_of_the_projects_evaluator(command, own, model_name, tmp_path):
+    results = command("--eval-only", "--config-file", "voc21", *options(model_name, tmp_path), *FAST)
     expected, _ = own("voc21")
     figures = results["sclip_voc21_sem_seg_val"]["sem_seg"]
     assert figures["mIoU"] == 100 * expected.miou
     assert figures["pACC"] == 100 * expected.totals.aacc
-    assert f"{100 * expected.miou:.4f}" in printed
 
 
-def test_the_command_takes_lazy_configs(datasets, own, model_name, tmp_path):
-    fast = [f"+model.segmenter.{key}={value}" for key, value in FAST_SETTINGS.items()]
-    options = [f"model.segmenter.name={model_name}", "+model.segmenter.device=cpu", "dataloader.test.num_workers=0"]
-    results, _ = run_eval("--config-file", "lazy/voc20", *options, *fast, "train.output_dir=out", output=tmp_path)
+def test_two_processes_give_the_figures_of_one(datasets, own, model_name, tmp_path):
+    """By torchrun and gloo: Detectron2's `launch` wants CUDA. Three pictures: an uneven share."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    arguments = ["--config-file", "ade20k", *options(model_name, tmp_path), *FAST]
+    done = subprocess.run(
+        [*torchrun, str(LAUNCHER), EVAL, *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    expected, _ = own("ade20k")
+    figures = json.loads((tmp_path / "results.json").read_text())["sclip_ade20k_sem_seg_val"]["sem_seg"]
+    assert figures["mIoU"] == 100 * expected.miou
+    assert [figures[f"IoU-{name}"] for name in expected.class_names] == [
+        None if math.isnan(iou) else 100 * iou for iou in expected.totals.iou
+    ]
+    assert f"{100 * expected.miou:.4f}" in done.stdout  # in the log, for people
+
+
+def test_the_command_takes_lazy_configs(command, own, model_name, tmp_path):
+    fast = [f"model.segmenter.{key}={value}" for key, value in FAST_SETTINGS.items()]
+    model = [f"model.segmenter.name={model_name}", "model.segmenter.device=cpu", "dataloader.test.num_workers=0"]
+    results = command("--config-file", "lazy/voc20", *model, *fast, f"train.output_dir={tmp_path}")
     assert results["sclip_voc20_sem_seg_val"]["sem_seg"]["mIoU"] == 100 * own("voc20")[0].miou
 
 
-def test_the_command_says_what_it_lacks(model_name, tmp_path):
-    options = ["MODEL.SCLIP.NAME", model_name, "MODEL.SCLIP.CLASSES", "cat", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", "out"]
-    _, printed = run_eval("--config-file", "sclip", *options, output=tmp_path, fails=True)
-    assert "DATASETS.TEST names no data set" in printed
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "DATASETS.TEST names no data set"),
+        (("DATASETS.TEST", "('coco_2017_val',)"), "'coco_2017_val' asks for an evaluator of type 'coco'"),
+    ],
+)
+def test_the_command_says_what_it_lacks(command, model_name, tmp_path, arguments, message):
+    own_classes = ("MODEL.SCLIP.CLASSES", "cat")
+    with pytest.raises((ValueError, NotImplementedError), match=message):
+        command("--config-file", "sclip", *options(model_name, tmp_path), *own_classes, *arguments)
 
 
 def test_without_detectron2_the_import_says_where_to_get_it():
