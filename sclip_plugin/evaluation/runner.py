@@ -102,7 +102,7 @@ def evaluate(
 
     >>> from sclip_plugin.evaluation.sets import demo_set
     >>> all_grass = lambda pictures: [np.zeros((p.height, p.width), int) for p in pictures]
-    >>> 0 < evaluate(demo_set(scenes=2), all_grass).miou < 0.1
+    >>> evaluate(demo_set(scenes=2), all_grass).miou < 0.2
     True
     """
     processes = processes or Processes.start()
