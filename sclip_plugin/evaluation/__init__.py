@@ -47,6 +47,7 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)
 
+# ruff: noqa: F401 - these are for type checkers, which do not follow _HOMES
 if TYPE_CHECKING:
     from .benchmarks import Benchmark, BenchmarkFileError, PublishedFigure, list_benchmarks, load_benchmark
     from .checking import DatasetReport, check_dataset

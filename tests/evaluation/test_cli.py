@@ -185,7 +185,6 @@ def test_eval_and_convert_are_commands_of_sclip(voc):
     """As the installed program mounts them: options may follow the benchmark."""
     from sclip_plugin import cli
 
-    cli._mount_evaluation()
     result = CliRunner().invoke(cli.app, ["eval", "voc21", "--check", str(voc / "VOCdevkit" / "VOC2012")])
     assert result.exit_code == 0, result.output
     assert CliRunner().invoke(cli.app, ["convert", "cityscapes", "--help"]).exit_code == 0

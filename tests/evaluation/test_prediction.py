@@ -45,3 +45,18 @@ def test_label_maps_are_the_segmenters(tiny_segmenter):
 def test_a_change_of_what_is_no_setting_is_refused(tiny_segmenter, change):
     with pytest.raises(UnknownNameError, match=f"unknown setting '{change}'"):
         SegmenterPrediction(tiny_segmenter, load_preset("sclip/voc21"), {change: 1})
+
+
+def test_other_weights_of_the_same_name_are_told_apart(tiny_segmenter):
+    import copy
+
+    import torch
+
+    settings = SegmenterPrediction(tiny_segmenter, load_preset("sclip/voc21")).settings("model")
+    assert settings == SegmenterPrediction(tiny_segmenter, load_preset("sclip/voc21")).settings("model")
+    other = copy.copy(tiny_segmenter)
+    other.model = copy.deepcopy(tiny_segmenter.model)
+    with torch.no_grad():
+        other.model.visual_projection.weight.add_(1e-3)
+    changed = SegmenterPrediction(other, load_preset("sclip/voc21")).settings("model")
+    assert [key for key in settings if settings[key] != changed[key]] == ["weights"]
