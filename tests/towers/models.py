@@ -157,7 +157,7 @@ def siglip(class_name: str) -> Callable[[], nn.Module]:
 
         if class_name == "SiglipVisionModel":
             return vision_tower(class_name, "SiglipVisionConfig")()
-        text = {**TINY_TEXT, "projection_size": 32}
+        text = {**TINY_TEXT, "hidden_size": 32, "projection_size": 32}
         return transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=TINY_VISION))
 
     return make

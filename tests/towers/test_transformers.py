@@ -39,7 +39,7 @@ def test_save_pretrained_writes_an_ordinary_checkpoint(case: Case, tmp_path):
     sp.apply(model).save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [type(model).__name__]
     assert not list(tmp_path.glob("*.py"))
-    reloaded = type(case.model()).from_pretrained(tmp_path)
+    reloaded = type(case.model()).from_pretrained(tmp_path).requires_grad_(False)  # as ours: torch's kernels differ
     for ours, theirs in zip(case.outputs(reloaded, pixels), before, strict=True):
         assert torch.equal(ours, theirs)
 
