@@ -1,7 +1,8 @@
 """Detectron2 for the tests: v0.6 from the package index, pinned by hash, without compiling anything.
 
-    python tests/integrations/detectron2/provision.py     # for CI, before the tests: fetches it and installs its needs
+    python tests/integrations/detectron2/provision.py     # fetches it; the tests do the same by themselves
 
+What Detectron2 itself imports is among the package's ``test`` extra.
 ``pb1-detectron2`` 0.6 is a source distribution of the tag v0.6: the same Python files, without the C++ sources of
 deformable and rotated operators, which no semantic segmentation needs. Where a Detectron2 is installed, that one is
 tested instead. `stand_ins` makes v0.6, written in 2021, work with NumPy and Pillow of today.
@@ -23,7 +24,6 @@ PROJECT, VERSION = "pb1-detectron2", "0.6"
 SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 # Newer versions refuse a distribution that names a dependency by URL, even in an extra that nobody asks for.
 OLD_PIP = ("pip==23.3.2", "setuptools<81", "wheel")
-REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 
 
 def installed() -> bool:
@@ -118,5 +118,4 @@ def make_importable() -> None:
 
 
 if __name__ == "__main__":
-    _pip("install", "--requirement", str(REQUIREMENTS))
     print("installed" if installed() else provide())
