@@ -1,0 +1,81 @@
+"""What the demo's CLIP can do: mIoU of every method on held-out scenes, and a sheet of pictures to look at.
+
+    python benchmarks/demo_quality.py --scenes 200 --sheet sheet.png
+
+`sclip eval demo` offers all 50 classes; this also offers the labels of each scene alone, as `sclip demo` does.
+"""
+
+import argparse
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+import sclip_plugin as sp
+from sclip_plugin.demo import CLASSES, GROUNDS, demo_model, held_out_scenes
+
+METHODS = ("vanilla", "csa", "clearclip", "naclip", "kk", "maskclip")
+SIZE = (216, 144)
+
+
+def measure(segmenter, scenes, method):
+    """Confusion counts (50, 50) with the labels present offered, and with all classes offered."""
+    counts = {offered: np.zeros((len(CLASSES), len(CLASSES))) for offered in ("present", "all")}
+    for scene in scenes:
+        present = np.array([CLASSES.index(name) for name in scene.labels])
+        truth = present[scene.label_map]
+        scores = np.asarray(segmenter(scene.picture, list(CLASSES), method=method).scores)
+        # The scores of a pixel are in the same order whichever labels are offered with them.
+        for offered, found in (("present", present[scores[present].argmax(0)]), ("all", scores.argmax(0))):
+            pairs = truth * len(CLASSES) + found
+            counts[offered] += np.bincount(pairs.ravel(), minlength=len(CLASSES) ** 2).reshape(len(CLASSES), -1)
+    return counts
+
+
+def mean_iou(counts, classes):
+    """Mean IoU in per cent over those of `classes` that occur."""
+    hit, union = np.diag(counts), counts.sum(0) + counts.sum(1) - np.diag(counts)
+    return 100 * np.mean([hit[k] / union[k] for k in map(CLASSES.index, classes) if counts[k].sum()])
+
+
+def sheet(segmenter, scenes, methods=("csa", "vanilla")):
+    """Rows of picture, truth and results, in colours of the classes; a PIL picture."""
+    colours = np.random.default_rng(1).integers(30, 255, (len(CLASSES), 3))
+    width, height = SIZE
+    page = Image.new("RGB", ((width + 8) * (2 + len(methods)) + 110, (height + 18) * len(scenes)), "white")
+    draw = ImageDraw.Draw(page)
+    for row, scene in enumerate(scenes):
+        top = row * (height + 18)
+        maps = {"truth": scene.label_map} | {
+            method: np.asarray(segmenter(scene.picture, list(scene.labels), method=method).label_map)
+            for method in methods
+        }
+        palette = colours[[CLASSES.index(name) for name in scene.labels]]
+        page.paste(scene.picture, (0, top + 14))
+        for column, (title, label_map) in enumerate(maps.items(), 1):
+            mixed = 0.35 * np.asarray(scene.picture) + 0.65 * palette[label_map]
+            page.paste(Image.fromarray(mixed.astype(np.uint8)), (column * (width + 8), top + 14))
+            draw.text((column * (width + 8), top + 1), title, fill="black")
+        for line, (name, colour) in enumerate(zip(scene.labels, palette, strict=True)):
+            left = (width + 8) * (1 + len(maps))
+            draw.rectangle((left, top + 14 + 14 * line, left + 10, top + 24 + 14 * line), fill=tuple(map(int, colour)))
+            draw.text((left + 15, top + 13 + 14 * line), name, fill="black")
+    return page
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="checkpoint folder (default: the shipped one)")
+    parser.add_argument("--scenes", type=int, default=200)
+    parser.add_argument("--sheet", help="write a sheet of the first six scenes here")
+    options = parser.parse_args()
+    segmenter = sp.Segmenter.from_pretrained(options.model or demo_model())
+    drawn = list(held_out_scenes(options.scenes, SIZE))
+    if options.sheet:
+        sheet(segmenter, drawn[:6]).save(options.sheet)
+    titles = ("method", "labels present", "things", "grounds", "all 50 classes", "things", "grounds")
+    print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
+    things = [name for name in CLASSES if name not in GROUNDS]
+    for name in METHODS:
+        found = measure(segmenter, drawn, name)
+        columns = [mean_iou(found[offered], part) for offered in found for part in (CLASSES, things, GROUNDS)]
+        print(f"| {name} | " + " | ".join(f"{value:.1f}" for value in columns) + " |", flush=True)
