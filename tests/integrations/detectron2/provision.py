@@ -5,8 +5,7 @@
 What Detectron2 itself imports is among the package's ``test`` extra.
 ``pb1-detectron2`` 0.6 is a source distribution of the tag v0.6: the same Python files, without the C++ sources of
 deformable and rotated operators, which no semantic segmentation needs. Where a Detectron2 is installed, that one is
-tested instead. `stand_ins` makes v0.6, written in 2021, work with NumPy and Pillow of today. What Detectron2 itself
-imports is in the extra ``test`` of pyproject.toml.
+tested instead. `stand_ins` makes v0.6, written in 2021, work with NumPy and Pillow of today.
 """
 
 from __future__ import annotations
