@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -50,13 +50,15 @@ Model = Annotated[
         "or demo, the small CLIP that ships with the package and works offline.",
     ),
 ]
-MethodName = Annotated[str, typer.Option("--method", help="What replaces the last block's attention; see 'sclip methods'.")]
-Device = Annotated[Optional[str], typer.Option(help="cpu, cuda, cuda:1, mps; by default CUDA where there is one.")]
+MethodName = Annotated[
+    str, typer.Option("--method", help="What replaces the last block's attention; see 'sclip methods'.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; by default CUDA where there is one.")]
 Window = Annotated[
-    Optional[int], typer.Option(min=0, help="Side of the windows in pixels; 0: the whole picture in one pass.")
+    int | None, typer.Option(min=0, help="Side of the windows in pixels; 0: the whole picture in one pass.")
 ]
 Resize = Annotated[
-    Optional[int], typer.Option("--resize", min=0, help="Short side the picture is resized to; 0: not resized.")
+    int | None, typer.Option("--resize", min=0, help="Short side the picture is resized to; 0: not resized.")
 ]
 Background = Annotated[bool, typer.Option("--background", help="Add one more class for everything else.")]
 Refine = Annotated[bool, typer.Option("--refine", help="Sharpen along the picture's colours (PAMR, 10 steps).")]
@@ -71,14 +73,18 @@ def main(version: Annotated[bool, typer.Option("--version", help="Show the versi
 
 @app.command()
 def segment(
-    pictures: Annotated[list[str], typer.Argument(help="Files, folders (searched for pictures), or patterns like '*.jpg'.")],
+    pictures: Annotated[
+        list[str], typer.Argument(help="Files, folders (searched for pictures), or patterns like '*.jpg'.")
+    ],
     labels: Labels,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made where it is missing.")] = Path("out"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made where it is missing.")] = Path(
+        "out"
+    ),
     model: Model = DEFAULT_MODEL,
     method: MethodName = "csa",
     background: Background = False,
     threshold: Annotated[
-        Optional[float], typer.Option(min=0, max=1, help="Leave pixels with a lower best score unlabelled.")
+        float | None, typer.Option(min=0, max=1, help="Leave pixels with a lower best score unlabelled.")
     ] = None,
     refine: Refine = False,
     heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Write a heat map of every label, too.")] = False,
@@ -87,7 +93,9 @@ def segment(
     templates: Annotated[
         str, typer.Option(help="Prompts: imagenet (80 templates), plain (one), or your own text with {} for the name.")
     ] = "imagenet",
-    resume: Annotated[bool, typer.Option("--resume", help="Skip pictures already finished with the same settings.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Skip pictures already finished with the same settings.")
+    ] = False,
     device: Device = None,
 ) -> None:
     """Segment pictures by labels.
@@ -217,9 +225,13 @@ def demo(
     totals.add(result.label_map, scene.label_map)
     typer.echo(f"A scene of: {', '.join(scene.labels)}")
     typer.echo(f"mIoU with {method}: {100 * totals.miou:.1f} % (the truth is known, since the scene was drawn)")
-    for name, path in (("picture", out / "scene.png"), ("segmented", paths["overlay"]), ("truth", out / "scene.truth.png")):
+    for name, path in (
+        ("picture", out / "scene.png"),
+        ("segmented", paths["overlay"]),
+        ("truth", out / "scene.truth.png"),
+    ):
         typer.echo(f"{name:>10}: {path}")
-    typer.echo(f"\nNext, your own: sclip segment PICTURE --labels \"cat, sofa\" (fetches {DEFAULT_MODEL} once)")
+    typer.echo(f'\nNext, your own: sclip segment PICTURE --labels "cat, sofa" (fetches {DEFAULT_MODEL} once)')
 
 
 @app.command()
@@ -232,7 +244,9 @@ def methods() -> None:
     for name in list_methods():
         cls = METHODS[name]
         own = {f.name: f.default for f in dataclasses.fields(cls) if f.repr and f.name != "position_resize"}
-        options = ", ".join(f"{key}={value!r}" for key, value in own.items() if not isinstance(value, type(dataclasses.MISSING)))
+        options = ", ".join(
+            f"{key}={value!r}" for key, value in own.items() if not isinstance(value, type(dataclasses.MISSING))
+        )
         typer.echo(f"{name}\n    {cls.summary}\n    options: {options}\n    {cls.source}")
 
 
@@ -283,7 +297,9 @@ def _find_pictures(arguments: list[str]) -> list[tuple[Path, Path]]:
         else:
             found.append((path, Path(path.name)))  # a file that is missing is reported with the others
     if not found:
-        raise PictureError(f"no pictures in {', '.join(arguments)}; expected files, folders with pictures, or patterns.")
+        raise PictureError(
+            f"no pictures in {', '.join(arguments)}; expected files, folders with pictures, or patterns."
+        )
     return list(dict.fromkeys(found))
 
 

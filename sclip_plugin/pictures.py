@@ -22,8 +22,8 @@ def read_picture(source: Picture) -> Image.Image:
 
     Args:
         source: a path; an open binary file; a PIL picture of any mode; an array (H, W), (H, W, 1), (H, W, 3) or
-            (H, W, 4); or a tensor (C, H, W) with as many channels. Arrays and tensors hold 0-255 (uint8), 0-65535 (uint16)
-            or 0-1 (floating point).
+            (H, W, 4); or a tensor (C, H, W) with as many channels. Arrays and tensors hold 0-255 (uint8), 0-65535
+            (uint16) or 0-1 (floating point).
 
     EXIF orientation is honoured, 16-bit pictures are scaled to 8 bits, transparency is laid over white.
 
@@ -127,8 +127,8 @@ def target_size(height: int, width: int, short_side: int, long_side: int = 2048)
 def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear without antialiasing, to the bit as OpenCV's INTER_LINEAR computes it on uint8.
 
-    That is fixed-point arithmetic: weights in 1/2048, and what is cut off on the way makes a picture darker by an eighth
-    of a level on average. The papers' label maps were made on such pictures.
+    That is fixed-point arithmetic: weights in 1/2048, and what is cut off on the way makes a picture darker by an
+    eighth of a level on average. The papers' label maps were made on such pictures.
 
     Args:
         pixels: (3, H, W) uint8.

@@ -15,9 +15,9 @@ PIXELS_AT_ONCE = 2**14
 def pamr(mask: Tensor, image: Tensor, steps: int = 10, dilations: tuple[int, ...] = (8, 16)) -> Tensor:
     """Refine score maps so that neighbouring pixels of similar colour agree.
 
-    Each step replaces a pixel's scores by the affinity-weighted sum of its 8 neighbours at every dilation. The affinity is
-    the softmax over all of them of the channel mean of -|x - x_n| / (1e-8 + 0.1 σ), where σ is the standard deviation,
-    per channel, over the pixel (once per dilation) and its neighbours.
+    Each step replaces a pixel's scores by the affinity-weighted sum of its 8 neighbours at every dilation. The
+    affinity is the softmax over all of them of the channel mean of -|x - x_n| / (1e-8 + 0.1 σ), where σ is the
+    standard deviation, per channel, over the pixel (once per dilation) and its neighbours.
 
     Args:
         mask: (B, K, h, w) scores; resized to the picture (bilinear, corners aligned) where the sizes differ.

@@ -25,7 +25,7 @@ class Registry(Generic[T]):
         self._entry_points_loaded = False
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Class decorator that adds the class under ``name``; a name registered again is replaced by the later class."""
+        """Class decorator that adds the class under ``name``; of a name registered twice the later class counts."""
 
         def add(cls: T) -> T:
             cls.name = name  # type: ignore[attr-defined]

@@ -108,7 +108,9 @@ class Settings:
         method = self.method
         out["method"] = method.name
         out["method_options"] = {
-            f.name: value if isinstance(value := getattr(method, f.name), (str, int, float, bool, tuple)) else repr(value)
+            f.name: value
+            if isinstance(value := getattr(method, f.name), (str, int, float, bool, tuple))
+            else repr(value)
             for f in dataclasses.fields(method)
             if f.repr and getattr(method, f.name) is not None
         }
@@ -135,7 +137,7 @@ class Segmenter:
     """Segments pictures into any classes named in words, with a frozen CLIP.
 
     Args:
-        model: a whole CLIP of transformers or open_clip, or OpenAI's; it is put into eval mode and otherwise left as it is.
+        model: a whole CLIP of transformers or open_clip, or OpenAI's; put into eval mode, otherwise left as it is.
         tokenizer: the model's: of transformers, of ``open_clip.get_tokenizer``, or ``clip.tokenize``.
         image_mean, image_std: of the model's pictures, for values 0 to 1; CLIP's where None.
         preset: settings and labels as the authors evaluate a benchmark, ``"sclip/voc21"``; see
@@ -236,7 +238,9 @@ class Segmenter:
             return list(self.stream(picture, labels, **settings))
         return next(self.stream([picture], labels, **settings))
 
-    def stream(self, pictures: Iterable[Picture], labels: Labels | None = None, **settings: Any) -> Iterator[Segmentation]:
+    def stream(
+        self, pictures: Iterable[Picture], labels: Labels | None = None, **settings: Any
+    ) -> Iterator[Segmentation]:
         """Segment pictures one after the other as they are needed; windows of several share batches.
 
         Arguments as for a call, but ``pictures`` may be any iterable, even an endless one.
@@ -293,9 +297,7 @@ class Segmenter:
         return rgb, resize(pixels, target), size
 
     @torch.inference_mode()
-    def _run(
-        self, pictures: Iterable[Prepared], vocabulary: Vocabulary, settings: Settings
-    ) -> Iterator[Segmentation]:
+    def _run(self, pictures: Iterable[Prepared], vocabulary: Vocabulary, settings: Settings) -> Iterator[Segmentation]:
         text = self.text_bank.embed(vocabulary.names, settings.templates)
         method = settings.method
         if method.needs_text:
@@ -304,7 +306,9 @@ class Segmenter:
         windows: deque[tuple[_Job, int, tuple[int, int]]] = deque()
         for picture, pixels, output_size in pictures:
             if min(pixels.shape[-2:]) < max(self.tower.patch_size):
-                raise PictureError(f"pixels of shape {tuple(pixels.shape)} are smaller than a patch {self.tower.patch_size}.")
+                raise PictureError(
+                    f"pixels of shape {tuple(pixels.shape)} are smaller than a patch {self.tower.patch_size}."
+                )
             plan = WindowPlan.of(tuple(pixels.shape[-2:]), settings.window, settings.stride, self.tower.patch_size)
             jobs.append(_Job(picture, pixels, output_size, plan, plan.empty_logits(len(text), text), len(plan)))
             windows.extend((jobs[-1], index, box) for index, box in enumerate(plan.boxes()))

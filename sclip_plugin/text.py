@@ -11,7 +11,7 @@ import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files as package_files
 from pathlib import Path
 
@@ -29,7 +29,7 @@ Labels = Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str]] | str
 BACKGROUND = "background"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _data_lines(name: str) -> tuple[str, ...]:
     return tuple(package_files("sclip_plugin").joinpath(f"data/{name}").read_text(encoding="utf-8").split("\n")[:-1])
 
@@ -188,7 +188,7 @@ class TextBank:
         if too_long:
             cut = [n for i, n in enumerate(distinct) if too_long & set(prompts[i * len(templates) :][: len(templates)])]
             warnings.warn(
-                f"the text tower reads {limit} tokens; these labels are longer and were cut: {', '.join(map(repr, cut))}.",
+                f"the text tower reads {limit} tokens; these labels are longer, and were cut: " + ", ".join(map(repr, cut)),
                 stacklevel=2,
             )
             tokens = [ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]] for ids in tokens]

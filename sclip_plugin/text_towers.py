@@ -1,6 +1,6 @@
 """Where each framework keeps its text tower: token ids in, joint-space embeddings out.
 
-CLIP's causal text towers (transformers, open_clip, OpenAI) run here block by block through the same `BlockInput` that the
+CLIP's causal text towers (transformers, open_clip, OpenAI) run here block by block through the `BlockInput` that the
 methods use, one token position at a time for all prompts at once: what prompts share in front is computed once.
 Other text towers (bidirectional ones, SigLIP's) go through their model's own ``get_text_features``.
 """
@@ -52,7 +52,9 @@ class TextTower(ABC):
         digest = hashlib.sha256(b"sclip_plugin text bank 1")
         for parameter in self._parameters:
             flat = parameter.detach().reshape(len(parameter), -1) if parameter.dim() else parameter.detach().view(1, 1)
-            bits = flat.contiguous().view({8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[flat.itemsize])
+            bits = flat.contiguous().view(
+                {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[flat.itemsize]
+            )
             digest.update(f"{tuple(parameter.shape)} {parameter.dtype}".encode())
             for dim in (0, 1):
                 digest.update(bits.sum(dim=dim, dtype=torch.int64).cpu().numpy().tobytes())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +14,14 @@ FRAMEWORKS = ("transformers", "open_clip", "open_clip_custom_text", "timm", "ope
 SIZES = ("112x112", "112x160", "144x112")
 
 
-@lru_cache(maxsize=None)
+@cache
 def arrays(name: str) -> dict[str, torch.Tensor]:
     """All arrays of one golden file, ``arrays("SCLIP")["csa.112x112.tokens"]``."""
     with np.load(FOLDER / f"{name}.npz") as file:
         return {key: torch.from_numpy(file[key]) for key in file.files}
 
 
-@lru_cache(maxsize=None)
+@cache
 def checkpoint() -> dict[str, torch.Tensor]:
     """The state dict in OpenAI's layout, fp32; rows of the token embedding that no test uses are zero."""
     state = load_file(FOLDER / "tiny_clip_openai.safetensors")
@@ -40,7 +40,7 @@ def every_fourth(x: torch.Tensor) -> torch.Tensor:
     return x[..., ::4, ::4]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _built(framework: str) -> torch.nn.Module:
     return _BUILDERS[framework]().eval().requires_grad_(False)
 
@@ -137,7 +137,12 @@ def _timm():
     from timm.models.vision_transformer import checkpoint_filter_fn
 
     trunk = timm.create_model(
-        "vit_base_patch16_clip_quickgelu_224", pretrained=False, img_size=112, embed_dim=128, num_heads=2, num_classes=64
+        "vit_base_patch16_clip_quickgelu_224",
+        pretrained=False,
+        img_size=112,
+        embed_dim=128,
+        num_heads=2,
+        num_classes=64,
     )
     trunk.load_state_dict(checkpoint_filter_fn(dict(checkpoint()), trunk))
     return trunk
@@ -160,7 +165,7 @@ _BUILDERS = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def tokenizer():
     """OpenAI's tokenizer as transformers', made from the vocabulary that ships inside open_clip."""
     import gzip

@@ -46,7 +46,9 @@ def sclip(monkeypatch, capsys, tmp_path):
 
 def test_a_folder_is_segmented(sclip, model, pictures, tmp_path):
     out = tmp_path / "out"
-    code, said = sclip("segment", pictures, "--labels", "cat, sofa|couch", "-m", model, "-o", out, "--templates", "plain")
+    code, said = sclip(
+        "segment", pictures, "--labels", "cat, sofa|couch", "-m", model, "-o", out, "--templates", "plain"
+    )
     assert code == 0, said
     made = {str(path.relative_to(out)) for path in out.rglob("*.json")}
     assert made == {"a.png.json", "a.jpg.json", "inside/b.json"}
@@ -85,7 +87,9 @@ def test_labels_from_a_file_and_a_pattern(sclip, model, pictures, tmp_path):
 
 def test_compare_writes_one_picture(sclip, model, pictures, tmp_path):
     out = tmp_path / "compare.png"
-    code, said = sclip("compare", pictures / "a.png", "-l", "cat,dog", "--methods", "vanilla,csa,kk", "-m", model, "-o", out)
+    code, said = sclip(
+        "compare", pictures / "a.png", "-l", "cat,dog", "--methods", "vanilla,csa,kk", "-m", model, "-o", out
+    )
     assert code == 0, said
     assert Image.open(out).width > 4 * 60
 
@@ -122,7 +126,10 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_help_and_version_need_no_torch():
-    code = "import sys; sys.argv = ['sclip', {!r}]\nfrom sclip_plugin import cli\ntry: cli.run()\nexcept SystemExit: pass\n"
+    code = (
+        "import sys; sys.argv = ['sclip', {!r}]\nfrom sclip_plugin import cli\n"
+        "try: cli.run()\nexcept SystemExit: pass\n"
+    )
     for flag, words in (("--help", "segment"), ("--version", "sclip_plugin")):
         done = run_python("-c", code.format(flag) + "assert 'torch' not in sys.modules, 'torch was imported'")
         assert done.returncode == 0, done.stderr

@@ -40,12 +40,16 @@ def saved(image: Image.Image, kind: str, **options) -> io.BytesIO:
     return file
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "F", "I;16"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "F", "I;16"]
+)
 def test_any_mode_becomes_rgb(mode):
-    picture = Image.new(mode, (5, 4)) if mode == "I;16" else Image.fromarray(RGB).resize((5, 4)).convert("RGB")
-    if mode not in ("I;16", "RGB"):
-        picture = picture.convert("RGBA").convert("LA") if mode == "LA" else picture.convert("P") if mode in ("P", "PA") else (
-            picture.convert("L").convert(mode) if mode in ("I", "F") else Image.new(mode, (5, 4)))  # fmt: skip
+    colours = Image.fromarray(RGB).resize((5, 4))
+    through = {"LA": "RGBA", "PA": "P", "I": "L", "F": "L"}.get(mode)
+    if mode in ("I;16", "HSV", "LAB", "CMYK", "YCbCr", "PA"):
+        picture = Image.new(mode, (5, 4))
+    else:
+        picture = (colours.convert(through) if through else colours).convert(mode)
     result = read_picture(picture)
     assert result.mode == "RGB" and result.size == (5, 4)
 
@@ -110,7 +114,12 @@ def test_resizing_is_opencv_linear(size):
 
 @pytest.mark.parametrize(
     ("size", "short", "expected"),
-    [((375, 500), 336, (336, 448)), ((500, 375), 336, (448, 336)), ((100, 1000), 336, (205, 2048)), ((1, 9000), 336, (1, 2048))],
+    [
+        ((375, 500), 336, (336, 448)),
+        ((500, 375), 336, (448, 336)),
+        ((100, 1000), 336, (205, 2048)),
+        ((1, 9000), 336, (1, 2048)),
+    ],
 )
 def test_target_size(size, short, expected):
     assert target_size(*size, short) == expected

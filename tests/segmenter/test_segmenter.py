@@ -17,9 +17,7 @@ LABELS = ["cat", ["person", "person in shirt"], "potted plant"]
 
 @pytest.fixture(scope="module")
 def segmenter():
-    return Segmenter(
-        golden.model("open_clip"), golden.tokenizer_of("open_clip"), templates="plain", cache_dir=False
-    )
+    return Segmenter(golden.model("open_clip"), golden.tokenizer_of("open_clip"), templates="plain", cache_dir=False)
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -28,7 +26,11 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def test_defaults_follow_the_tower(segmenter):
-    assert (segmenter.settings.window, segmenter.settings.stride, segmenter.settings.resize_short_side) == (112, 56, 168)
+    assert (segmenter.settings.window, segmenter.settings.stride, segmenter.settings.resize_short_side) == (
+        112,
+        56,
+        168,
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (16, 16), (113, 95), (640, 21), (300, 200)])
@@ -43,7 +45,9 @@ def test_any_size(segmenter, size):
 def test_a_large_picture_is_cut_into_windows_at_its_own_size(segmenter, monkeypatch):
     seen = []
     embed = segmenter.tower.embed
-    monkeypatch.setattr(segmenter.tower, "embed", lambda pixels, how: seen.append(tuple(pixels.shape)) or embed(pixels, how))
+    monkeypatch.setattr(
+        segmenter.tower, "embed", lambda pixels, how: seen.append(tuple(pixels.shape)) or embed(pixels, how)
+    )
     result = segmenter(noise(500, 300), LABELS, resize_short_side=0, stride=112)
     assert result.label_map.shape == (300, 500)
     assert sum(shape[0] for shape in seen) == 3 * 5

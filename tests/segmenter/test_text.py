@@ -155,7 +155,9 @@ def test_background_is_one_more_class():
     assert set(vocabulary.class_of_name) == {0, 1}
 
 
-@pytest.mark.parametrize("labels", [[], "", " , ", ["cat", ""], [[]], ["cat", 3], 7, ["cat", "cat"], [None], {"a": [""]}])
+@pytest.mark.parametrize(
+    "labels", [[], "", " , ", ["cat", ""], [[]], ["cat", 3], 7, ["cat", "cat"], [None], {"a": [""]}]
+)
 def test_labels_that_name_nothing(labels):
     with pytest.raises(LabelError) as error:
         parse_labels(labels)

@@ -129,7 +129,13 @@ def test_an_unsupported_model_is_named_and_what_works_is_listed(make, use):
     model = make()
     with pytest.raises(UnsupportedModelError, match=UNSUPPORTED[make]) as caught:
         use(model)
-    for works in ("transformers: CLIPModel", "open_clip: CLIP", "timm: VisionTransformer", "SiglipModel", "toys: ToyViT"):
+    for works in (
+        "transformers: CLIPModel",
+        "open_clip: CLIP",
+        "timm: VisionTransformer",
+        "SiglipModel",
+        "toys: ToyViT",
+    ):
         assert works in str(caught.value)
     assert isinstance(caught.value, TypeError)
 
