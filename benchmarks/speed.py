@@ -3,8 +3,8 @@
     python benchmarks/speed.py                                  # B/16, 500 x 375, 21 and 150 labels; a few minutes
     python benchmarks/speed.py --tower ViT-L-14 --size 1024x768 --labels 3,847
 
-Random weights (time does not depend on them), all paths in one process and in turns, median of several runs; peak memory
-of each path in a process of its own. Writes Markdown to standard output and JSON to --out.
+Random weights (time does not depend on them), all paths in one process and in turns, median of several runs; peak
+memory of each path in a process of its own. Writes Markdown to standard output and JSON to --out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 def setup(tower: str, size: tuple[int, int], labels: int, seed: int = 0):
-    """A random model, a smooth random picture (height, width, 3), and names; `labels` 21 is VOC's vocabulary of 56 names."""
+    """A random model, a smooth random picture, and labels; 21 of them are VOC's, whose vocabulary has 56 names."""
     import numpy as np
     import open_clip
     import torch
@@ -219,7 +219,9 @@ def main(
         return memory_of(memory_of_path, tower, (height, width), int(labels))
     import torch
 
-    machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    machine = (
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
     report: dict = {"machine": machine, "tower": tower, "size": size, "labels": {}}
     print(f"{tower}, {size}, {machine}\n")
     for count in map(int, labels.split(",")):

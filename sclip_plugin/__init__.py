@@ -36,7 +36,26 @@ _HOMES = {
     "demo_model": "demo",
     "draw_scene": "demo",
 }
-__all__ = sorted([*_HOMES, "__version__"])
+__all__ = [
+    "AttentionMethod",
+    "Method",
+    "Segmentation",
+    "Segmenter",
+    "Tower",
+    "__version__",
+    "applied",
+    "apply",
+    "apply_csa",
+    "demo_model",
+    "dense_features",
+    "draw_scene",
+    "find_tower",
+    "list_methods",
+    "list_towers",
+    "register_method",
+    "register_tower",
+    "restore",
+]
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)
 
 if TYPE_CHECKING:

@@ -188,7 +188,7 @@ class TextBank:
         if too_long:
             cut = [n for i, n in enumerate(distinct) if too_long & set(prompts[i * len(templates) :][: len(templates)])]
             warnings.warn(
-                f"the text tower reads {limit} tokens; these labels are longer, and were cut: " + ", ".join(map(repr, cut)),
+                f"the text tower reads {limit} tokens; labels that are longer were cut: {', '.join(map(repr, cut))}",
                 stacklevel=2,
             )
             tokens = [ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]] for ids in tokens]
