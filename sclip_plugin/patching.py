@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
+from .dense import dense_tokens
 from .methods import Method, make_method
-from .towers import find_tower
+from .towers import Tower, find_tower
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -27,12 +28,23 @@ class Patch:
 
     method: Method
     keep_cls: bool
+    tower_type: type[Tower]
     # Above the trunk in some frameworks; a reference in the trunk's __dict__, so not a submodule of it.
-    projection: Any = None
+    projection: nn.Module | None = None
+
+    def tower(self, trunk: Any) -> Tower:
+        return self.tower_type(trunk, self.projection)
+
+    def dense_tokens(
+        self, trunk: Any, pixel_values: Tensor, hidden_states: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`sclip_plugin.dense.dense_tokens` of a trunk that has this patch."""
+        tower = self.tower(trunk)
+        return dense_tokens(tower, pixel_values, self.method, keep_cls=self.keep_cls, hidden_states=hidden_states)
 
 
-@lru_cache(maxsize=None)
-def _patched_class(base: type, mixin: type) -> type:
+@cache
+def _patched_class(base: Any, mixin: Any) -> type:
     def reduce(self, protocol):
         state = self.__getstate__() if hasattr(self, "__getstate__") else self.__dict__
         return _new_patched, (base, mixin), state
@@ -48,22 +60,23 @@ def _patched_class(base: type, mixin: type) -> type:
 
 
 def _new_patched(base: type, mixin: type) -> nn.Module:
-    cls = _patched_class(base, mixin)
+    cls: Any = _patched_class(base, mixin)
     return cls.__new__(cls)
 
 
 def apply(model: M, method: str | Method = "csa", *, keep_cls: bool = True, **options) -> M:
     """Make a model's own forward produce dense patch tokens, in place.
 
-    Afterwards ``last_hidden_state`` (transformers), ``forward_features`` (timm) and ``visual(...)`` with its output tokens
-    (open_clip, OpenAI's clip) hold what the method computes, at any size that the patch divides. No weight is copied,
-    renamed or moved. Applying again replaces the method; `restore` takes it away.
+    Afterwards ``last_hidden_state`` (transformers), ``forward_features`` (timm) and ``visual(...)`` with its output
+    tokens (open_clip, OpenAI's clip) hold what the method computes, at any size that the patch divides. No weight is
+    copied, renamed or moved. Applying again replaces the method; `restore` takes it away.
 
     Args:
         model: a CLIP of transformers, open_clip, timm or OpenAI's ``clip``, or its image tower alone.
         method: a name of `list_methods`, or a `Method`.
         keep_cls: the CLS row keeps its ordinary attention, residual and FFN: the image embedding, and with it
-            classification and retrieval, stays what it was. False: as in the papers' code, CLS too is replaced.
+            classification and retrieval, stays what it was; a tower that pools its patches (SigLIP) pools the ordinary
+            ones. False: as in the papers' code, all rows are replaced, and the embedding with them.
         **options: of the method.
 
     Returns:
@@ -72,7 +85,6 @@ def apply(model: M, method: str | Method = "csa", *, keep_cls: bool = True, **op
     Raises:
         UnsupportedModelError: no registered tower knows the model's structure.
         UnknownNameError: no such method or option.
-        ValueError: ``keep_cls`` on a model that pools its patches, whose embedding cannot be kept.
 
     Source: SCLIP, arXiv 2312.01597, for the default method.
 
@@ -86,15 +98,10 @@ def apply(model: M, method: str | Method = "csa", *, keep_cls: bool = True, **op
     """
     tower = find_tower(model)
     chosen = make_method(method, options)
-    if keep_cls and not tower.keeps_embedding:
-        raise ValueError(
-            f"{type(tower.trunk).__name__} pools its patches into the image embedding, which dense patches would change. "
-            "Pass keep_cls=False to accept that, or use sclip_plugin.dense_features, which leaves the model as it is."
-        )
     restore(model)
     trunk = tower.trunk
-    trunk.__dict__["_sclip_patch"] = Patch(chosen, keep_cls, getattr(tower, "projection", None))
-    trunk.__class__ = _patched_class(type(trunk), tower.patched)
+    trunk.__dict__["_sclip_patch"] = Patch(chosen, keep_cls, type(tower), tower.projection)
+    trunk.__class__ = _patched_class(type(trunk), tower.patched)  # type: ignore[arg-type]
     return model
 
 
