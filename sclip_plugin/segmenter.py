@@ -293,8 +293,8 @@ class Segmenter:
         short = settings.resize_short_side
         target = target_size(*size, short) if short else size
         # A side of less than one patch is stretched to one, so that every picture can be segmented.
-        target = tuple(max(side, patch) for side, patch in zip(target, self.tower.patch_size, strict=True))
-        return rgb, resize(pixels, target), size
+        patch = self.tower.patch_size
+        return rgb, resize(pixels, (max(target[0], patch[0]), max(target[1], patch[1]))), size
 
     @torch.inference_mode()
     def _run(self, pictures: Iterable[Prepared], vocabulary: Vocabulary, settings: Settings) -> Iterator[Segmentation]:
@@ -309,7 +309,8 @@ class Segmenter:
                 raise PictureError(
                     f"pixels of shape {tuple(pixels.shape)} are smaller than a patch {self.tower.patch_size}."
                 )
-            plan = WindowPlan.of(tuple(pixels.shape[-2:]), settings.window, settings.stride, self.tower.patch_size)
+            size = (pixels.shape[-2], pixels.shape[-1])
+            plan = WindowPlan.of(size, settings.window, settings.stride, self.tower.patch_size)
             jobs.append(_Job(picture, pixels, output_size, plan, plan.empty_logits(len(text), text), len(plan)))
             windows.extend((jobs[-1], index, box) for index, box in enumerate(plan.boxes()))
             while len(windows) >= WINDOWS_AT_ONCE:

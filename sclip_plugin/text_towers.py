@@ -153,20 +153,21 @@ def find_text_tower(model: nn.Module, tokenizer: Any) -> TextTower:
     Raises:
         UnsupportedModelError: the model has no text tower, or one that is not known.
     """
-    text = getattr(model, "text_model", None)
+    text: Any = getattr(model, "text_model", None)
     if text is not None and hasattr(model, "get_text_features"):
-        embeddings = getattr(text, "embeddings", None)
-        reads_end_token = hasattr(text, "eos_token_id") and hasattr(model, "text_projection")
+        embeddings: Any = getattr(text, "embeddings", None)
+        text_projection: Any = getattr(model, "text_projection", None)
+        reads_end_token = hasattr(text, "eos_token_id") and text_projection is not None
         if reads_end_token and hasattr(embeddings, "token_embedding") and hasattr(text, "final_layer_norm"):
             return CausalTextTower(
                 _tokenize_with(tokenizer),
-                [*text.parameters(), *model.text_projection.parameters()],
+                [*text.parameters(), *text_projection.parameters()],
                 token_embedding=embeddings.token_embedding,
                 positions=embeddings.position_embedding.weight,
                 blocks=text.encoder.layers,
                 block_input=TransformersBlockInput,
                 final_norm=text.final_layer_norm,
-                project=model.text_projection,
+                project=text_projection,
             )
         padded = hasattr(text, "head")  # SigLIP reads the last of 64 positions, padding included
         pad = (len(embeddings.position_embedding.weight), _pad_id(tokenizer)) if padded else None
