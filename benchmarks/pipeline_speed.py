@@ -3,8 +3,9 @@
     python benchmarks/pipeline_speed.py                    # a CLIP ViT-B/16 with random weights: no download
     python benchmarks/pipeline_speed.py --model demo --pictures FOLDER --batch-size 4
 
-Runs of the two alternate in one process, so that whatever else the machine does falls on both; the figure is the median
-over rounds of the ratio within a round. Two ratios, both to ``Segmenter.stream``, which is asked for label maps only:
+Runs of the two alternate in one process, so that whatever else the machine does falls on both; a figure is the median
+over rounds of the ratio within a round. On a machine that others use, look at the ratio of processor time, with one
+thread (``OMP_NUM_THREADS=1``) and no workers. Both ways are compared to ``Segmenter.stream`` asked for label maps only:
 
 - ``semantic``: the pipeline with ``output="semantic"``, which gives the same label maps;
 - ``masks``: the pipeline as it comes, which also makes a mask and a score for every label found.
@@ -55,17 +56,21 @@ def main() -> None:
         }
         for run in ways.values():  # the text bank, and whatever else happens once
             run()
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        wall: dict[str, list[float]] = {name: [] for name in ways}
+        processor: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(arguments.rounds):
             for name, run in ways.items():
-                start = time.perf_counter()
+                start = time.perf_counter(), time.process_time()
                 run()
-                seconds[name].append((time.perf_counter() - start) / len(paths))
+                wall[name].append(time.perf_counter() - start[0])
+                processor[name].append(time.process_time() - start[1])
 
     print(f"{len(paths)} pictures, {arguments.rounds} rounds, batch size {arguments.batch_size}, {arguments.device}")
-    for name, times in seconds.items():
-        ratio = statistics.median(a / b for a, b in zip(times, seconds["segmenter"], strict=True))
-        print(f"{name:10} {1e3 * statistics.median(times):8.1f} ms a picture   {ratio:.3f} of the segmenter's")
+    for clock, seconds in {"wall": wall, "processor": processor}.items():
+        for name, times in seconds.items():
+            ratio = statistics.median(a / b for a, b in zip(times, seconds["segmenter"], strict=True))
+            each = 1e3 * statistics.median(times) / len(paths)
+            print(f"{clock:9}  {name:9} {each:8.1f} ms a picture   {ratio:.3f} of the segmenter's")
 
 
 def _streamed(pipe, paths: list[str], arguments: argparse.Namespace, **parameters) -> Iterator:
