@@ -366,10 +366,12 @@ class Segmenter:
 
 def _from_preset(name: str) -> tuple[Settings, Vocabulary]:
     """The settings and the vocabulary of a preset."""
+    from .evaluation.benchmarks import load_benchmark
     from .evaluation.presets import load_preset
 
     preset = load_preset(name)
+    shown = load_benchmark(name.partition("/")[2]).class_names
     shared = {f.name for f in dataclasses.fields(Settings)} & {f.name for f in dataclasses.fields(preset)}
     values = {key: getattr(preset, key) for key in shared - {"method"}}
     settings = Settings(method=make_method(preset.method, dict(preset.method_options)), **values)
-    return settings, parse_labels([list(names) for names in preset.classes])
+    return settings, parse_labels(dict(zip(shown, preset.classes, strict=True)))
