@@ -36,7 +36,7 @@ def pamr(mask: Tensor, image: Tensor, steps: int = 10, dilations: tuple[int, ...
     """
     if mask.shape[-2:] != image.shape[-2:]:
         mask = F.interpolate(mask, size=image.shape[-2:], mode="bilinear", align_corners=True)
-    index = neighbours(image.shape[-2:], dilations, image.device)
+    index = neighbours((image.shape[-2], image.shape[-1]), dilations, image.device)
     return torch.stack([_refined(m, i, index, steps, len(dilations)) for m, i in zip(mask, image, strict=True)])
 
 

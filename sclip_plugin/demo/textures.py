@@ -37,13 +37,14 @@ def _water(rng, h, w):
     y = np.arange(h, dtype=np.float32)[:, None]
     wave = np.sin(y / rng.uniform(1.6, 2.6) + 2.5 * _noise(rng, h, w, 9, 16))
     picture = _tint(wave + 0.6 * _noise(rng, h, w, 30, 60), (10, 66, 130), (58, 146, 200))
-    return np.where((wave + 0.5 * _noise(rng, h, w, 4, 9) > 1.35)[..., None], np.float32((190, 226, 240)), picture)
+    colour = np.array((190, 226, 240), np.float32)
+    return np.where((wave + 0.5 * _noise(rng, h, w, 4, 9) > 1.35)[..., None], colour, picture)
 
 
 def _snow(rng, h, w):
     drift = _noise(rng, h, w, 22, 34)
     picture = _tint(1.4 * drift + 0.3 * _noise(rng, h, w, 1.5, 1.5), (206, 220, 238), (253, 254, 255))
-    return np.where((rng.random((h, w)) > 0.985)[..., None], np.float32((176, 196, 226)), picture)
+    return np.where((rng.random((h, w)) > 0.985)[..., None], np.array((176, 196, 226), np.float32), picture)
 
 
 def _bricks(rng, h, w):
@@ -54,7 +55,8 @@ def _bricks(rng, h, w):
     shade = rng.normal(0, 0.8, (row.max() + 1, shifted.max() // brick_w + 1)).astype(np.float32)
     value = shade[row, shifted // brick_w] + 0.5 * _noise(rng, h, w, 1.5, 1.5)
     mortar = (y % brick_h < 2) | (shifted % brick_w < 2)
-    return np.where(mortar[..., None], np.float32((198, 190, 178)), _tint(value, (122, 44, 30), (192, 92, 66)))
+    colour = np.array((198, 190, 178), np.float32)
+    return np.where(mortar[..., None], colour, _tint(value, (122, 44, 30), (192, 92, 66)))
 
 
 def _wood(rng, h, w):
@@ -63,7 +65,7 @@ def _wood(rng, h, w):
     shade = rng.normal(0, 0.8, (h + 40) // plank + 1).astype(np.float32)[y // plank]
     grain = np.sin(4 * _noise(rng, h, w, 5, 60)) + 0.5 * _noise(rng, h, w, 1.3, 12)
     picture = _tint(0.7 * grain + shade, (112, 66, 30), (190, 134, 78))
-    return np.where((y % plank < 1)[..., None] & np.ones((1, w, 1), bool), np.float32((62, 34, 16)), picture)
+    return np.where((y % plank < 1)[..., None] & np.ones((1, w, 1), bool), np.array((62, 34, 16), np.float32), picture)
 
 
 def _road(rng, h, w):
@@ -71,7 +73,7 @@ def _road(rng, h, w):
     x = np.arange(w)[None, :]
     for line in range(int(rng.integers(0, 60)), h, int(rng.integers(56, 90))):
         dash = ((x + rng.integers(0, 30)) % 34 < 20) & (abs(np.arange(h)[:, None] - line) < 2)
-        picture = np.where(dash[..., None], np.float32((226, 222, 200)), picture)
+        picture = np.where(dash[..., None], np.array((226, 222, 200), np.float32), picture)
     return picture
 
 

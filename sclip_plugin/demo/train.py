@@ -135,7 +135,7 @@ def train_step(model, optimizer, recipe, step, tokenize, pool):
 
 def make_tokenize(folder):
     """The batch tokenizer of a folder: list of str -> (B, L) int64 ids, padded with the end-of-text token."""
-    from transformers import CLIPTokenizerFast
+    from transformers import CLIPTokenizerFast  # type: ignore[attr-defined]
 
     tokenizer = CLIPTokenizerFast.from_pretrained(folder)
     return lambda texts: tokenizer(
