@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -190,9 +189,10 @@ def memory_of(path: str, tower: str, size: tuple[int, int], labels: int) -> None
     model, picture, classes, seg = setup(tower, size, labels)
     vocabulary, text = seg.text_embeddings(classes)
     with torch.inference_mode():
-        model.visual(torch.zeros(1, 3, *model.visual.image_size))  # what the first forward allocates once
+        model.visual(torch.zeros(1, 3, *model.visual.image_size))  # what a first forward allocates once
     gc.collect()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: from here on the peak is counted anew
+    before = resident("VmRSS")
     if path == "plain":
         plain.segment(
             model.visual, np.asarray(picture), text, size=target_size(*size, 336), window=224, stride=112,
@@ -202,7 +202,13 @@ def memory_of(path: str, tower: str, size: tuple[int, int], labels: int) -> None
         seg(picture, classes, resize_short_side=0, stride=224)
     else:
         seg(picture, classes)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print((resident("VmHWM") - before) / 1024)
+
+
+def resident(key: str) -> int:
+    """KiB of this process: VmRSS now, VmHWM at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
 def main(
