@@ -29,7 +29,7 @@ class TextTower(ABC):
     """A text tower with its tokenizer.
 
     Attributes:
-        module: whose parameters are the text side's; they make the fingerprint.
+        tokenize: prompts to lists of ids with start and end tokens, whole (not cut).
         context_length: the most tokens it reads, start and end included.
     """
 

@@ -12,12 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import BlockInput
 from .registry import register_tower
-from .timm import TimmTower, find_timm_trunk
+from .timm import TimmBlockInput, TimmTower, find_timm_trunk
 
 
-class EvaBlockInput(BlockInput):
+class EvaBlockInput(TimmBlockInput):
     """timm's ``EvaBlock`` and ``EvaBlockPostNorm`` (EVA-02-E); ``rotations`` (N, 2 d) turn q and k of the N patches."""
 
     def __init__(self, block: nn.Module, tokens: Tensor, rotations: Tensor | None = None) -> None:
@@ -28,14 +27,6 @@ class EvaBlockInput(BlockInput):
 
     def at(self, tokens: Tensor) -> EvaBlockInput:
         return type(self)(self.block, tokens, self.rotations)
-
-    @property
-    def num_heads(self) -> int:
-        return self.block.attn.num_heads
-
-    @property
-    def scale(self) -> float:
-        return self.block.attn.scale
 
     def _norm1(self, tokens: Tensor) -> Tensor:
         return tokens if self.post_norm else self.block.norm1(tokens)
