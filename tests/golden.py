@@ -68,14 +68,14 @@ def _transformers():
         ),
     )  # fmt: skip
     clip = CLIPModel(config)
-    nested = any(key.startswith("vision_model.vision_model.") for key in clip.state_dict())
-    clip.load_state_dict({k: v for k, v in _to_transformers(checkpoint(), nested).items() if k in clip.state_dict()})
+    report = clip.load_state_dict(_to_transformers(checkpoint()), strict=False)
+    # Position ids, which some releases keep in the state dict, are no weights.
+    assert not report.unexpected_keys and all(key.endswith("position_ids") for key in report.missing_keys), report
     return clip
 
 
-def _to_transformers(state: dict[str, torch.Tensor], nested: bool) -> dict[str, torch.Tensor]:
+def _to_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Keys of OpenAI's layout to those of transformers, as its own conversion script maps them."""
-    assert not nested
     out = {
         "logit_scale": state["logit_scale"],
         "visual_projection.weight": state["visual.proj"].T.contiguous(),
