@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .budget import budget
+
 PIXELS_AT_ONCE = 2**14
 
 
@@ -36,15 +38,40 @@ def pamr(mask: Tensor, image: Tensor, steps: int = 10, dilations: tuple[int, ...
     """
     if mask.shape[-2:] != image.shape[-2:]:
         mask = F.interpolate(mask, size=image.shape[-2:], mode="bilinear", align_corners=True)
+    refined = [refine_pixels(m.flatten(1).T, i, steps, dilations).T for m, i in zip(mask, image, strict=True)]
+    return torch.stack(refined).view_as(mask)
+
+
+def refine_pixels(scores: Tensor, image: Tensor, steps: int = 10, dilations: tuple[int, ...] = (8, 16)) -> Tensor:
+    """`pamr` of one picture, scores of a pixel in one piece: a step is one weighted gather of rows.
+
+    Args:
+        scores: (H W, K), pixels in row-major order. The result is linear in them.
+        image: (3, H, W).
+
+    Returns:
+        (H W, K).
+    """
+    pixels = image.flatten(1)
     index = neighbours((image.shape[-2], image.shape[-1]), dilations, image.device)
-    return torch.stack([_refined(m, i, index, steps, len(dilations)) for m, i in zip(mask, image, strict=True)])
+    own = torch.arange(len(index), dtype=index.dtype, device=index.device)[:, None]
+    parts = torch.cat([index, own], dim=1).split(PIXELS_AT_ONCE)
+    weights = torch.cat([affinity(pixels, part, len(dilations)) for part in parts]).to(scores.dtype)
+    out = torch.empty_like(scores, memory_format=torch.contiguous_format)
+    names_at_once = max(16, budget(scores.device).pamr_values // len(scores))
+    for names, refined in zip(scores.split(names_at_once, dim=1), out.split(names_at_once, dim=1), strict=True):
+        names = names.contiguous()
+        for _ in range(steps):
+            names = F.embedding_bag(index, names, per_sample_weights=weights, mode="sum")
+        refined.copy_(names)
+    return out
 
 
 def neighbours(size: tuple[int, int], dilations: tuple[int, ...], device: torch.device) -> Tensor:
-    """For each pixel the indices of its 8 neighbours at every dilation, the border repeated: (H W, 8 D)."""
+    """For each pixel the indices of its 8 neighbours at every dilation, the border repeated: (H W, 8 D), int32."""
     height, width = size
-    rows = torch.arange(height, device=device)[:, None]
-    columns = torch.arange(width, device=device)
+    rows = torch.arange(height, dtype=torch.int32, device=device)[:, None]
+    columns = torch.arange(width, dtype=torch.int32, device=device)
     offsets = [(d * dy, d * dx) for d in dilations for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
     index = [(rows + dy).clamp(0, height - 1) * width + (columns + dx).clamp(0, width - 1) for dy, dx in offsets]
     return torch.stack(index, dim=-1).flatten(0, 1)
@@ -65,14 +92,3 @@ def affinity(pixels: Tensor, index: Tensor, times: int) -> Tensor:
     distance = (around - own).abs_() / (1e-8 + 0.1 * deviation)
     return distance.mean(dim=0).neg_().softmax(dim=1)
 
-
-def _refined(mask: Tensor, image: Tensor, index: Tensor, steps: int, times: int) -> Tensor:
-    """One picture: (K, H, W) by (C, H, W). A step is one weighted gather of rows of (H W, K)."""
-    pixels = image.flatten(1)
-    own = torch.arange(len(index), device=index.device)[:, None]
-    parts = torch.cat([index, own], dim=1).split(PIXELS_AT_ONCE)
-    weights = torch.cat([affinity(pixels, part, times) for part in parts])
-    scores = mask.flatten(1).T.contiguous()
-    for _ in range(steps):
-        scores = F.embedding_bag(index, scores, per_sample_weights=weights.to(scores.dtype), mode="sum")
-    return scores.T.reshape(mask.shape)

@@ -78,18 +78,18 @@ class Segmentation:
         size = (max(1, int(height / shrink)), max(1, int(width / shrink)))
         logits = self._logits if size == self.size else self._logits.resized(size)
         out = np.empty((len(self.labels), *size), dtype=np.float32)
-        for rows, scores in self._score_bands(logits):
-            out[:, rows] = scores.cpu().numpy()
+        for (rows, columns), scores in self._score_tiles(logits):
+            out[:, rows, columns] = scores.cpu().numpy()
         return out
 
-    def score_bands(self) -> Iterator[tuple[slice, Tensor]]:
-        """Class scores of the whole picture, a band of rows at a time: the rows, and (classes, rows, W) on the model's
+    def score_tiles(self) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+        """Class scores of the whole picture, a tile at a time: its rows and columns, and (classes, h, w) on the model's
         device. For what handles them at a picture's own size, however large."""
-        return self._score_bands(self._logits)
+        return self._score_tiles(self._logits)
 
-    def _score_bands(self, logits: LogitMap) -> Iterator[tuple[slice, Tensor]]:
-        for rows, band in logits.bands():
-            yield rows, class_scores(band, self._vocabulary, self._decision, self._dropped)
+    def _score_tiles(self, logits: LogitMap) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+        for place, tile in logits.tiles():
+            yield place, class_scores(tile, self._vocabulary, self._decision, self._dropped)
 
     def mask(self, label: str) -> np.ndarray:
         """(H, W) bool: the pixels of one label.
@@ -108,10 +108,9 @@ class Segmentation:
         """The mean score of each label over the pixels that carry it; labels that no pixel carries are left out."""
         sums = np.zeros(len(self.labels))
         counts = np.zeros(len(self.labels), dtype=np.int64)
-        for rows, band in self._logits.bands():
-            best = class_scores(band, self._vocabulary, self._decision, self._dropped)
-            labels = torch.from_numpy(self.label_map[rows].astype(np.int64)).to(best.device)
-            own = best.gather(0, labels.clamp(min=0)[None])[0].double()
+        for place, scores in self.score_tiles():
+            labels = torch.from_numpy(self.label_map[place].astype(np.int64)).to(scores.device)
+            own = scores.gather(0, labels.clamp(min=0)[None])[0].double()
             flat = (labels + 1).ravel()
             sums += torch.bincount(flat, own.ravel(), minlength=len(self.labels) + 1)[1:].cpu().numpy()
             counts += torch.bincount(flat, minlength=len(self.labels) + 1)[1:].cpu().numpy()
@@ -183,11 +182,11 @@ class Segmentation:
         return Image.new("RGB", self.size[::-1], "white")
 
 
-def class_scores(band: Tensor, vocabulary: Vocabulary, decision: Decision, dropped: frozenset[int]) -> Tensor:
-    """Scores of names (K, h, W) to scores of classes (classes, h, W): softmax over names, maximum over a class's."""
-    scores = (band * decision.logit_scale).softmax(dim=0)
+def class_scores(tile: Tensor, vocabulary: Vocabulary, decision: Decision, dropped: frozenset[int]) -> Tensor:
+    """Scores of names (h, w, K) to scores of classes (classes, h, w): softmax over names, maximum over a class's."""
+    scores = (tile * decision.logit_scale).softmax(dim=-1).permute(2, 0, 1).contiguous()
     if len(vocabulary.labels) != len(vocabulary.names):
-        index = torch.tensor(vocabulary.class_of_name, device=band.device)[:, None, None].expand_as(scores)
+        index = torch.tensor(vocabulary.class_of_name, device=tile.device)[:, None, None].expand_as(scores)
         empty = scores.new_zeros(len(vocabulary.labels), *scores.shape[1:])
         scores = empty.scatter_reduce(0, index, scores, "amax", include_self=False)
     if dropped:
@@ -217,10 +216,10 @@ def _argmax(
     gone = torch.tensor([c in dropped for c in vocabulary.class_of_name], device=logits.logits.device)
     label_map = np.empty(logits.size, dtype=np.int16)
     thresholds = thresholds and bool(decision.prob_threshold or decision.threshold)
-    for rows, band in logits.bands():
+    for place, tile in logits.tiles():
         # The softmax keeps the order, so the best class is that of the best name.
-        total = (band * decision.logit_scale).logsumexp(dim=0) if thresholds else None
-        best, name = (band.masked_fill(gone[:, None, None], -torch.inf) if dropped else band).max(dim=0)
+        total = (tile * decision.logit_scale).logsumexp(dim=-1) if thresholds else None
+        best, name = (tile.masked_fill(gone, -torch.inf) if dropped else tile).max(dim=-1)
         labels = class_of_name[name]
         if total is not None:
             score = (best * decision.logit_scale - total).exp()
@@ -228,5 +227,5 @@ def _argmax(
                 labels = labels.masked_fill(score < decision.prob_threshold, 0)
             if decision.threshold:
                 labels = labels.masked_fill(score < decision.threshold, UNLABELLED)
-        label_map[rows] = labels.to(torch.int16).cpu().numpy()
+        label_map[place] = labels.to(torch.int16).cpu().numpy()
     return label_map

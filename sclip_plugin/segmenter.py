@@ -1,7 +1,7 @@
 """Words and a picture in, masks out: the segmenter.
 
 A picture is resized, cut into windows, and the windows of one or several pictures go through the tower as batches. Each
-window leaves only its patch scores, (names, h, w), which `windows.LogitMap` turns into pixels when they are needed.
+window leaves only its patch scores, (h, w, names), which `windows.LogitMap` turns into pixels when they are needed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from .budget import budget
 from .dense import dense_features
 from .errors import LabelError, PictureError, unknown_name
 from .methods import Method, make_method
 from .pictures import Picture, normalise, read_picture, resize, target_size, to_tensor
-from .refine import pamr
+from .refine import refine_pixels
 from .segmentation import Decision, Segmentation, decide
 from .text import Labels, TextBank, Vocabulary, parse_labels, parse_templates
 from .text_towers import find_text_tower
@@ -31,7 +32,6 @@ from .windows import LogitMap, WindowPlan
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-WINDOWS_AT_ONCE = 16
 REFINED_PIXELS = 2**22
 
 Prepared = tuple[Image.Image | None, Tensor, tuple[int, int]]
@@ -313,7 +313,7 @@ class Segmenter:
             plan = WindowPlan.of(size, settings.window, settings.stride, self.tower.patch_size)
             jobs.append(_Job(picture, pixels, output_size, plan, plan.empty_logits(len(text), text), len(plan)))
             windows.extend((jobs[-1], index, box) for index, box in enumerate(plan.boxes()))
-            while len(windows) >= WINDOWS_AT_ONCE:
+            while windows and len(windows) >= self._windows_at_once(windows[0][0].plan):
                 self._run_batch(windows, method, text)
             while jobs and not jobs[0].waiting:
                 yield self._finish(jobs.popleft(), vocabulary, settings)
@@ -322,18 +322,24 @@ class Segmenter:
                 self._run_batch(windows, method, text)
             yield self._finish(jobs.popleft(), vocabulary, settings)
 
+    def _windows_at_once(self, plan: WindowPlan) -> int:
+        tokens = plan.patches[0] * plan.patches[1] + self.tower.prefix_tokens
+        return max(1, budget(self.device).tokens // tokens)
+
     def _run_batch(self, windows: deque[tuple[_Job, int, tuple[int, int]]], method: Method, text: Tensor) -> None:
         """Take the first windows of one size through the tower, and put their scores into their pictures' places."""
         batch = [windows.popleft()]
         plan = batch[0][0].plan
-        while windows and len(batch) < WINDOWS_AT_ONCE and windows[0][0].plan.window == plan.window:
+        at_once = self._windows_at_once(plan)
+        while windows and len(batch) < at_once and windows[0][0].plan.window == plan.window:
             batch.append(windows.popleft())
         pixels = torch.stack([job.plan.cut(job.pixels, *box) for job, _, box in batch]).to(self.device)
         features = dense_features(self.tower, normalise(pixels, self._mean, self._std), method, allow_remainder=True)
         # Cosine of every patch with every name: (B, h w, D) by (K, D).
-        logits = F.normalize(features.flatten(2).float(), dim=1).transpose(1, 2) @ text.T
-        for (job, index, _), scores in zip(batch, logits.transpose(1, 2), strict=True):
-            job.plan.place(job.logits, index).copy_(scores.unflatten(1, plan.patches))
+        with torch.autocast(self.device.type, enabled=False):
+            logits = F.normalize(features.flatten(2).float(), dim=1).transpose(1, 2) @ text.T
+        for (job, index, _), scores in zip(batch, logits, strict=True):
+            job.plan.place(job.logits, index).copy_(scores.unflatten(0, plan.patches))
             job.waiting -= 1
 
     def _finish(self, job: _Job, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
@@ -358,10 +364,10 @@ class Segmenter:
         shrink = max(1.0, (height * width / REFINED_PIXELS) ** 0.5)
         size = (max(1, int(height / shrink)), max(1, int(width / shrink)))
         guide = normalise(pixels.to(self.device), self._mean, self._std)[None]
-        guide = F.interpolate(guide, size=size, mode="bilinear", align_corners=False)
+        guide = F.interpolate(guide, size=size, mode="bilinear", align_corners=False)[0]
         scores = logits.resized(size).full()
-        refined = pamr(scores[None], guide, settings.pamr_steps, settings.pamr_dilations)[0]
-        return LogitMap(refined).resized((height, width))
+        refined = refine_pixels(scores.flatten(0, 1), guide, settings.pamr_steps, settings.pamr_dilations)
+        return LogitMap(refined.view_as(scores)).resized((height, width))
 
 
 def _from_preset(name: str) -> tuple[Settings, Vocabulary]:

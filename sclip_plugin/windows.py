@@ -2,8 +2,9 @@
 
 Upsampling a window's patch scores, averaging windows where they overlap and resizing the whole are all linear, and
 separable into rows and columns because windows stand on a grid. So the scores of all windows, side by side in one array
-(K, gh, gw), become the scores of every pixel by one matrix over rows and one over columns. Any band of rows of the
-result can be had without the rest.
+(gh, gw, K), become the scores of every pixel by one matrix over rows and one over columns. Any tile of the result can
+be had without the rest. Names come last: what is done with a pixel's scores (the best, the softmax) reads them in one
+piece.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-COLUMNS_AT_ONCE = 512
-VALUES_AT_ONCE = 2**24
+from .budget import budget
 
 
 def window_starts(size: int, window: int, stride: int) -> list[int]:
@@ -68,24 +68,24 @@ class WindowPlan:
         return pixels[:, top : top + height, left : left + width]
 
     def empty_logits(self, names: int, like: Tensor) -> Tensor:
-        """Room for the scores of all windows side by side, (names, gh, gw)."""
-        return like.new_empty(names, len(self.rows) * self.patches[0], len(self.columns) * self.patches[1])
+        """Room for the scores of all windows side by side, (gh, gw, names)."""
+        return like.new_empty(len(self.rows) * self.patches[0], len(self.columns) * self.patches[1], names)
 
     def place(self, logits: Tensor, index: int) -> Tensor:
-        """The view of ``logits`` that holds window ``index``, (names, h, w)."""
+        """The view of ``logits`` that holds window ``index``, (h, w, names)."""
         row, column = divmod(index, len(self.columns))
         h, w = self.patches
-        return logits[:, row * h : (row + 1) * h, column * w : (column + 1) * w]
+        return logits[row * h : (row + 1) * h, column * w : (column + 1) * w]
 
     def stitched(self, logits: Tensor, output_size: tuple[int, int] | None = None) -> LogitMap:
         """Scores of every pixel of the picture, or of the picture resized to ``output_size`` afterwards."""
-        operators = [
-            _stitching(starts, cut, count, size, target).to(logits)
+        rows, columns = (
+            _stitching(starts, cut, count, size, target)
             for starts, cut, count, size, target in zip(
                 (self.rows, self.columns), self.window, self.patches, self.size, output_size or self.size, strict=True
             )
-        ]
-        return LogitMap(logits, operators[0], operators[1])
+        )
+        return LogitMap(logits, rows, columns)
 
 
 def bilinear_matrix(size: int, target: int) -> Tensor:
@@ -117,8 +117,9 @@ class LogitMap:
     """Scores of names at every pixel, kept as the small array and the two matrices that they are made of.
 
     Attributes:
-        logits: (K, gh, gw).
-        rows: (H, gh), each pixel row as weights of the rows of ``logits``; None where they are the pixel rows.
+        logits: (gh, gw, K).
+        rows: (H, gh) on the CPU, each pixel row as weights of the rows of ``logits``; None where they are the pixel
+            rows.
         columns: (W, gw), or None.
     """
 
@@ -128,49 +129,56 @@ class LogitMap:
 
     @property
     def size(self) -> tuple[int, int]:
-        height, width = self.logits.shape[-2:]
+        height, width = self.logits.shape[:2]
         return height if self.rows is None else len(self.rows), width if self.columns is None else len(self.columns)
 
-    def band(self, start: int, stop: int) -> Tensor:
-        """Scores of pixel rows ``start`` to ``stop``, (K, stop - start, W)."""
-        if self.rows is None:
-            rows = self.logits[:, start:stop]
-        else:
-            weights, used = _nonzero_columns(self.rows[start:stop])
-            rows = weights @ self.logits[:, used]
-        if self.columns is None:
-            return rows
-        out = rows.new_empty(*rows.shape[:2], len(self.columns))
-        for left in range(0, len(self.columns), COLUMNS_AT_ONCE):
-            weights, used = _nonzero_columns(self.columns[left : left + COLUMNS_AT_ONCE])
-            out[..., left : left + COLUMNS_AT_ONCE] = rows[..., used] @ weights.T
-        return out
-
-    def bands(self) -> Iterator[tuple[slice, Tensor]]:
-        """All pixel rows, in bands of bounded size: the rows, and their scores."""
-        height, width = self.size
-        step = max(1, min(height, VALUES_AT_ONCE // (width * len(self.logits))))
-        for start in range(0, height, step):
-            stop = min(start + step, height)
-            yield slice(start, stop), self.band(start, stop)
+    def tiles(self) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+        """All pixels, in tiles of bounded size: the rows and columns of each, and its scores (h, w, K)."""
+        (height, width), limits = self.size, budget(self.logits.device)
+        across = min(width, limits.tile_columns)
+        down = max(1, limits.tile_values // (across * self.logits.shape[2]))
+        blocks = [(columns, self._weights(self.columns, columns)) for columns in _parts(width, across)]
+        for rows in _parts(height, down):
+            weights, used = self._weights(self.rows, rows)
+            # (h, gh) by (gh, gw K), then (w, gw) by (gw, K) for each pixel row.
+            taken = self.logits[used]
+            band = _weighted(weights, taken.flatten(1)[None])[0].unflatten(1, taken.shape[1:])
+            for columns, (across_weights, across_used) in blocks:
+                yield (rows, columns), _weighted(across_weights, band[:, across_used])
 
     def full(self) -> Tensor:
-        """Scores of every pixel at once, (K, H, W)."""
-        return self.band(0, self.size[0])
+        """Scores of every pixel at once, (H, W, K)."""
+        out = self.logits.new_empty(*self.size, self.logits.shape[2])
+        for place, tile in self.tiles():
+            out[place] = tile
+        return out
 
     def resized(self, size: tuple[int, int]) -> LogitMap:
         """The same scores at another size, bilinear."""
         operators = []
         for old, new, operator in zip(self.size, size, (self.rows, self.columns), strict=True):
             if old != new:
-                resizing = bilinear_matrix(old, new).to(self.logits)
+                resizing = bilinear_matrix(old, new)
                 operator = resizing if operator is None else resizing @ operator
             operators.append(operator)
         return LogitMap(self.logits, *operators)
 
+    def _weights(self, matrix: Tensor | None, part: slice) -> tuple[Tensor | None, slice]:
+        """Of a banded matrix the rows ``part`` without the columns that are all zero, and where those left stand."""
+        if matrix is None:
+            return None, part
+        used = matrix[part].ne(0).any(dim=0).nonzero()
+        first, last = int(used[0]), int(used[-1]) + 1
+        return matrix[part, first:last].to(self.logits), slice(first, last)
 
-def _nonzero_columns(matrix: Tensor) -> tuple[Tensor, slice]:
-    """The columns of a banded matrix that are not all zero, and where they stand."""
-    used = matrix.ne(0).any(dim=0).nonzero()
-    first, last = int(used[0]), int(used[-1]) + 1
-    return matrix[:, first:last], slice(first, last)
+
+def _weighted(weights: Tensor | None, scores: Tensor) -> Tensor:
+    """(m, n) by (B, n, K), in single precision under autocast too; the scores themselves where weights are None."""
+    if weights is None:
+        return scores
+    with torch.autocast(scores.device.type, enabled=False):
+        return torch.bmm(weights.expand(len(scores), -1, -1), scores)
+
+
+def _parts(size: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, size)) for start in range(0, size, step)]

@@ -158,14 +158,14 @@ def sem_seg_scores(result: Segmentation, device: torch.device) -> Tensor:
     """Class scores (classes, H, W) whose argmax is the result's label map, on every pixel."""
     height, width = result.size
     scores = torch.empty(len(result.labels), height, width, device=device)
-    for rows, band in result.score_bands():
-        labels = torch.from_numpy(result.label_map[rows]).to(band.device, torch.int64)[None]
+    for (rows, columns), tile in result.score_tiles():
+        labels = torch.from_numpy(result.label_map[rows, columns]).to(tile.device, torch.int64)[None]
         # Pixels that the thresholds gave to another class than the best, and ties that rounding made.
-        other = band.argmax(dim=0, keepdim=True) != labels
+        other = tile.argmax(dim=0, keepdim=True) != labels
         if other.any():
-            own = band.gather(0, labels).nan_to_num().clamp(min=torch.finfo(band.dtype).tiny)
-            band = torch.where(other, torch.zeros_like(band).scatter_(0, labels, own), band)
-        scores[:, rows] = band
+            own = tile.gather(0, labels).nan_to_num().clamp(min=torch.finfo(tile.dtype).tiny)
+            tile = torch.where(other, torch.zeros_like(tile).scatter_(0, labels, own), tile)
+        scores[:, rows, columns] = tile
     return scores
 
 

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..refine import pamr
+from ..budget import budget
+from ..refine import refine_pixels
+from ..windows import LogitMap
 from .base import AttentionMethod, Method
 from .depth import at_depth
 from .registry import make_method, register_method
@@ -109,14 +111,34 @@ class ResCLIP(Method):
         prefix, pixels = context.prefix_tokens, context.pixel_values.float()
         features = context.project(self.tokens(block, context, None)[:, prefix:])
         cosine = F.normalize(features.float(), dim=-1) @ self.text.to(features.device, torch.float32).T
-        logits = cosine.float().transpose(1, 2).unflatten(2, context.grid)
-        logits = F.interpolate(logits, size=pixels.shape[-2:], mode="bilinear", align_corners=False)
-        probability, label = (self.logit_scale * pamr(logits, pixels)).softmax(dim=1).max(dim=1)
-        label = label.where(probability >= self.sfr_threshold, 0)
-        labels = patch_labels(label, context.grid, context.tower.patch_size, classes=len(self.text))
+        labels = torch.stack([self.first_pass(c.float(), p, context.grid) for c, p in zip(cosine, pixels, strict=True)])
+        labels = patch_labels(labels, context.grid, context.tower.patch_size, classes=len(self.text))
         M = same_label(labels, self.delete_same_entity)
         S = (M / M.amax(dim=(-2, -1), keepdim=True)).half()
         return F.pad(S, (prefix, 0, prefix, 0))[:, None]
+
+
+    def first_pass(self, cosine: Tensor, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The label of every pixel of one picture, (H, W): upsampled, refined by PAMR, 0 where no name is likely.
+
+        Args:
+            cosine: (N, K), of patches with names.
+            pixels: (3, H, W).
+            grid: (h, w), N = h w.
+        """
+        # Upsampling and PAMR are linear: with more names than patches, they are applied to the patches' own weights.
+        patches_first = cosine.shape[1] > cosine.shape[0]
+        columns = torch.eye(len(cosine), device=cosine.device) if patches_first else cosine
+        size = (pixels.shape[-2], pixels.shape[-1])
+        upsampled = LogitMap(columns.unflatten(0, grid)).resized(size).full()
+        refined = refine_pixels(upsampled.flatten(0, 1), pixels)
+        labels = []
+        for part in refined.split(max(1, budget(cosine.device).tile_values // cosine.shape[1])):
+            with torch.autocast(part.device.type, enabled=False):
+                logits = part @ cosine if patches_first else part
+            probability, label = (self.logit_scale * logits).softmax(dim=1).max(dim=1)
+            labels.append(label.where(probability >= self.sfr_threshold, 0))
+        return torch.cat(labels).view(size)
 
 
 def attention(a: Tensor, b: Tensor, v: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:

@@ -107,8 +107,8 @@ def test_dropped_classes_and_low_scores_follow_the_benchmarks_rule(segmenter):
 
 def test_class_scores_are_the_best_of_the_names(segmenter):
     result = segmenter(noise(64, 64), LABELS)
-    names = (result._logits.full() * segmenter.settings.logit_scale).softmax(dim=0)
-    expected = torch.stack([names[0], names[1:3].amax(dim=0), names[3]])
+    names = (result._logits.full() * segmenter.settings.logit_scale).softmax(dim=-1)
+    expected = torch.stack([names[..., 0], names[..., 1:3].amax(dim=-1), names[..., 3]])
     given = class_scores(result._logits.full(), result._vocabulary, result._decision, frozenset())
     torch.testing.assert_close(given, expected)
 

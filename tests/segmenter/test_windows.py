@@ -1,19 +1,26 @@
 """Stitching by matrices equals window by window, padded and averaged, then resized."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from sclip_plugin import windows
+from sclip_plugin.budget import CPU
 from sclip_plugin.windows import LogitMap, WindowPlan, window_starts
+
+
+def names_first(scores: torch.Tensor) -> torch.Tensor:
+    return scores.permute(2, 0, 1)
 
 
 def plain_stitching(plan: WindowPlan, logits: torch.Tensor, output_size) -> torch.Tensor:
     """The published procedure: upsample each window, add it into the whole, divide by the counts, resize."""
-    total = torch.zeros(len(logits), *plan.size)
+    total = torch.zeros(logits.shape[2], *plan.size)
     count = torch.zeros(1, *plan.size)
     for index, (top, left) in enumerate(plan.boxes()):
-        window = F.interpolate(plan.place(logits, index)[None], size=plan.window, mode="bilinear")[0]
+        patches = names_first(plan.place(logits, index))
+        window = F.interpolate(patches[None], size=plan.window, mode="bilinear")[0]
         total[:, top : top + plan.window[0], left : left + plan.window[1]] += window
         count[:, top : top + plan.window[0], left : left + plan.window[1]] += 1
     return F.interpolate((total / count)[None], size=output_size, mode="bilinear")[0]
@@ -24,30 +31,34 @@ def plain_stitching(plan: WindowPlan, logits: torch.Tensor, output_size) -> torc
 @pytest.mark.parametrize("scale", [1.0, 0.7, 1.63])
 def test_stitching_equals_the_plain_procedure(size, window, scale):
     plan = WindowPlan.of(size, window, 56, (16, 16))
-    logits = plan.empty_logits(5, torch.zeros(1)).normal_(generator=torch.Generator().manual_seed(0))
+    # Cosines: from -1 to 1.
+    logits = plan.empty_logits(5, torch.zeros(1)).uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
     output_size = tuple(round(side * scale) for side in size)
     ours = plan.stitched(logits, output_size)
     assert ours.size == output_size
-    torch.testing.assert_close(ours.full(), plain_stitching(plan, logits, output_size), atol=2e-5, rtol=0)
+    expected = plain_stitching(plan, logits, output_size)
+    torch.testing.assert_close(names_first(ours.full()), expected, atol=1e-5, rtol=0)
 
 
-def test_bands_are_the_whole_cut_into_rows(monkeypatch):
+@pytest.mark.parametrize("limits", [(7 * 10 * 50, 50), (1, 1), (2**30, 2**30)], ids=["some", "pixels", "one"])
+def test_tiles_are_the_whole_cut_up(monkeypatch, limits):
     plan = WindowPlan.of((180, 236), 112, 56, (16, 16))
-    logits = torch.randn(7, *plan.empty_logits(7, torch.zeros(1)).shape[1:])
-    stitched = plan.stitched(logits, (201, 269))
-    whole = stitched.full()
-    monkeypatch.setattr(windows, "VALUES_AT_ONCE", 7 * 269 * 10)
-    monkeypatch.setattr(windows, "COLUMNS_AT_ONCE", 50)
-    bands = list(stitched.bands())
-    assert len(bands) == 21
-    torch.testing.assert_close(torch.cat([band for _, band in bands], dim=1), whole, atol=1e-5, rtol=0)
+    stitched = plan.stitched(torch.randn(plan.empty_logits(7, torch.zeros(1)).shape), (51, 69))
+    expected = plain_stitching(plan, stitched.logits, (51, 69))
+    monkeypatch.setattr("sclip_plugin.budget.CPU", replace(CPU, tile_values=limits[0], tile_columns=limits[1]))
+    whole = torch.full((7, 51, 69), torch.nan)
+    for (rows, columns), tile in stitched.tiles():
+        assert whole[:, rows, columns].isnan().all()
+        assert tile.numel() <= max(limits[0], 7)
+        whole[:, rows, columns] = names_first(tile)
+    torch.testing.assert_close(whole, expected, atol=1e-5, rtol=0)
 
 
 def test_resizing_a_map_is_bilinear():
-    scores = torch.randn(3, 20, 30)
-    expected = F.interpolate(scores[None], size=(33, 41), mode="bilinear")[0]
-    torch.testing.assert_close(LogitMap(scores).resized((33, 41)).full(), expected, atol=1e-5, rtol=0)
-    assert LogitMap(scores).resized((20, 30)).full() is not None
+    scores = torch.randn(20, 30, 3)
+    expected = F.interpolate(names_first(scores)[None], size=(33, 41), mode="bilinear")[0]
+    torch.testing.assert_close(names_first(LogitMap(scores).resized((33, 41)).full()), expected, atol=1e-5, rtol=0)
+    assert torch.equal(LogitMap(scores).resized((20, 30)).full(), scores)
 
 
 @pytest.mark.parametrize("size", [1, 50, 224, 225, 336, 500, 2048])
