@@ -12,7 +12,7 @@ class Budget:
     """Sizes that change how fast something is computed and how much memory it takes, never what comes out.
 
     Fields:
-        tokens: of the windows that go through the tower together.
+        tokens: of windows, or of prompts, that go through a tower together.
         tile_values: scores of pixels that are at hand at once.
         tile_columns: pixel columns of such a tile.
         pamr_values: scores of pixels that PAMR smooths together.
@@ -26,7 +26,7 @@ class Budget:
 
 # A tile stays in a core's cache; what PAMR and the tower's widest layer write stays below the 32 MiB from which glibc
 # gives memory back to the system each time.
-CPU = Budget(tokens=1600, tile_values=2**18, tile_columns=128, pamr_values=6 * 2**20)
+CPU = Budget(tokens=1200, tile_values=2**18, tile_columns=128, pamr_values=6 * 2**20)
 # Few and large kernels.
 ACCELERATOR = Budget(tokens=2**14, tile_values=2**26, tile_columns=2**12, pamr_values=2**28)
 

@@ -1,7 +1,7 @@
 """Where each framework keeps its text tower: token ids in, joint-space embeddings out.
 
 CLIP's causal text towers (transformers, open_clip, OpenAI) run here block by block through the `BlockInput` that the
-methods use, one token position at a time for all prompts at once: what prompts share in front is computed once.
+methods use, along the tree of the prompts' prefixes: what prompts share in front is computed once.
 Other text towers (bidirectional ones, SigLIP's) go through their model's own ``get_text_features``.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -18,11 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .budget import budget
 from .errors import UnsupportedModelError
+from .prefixes import Edge, edges_after
 from .towers.open_clip import OpenCLIPBlockInput
 from .towers.transformers import TransformersBlockInput
 
-PROMPTS_AT_ONCE = 512
+PROMPTS_AT_ONCE = 4096
+
+KeysValues = tuple[Tensor, Tensor]
+"""Of one block: (n, H, T, d) each."""
 
 
 class TextTower(ABC):
@@ -48,17 +54,26 @@ class TextTower(ABC):
         """Token ids, each with start and end tokens and nothing after, to (len(tokens), D) embeddings."""
 
     def fingerprint(self) -> str:
-        """A hash that changes with any weight: sums of the bits of every row and every column of every parameter."""
-        digest = hashlib.sha256(b"sclip_plugin text bank 1")
+        """A hash that changes with any weight, at the speed of memory: of sums of the weights' bits."""
+        digest = hashlib.sha256(b"sclip_plugin text bank 2")
         for parameter in self._parameters:
-            flat = parameter.detach().reshape(len(parameter), -1) if parameter.dim() else parameter.detach().view(1, 1)
-            bits = flat.contiguous().view(
-                {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[flat.itemsize]
-            )
             digest.update(f"{tuple(parameter.shape)} {parameter.dtype}".encode())
-            for dim in (0, 1):
-                digest.update(bits.sum(dim=dim, dtype=torch.int64).cpu().numpy().tobytes())
+            digest.update(_bit_sums(parameter.detach()).cpu().numpy().tobytes())
         return digest.hexdigest()
+
+
+def _bit_sums(values: Tensor) -> Tensor:
+    """The bits of a tensor as words of 64, summed along the rows and the columns of tables of 512 x 256 words."""
+    values = values.contiguous()
+    if values.storage_offset() * values.itemsize % 8:  # words begin at multiples of their size
+        values = values.clone()
+    data = values.flatten().view(torch.uint8)
+    whole = len(data) // 8 * 8
+    sums = [data[whole:].long()]
+    for words in data[:whole].view(torch.int64).split(512 * 256):
+        table = F.pad(words, (0, -len(words) % 256)) if len(words) % 256 else words
+        sums += [table.view(-1, 256).sum(dim=dim) for dim in (0, 1)]
+    return torch.cat(sums)
 
 
 class CausalTextTower(TextTower):
@@ -77,43 +92,84 @@ class CausalTextTower(TextTower):
         self.context_length = len(positions)
 
     def encode(self, tokens: list[list[int]]) -> Tensor:
-        order = sorted(range(len(tokens)), key=lambda i: tokens[i])  # neighbours share prefixes
+        order = sorted(range(len(tokens)), key=tokens.__getitem__)  # neighbours share prefixes
         chunks = [order[i : i + PROMPTS_AT_ONCE] for i in range(0, len(order), PROMPTS_AT_ONCE)]
         encoded = torch.cat([self._encode_sorted([tokens[i] for i in chunk]) for chunk in chunks])
         return encoded[torch.tensor(order, device=encoded.device).argsort()]
 
-    def _encode_sorted(self, tokens: list[list[int]]) -> Tensor:
-        """Walk the trie of prefixes level by level; the nodes of a level go through the blocks as one batch.
+    def _encode_sorted(self, prompts: list[list[int]]) -> Tensor:
+        """Walk the tree of the prompts' prefixes from its root; edges of one length at one depth go as one batch."""
+        waiting: dict[int, list[tuple[int, Edge]]] = defaultdict(list)  # by depth; each with its node's number there
+        waiting[0] = [(0, edge) for edge in edges_after(prompts, range(len(prompts)), 0)]
+        nodes: dict[int, list[list[KeysValues]]] = defaultdict(list)  # by depth: for each batch those of all blocks
+        last: dict[int, Tensor] = {}  # by prompt
+        for depth in range(max(map(len, prompts))):
+            past = [_joined(batches) for batches in zip(*nodes.pop(depth, []), strict=True)]
+            for parents, edges in self._batches(waiting.pop(depth, [])):
+                ids = torch.tensor([edge.tokens for edge in edges], device=self.device)
+                rows = torch.tensor(parents, device=self.device)
+                x, reached = self._run(ids, depth, past, rows, edges[0].ends)
+                if edges[0].ends:
+                    last.update((i, row) for edge, row in zip(edges, x, strict=True) for i in edge.prompts)
+                    continue
+                end = depth + ids.shape[1]
+                first = sum(len(batch[0][0]) for batch in nodes[end])
+                nodes[end].append(reached)
+                for number, edge in enumerate(edges, first):
+                    waiting[end] += [(number, after) for after in edges_after(prompts, edge.prompts, end)]
+        return self.project(self.final_norm(torch.stack([last[i] for i in range(len(prompts))])))
 
-        A node's keys and values attend to those of its ancestors, which `keys` and `values` hold per block as
-        (nodes of the level, H, depth, d).
+    def _batches(self, waiting: list[tuple[int, Edge]]) -> Iterator[tuple[list[int], list[Edge]]]:
+        """Edges of one kind and length, with their nodes' numbers, as many as go through the tower together."""
+
+        def kind(entry: tuple[int, Edge]) -> tuple[int, bool]:
+            return len(entry[1].tokens), entry[1].ends
+
+        for (length, _), group in groupby(sorted(waiting, key=kind), key=kind):
+            entries = list(group)
+            step = max(1, budget(self.device).tokens // length)
+            for start in range(0, len(entries), step):
+                part = entries[start : start + step]
+                yield [number for number, _ in part], [edge for _, edge in part]
+
+    def _run(
+        self, ids: Tensor, depth: int, past: list[KeysValues], parents: Tensor, ends: bool
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """Runs of tokens (n, L) through the blocks, each after the ``depth`` tokens of the node that it starts at.
+
+        Args:
+            past: for each block the keys and values of nodes, (m, H, depth, d); none at the root.
+            parents: (n,), the node of each run.
+            ends: the runs end prompts, so that of the last block only the last token is needed. Otherwise nothing of it
+                is needed but its keys and values.
+
+        Returns:
+            With ``ends`` (n, C), the last token of each run after the blocks. Without, in second place, for each block
+            the keys and values (n, H, depth + L, d) of the nodes that the runs reach.
         """
-        keys: list[Tensor | None] = [None] * len(self.blocks)
-        values: list[Tensor | None] = [None] * len(self.blocks)
-        node_of_prompt = [0] * len(tokens)
-        ends: list[tuple[list[int], Tensor]] = []
-        for depth in range(max(map(len, tokens))):
-            alive = [i for i, ids in enumerate(tokens) if len(ids) > depth]
-            nodes: dict[tuple[int, int], int] = {}
-            for i in alive:
-                node_of_prompt[i] = nodes.setdefault((node_of_prompt[i], tokens[i][depth]), len(nodes))
-            parents = torch.tensor([parent for parent, _ in nodes], device=self.device)
-            ids = torch.tensor([token for _, token in nodes], device=self.device)
-            x = (self.token_embedding(ids) + self.positions[depth].to(self.token_embedding.weight.dtype))[:, None]
-            for index, block in enumerate(self.blocks):
-                step = self.block_input(block, x)
-                previous_keys, previous_values = keys[index], values[index]
-                k = step.k if previous_keys is None else torch.cat([previous_keys[parents], step.k], dim=2)
-                v = step.v if previous_values is None else torch.cat([previous_values[parents], step.v], dim=2)
-                keys[index], values[index] = k, v
-                x = x + step.out(F.scaled_dot_product_attention(step.q, k, v, scale=step.scale))
-                x = x + step.ffn(x)
-            ending = [i for i in alive if len(tokens[i]) == depth + 1]
-            if ending:
-                rows = torch.tensor([node_of_prompt[i] for i in ending], device=self.device)
-                ends.append((ending, self.project(self.final_norm(x[rows, 0]))))
-        order = torch.tensor([i for ending, _ in ends for i in ending], device=self.device)
-        return torch.cat([encoded for _, encoded in ends])[order.argsort()]
+        length = ids.shape[1]
+        x = self.token_embedding(ids) + self.positions[depth : depth + length].to(self.token_embedding.weight.dtype)
+        causal = torch.ones(length, depth + length, dtype=torch.bool, device=ids.device).tril(depth)
+        keys_values: list[KeysValues] = []
+        for index, block in enumerate(self.blocks):
+            step = self.block_input(block, x)
+            k, v = step.k, step.v
+            if past:
+                k, v = (torch.cat([old[parents], new], dim=2) for old, new in zip(past[index], (k, v), strict=True))
+            if not ends:
+                keys_values.append((k, v))
+            if index == len(self.blocks) - 1:
+                if not ends:
+                    break
+                step, causal = step.at(x[:, -1:]), causal[-1:]
+            x = step.tokens + step.out(F.scaled_dot_product_attention(step.q, k, v, causal, scale=step.scale))
+            x = x + step.ffn(x)
+        return x[:, -1], keys_values
+
+
+def _joined(batches: Sequence[KeysValues]) -> KeysValues:
+    keys, values = zip(*batches, strict=True)
+    return torch.cat(keys), torch.cat(values)
 
 
 class TransformersTextFeatures(TextTower):
@@ -134,10 +190,11 @@ class TransformersTextFeatures(TextTower):
             tokens = [ids + [pad_id] * (length - len(ids)) for ids in tokens]
         order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
         encoded = []
-        for _, group in groupby(order, key=lambda i: len(tokens[i])):
+        for length, group in groupby(order, key=lambda i: len(tokens[i])):
             rows = [tokens[i] for i in group]
-            for start in range(0, len(rows), PROMPTS_AT_ONCE):
-                ids = torch.tensor(rows[start : start + PROMPTS_AT_ONCE], device=self.device)
+            step = max(1, budget(self.device).tokens // length)
+            for start in range(0, len(rows), step):
+                ids = torch.tensor(rows[start : start + step], device=self.device)
                 output = self.model.get_text_features(input_ids=ids)
                 encoded.append(output if isinstance(output, Tensor) else output.pooler_output)
         return torch.cat(encoded)[torch.tensor(order, device=self.device).argsort()]

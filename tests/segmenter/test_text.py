@@ -2,15 +2,17 @@
 
 import multiprocessing
 import warnings
+from dataclasses import replace
 
 import golden
 import pytest
 import torch
 import torch.nn.functional as F
 
+from sclip_plugin.budget import CPU
 from sclip_plugin.errors import LabelError, UnknownNameError, UnsupportedModelError
 from sclip_plugin.text import TextBank, background_names, imagenet_templates, parse_labels, parse_templates
-from sclip_plugin.text_towers import find_text_tower
+from sclip_plugin.text_towers import _bit_sums, find_text_tower
 
 NAMES = ("cat", "potted plant", "person in shirt", "dog", "cat")
 TEMPLATES = imagenet_templates()[:7] + ("a photo of a {}.", "{}")
@@ -51,10 +53,33 @@ def count_encodings(tower, monkeypatch) -> list[int]:
     return calls
 
 
-def test_chunks_change_nothing(tower, monkeypatch):
+@pytest.mark.parametrize("worth", [0, 3, 10**6], ids="prefixes of {} tokens".format)
+@pytest.mark.parametrize("framework", ["transformers", "open_clip"])
+def test_sharing_prefixes_and_batches_change_nothing(framework, worth, monkeypatch):
+    """The tree cut finely, coarsely or not at all, in small batches or whole: equal to 77 positions a prompt."""
+    monkeypatch.setattr("sclip_plugin.prefixes.WORTH_SHARING", worth)
+    tower = find_text_tower(golden.model(framework), golden.tokenizer_of(framework))
     whole = TextBank(tower, cache_dir=False).embed(NAMES, TEMPLATES)
+    torch.testing.assert_close(whole, plain_bank(framework), atol=1e-5, rtol=0)
     monkeypatch.setattr("sclip_plugin.text_towers.PROMPTS_AT_ONCE", 5)
+    monkeypatch.setattr("sclip_plugin.budget.CPU", replace(CPU, tokens=7))
     torch.testing.assert_close(TextBank(tower, cache_dir=False).embed(NAMES, TEMPLATES), whole, atol=1e-6, rtol=0)
+
+
+def test_a_prompt_in_front_of_another(tower):
+    """Without an end token of its own, which the tokenizers give, a prompt may be another's prefix."""
+    prompts = [[1, 5, 6], [1, 5], [1, 5, 6, 7], [1, 5, 6], [1, 5, 7]]
+    together = tower.encode(prompts)
+    for prompt, row in zip(prompts, together, strict=True):
+        torch.testing.assert_close(row, tower.encode([prompt])[0], atol=1e-6, rtol=0)
+
+
+def test_what_is_shared_goes_through_the_tower_once(tower, monkeypatch):
+    seen: list[int] = []
+    run = tower._run
+    monkeypatch.setattr(tower, "_run", lambda ids, *rest: seen.append(ids.numel()) or run(ids, *rest))
+    tower.encode([[1, 2, 3, 4, 10 + i, 9] for i in range(20)])
+    assert sum(seen) == 4 + 20 * 2
 
 
 def test_prompts_are_embedded_once(tower, monkeypatch):
@@ -76,6 +101,20 @@ def test_the_cache_serves_the_next_process_and_follows_weights_names_and_templat
         tower.blocks[1].mlp.c_fc.weight[3, 5] += 0.01
     TextBank(tower, tmp_path).embed(("cat", "dog"), TEMPLATES)
     assert len(calls) == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64, torch.int8], ids=str)
+@pytest.mark.parametrize("size", [1, 7, 8, 2047, 2048, 300_001])
+def test_no_weight_changes_unnoticed(size, dtype):
+    weights = (torch.arange(2 * size + 1) % 101).to(dtype)[1 : size + 1]  # not at the start of its memory
+    before = _bit_sums(weights)
+    assert torch.equal(_bit_sums(weights.clone()), before)
+    for place in {0, size // 3, size - 1}:
+        changed = weights.clone()
+        changed[place] += 1
+        assert not torch.equal(_bit_sums(changed), before)
+    if size > 1:
+        assert not torch.equal(_bit_sums(weights.flip(0)), before)
 
 
 def test_a_broken_cache_file_is_made_again(tower, monkeypatch, tmp_path):
