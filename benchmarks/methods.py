@@ -22,13 +22,14 @@ def main(
     runs: Annotated[int, typer.Option(help="Runs of each method, of which the median is taken.")] = 7,
 ) -> None:
     import torch
-    from speed import median_times, setup
+    from scenario import median_times, scenario
 
     from sclip_plugin.dense import dense_features
     from sclip_plugin.methods import list_methods, make_method
 
-    model, _, classes, seg = setup(tower, (64, 64), 21)
-    _, text = seg.text_embeddings(classes)
+    made = scenario(tower, (64, 64), 21)
+    model, seg = made.model, made.segmenter
+    _, text = seg.text_embeddings(made.classes)
     side = model.visual.image_size[0]
     pixels = torch.nn.functional.interpolate(torch.randn(windows, 3, 14, 14), size=(side, side), mode="bicubic")
 

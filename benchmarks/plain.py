@@ -1,7 +1,8 @@
 """The published procedure, written plainly: what the speed benchmark measures the package against.
 
 Window by window, one forward each; attention maps formed in full; padded accumulation over the whole picture; 77 text
-positions for every prompt, one name at a time, no cache; class scores at full size for all names at once.
+positions for every prompt, one name at a time, no cache; scores at full size for all names at once, and class maxima
+over an array of classes x names x pixels, as SCLIP's code has them.
 """
 
 from __future__ import annotations
@@ -45,15 +46,17 @@ def text_bank(model, tokenizer, names, templates):
 
 
 @torch.inference_mode()
-def segment(visual, picture, text, *, size, window, stride, logit_scale, mean, std, class_of_name):
+def segment(visual, *, picture, text, size, window, stride, logit_scale, mean, std, class_of_name):
     """A picture (H, W, 3) uint8 to its label map (H, W)."""
     import cv2
     import numpy as np
 
     height, width = picture.shape[:2]
     resized = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_LINEAR)
-    pixels = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))).float()[None]
-    pixels = (pixels / 255 - mean[:, None, None]) / std[:, None, None]
+    device, patch = text.device, visual.patch_size[0]
+    pixels = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))).to(device).float()[None]
+    pixels = (pixels / 255 - mean.to(device)[:, None, None]) / std.to(device)[:, None, None]
+    pixels = pixels.to(visual.proj.dtype)
     total = pixels.new_zeros(1, len(text), *size)
     count = pixels.new_zeros(1, 1, *size)
     rows = max(size[0] - window + stride - 1, 0) // stride + 1
@@ -65,17 +68,16 @@ def segment(visual, picture, text, *, size, window, stride, logit_scale, mean, s
             crop = pixels[:, :, top:bottom, left:right]
             features = image_features(visual, crop)[:, 1:]
             features = features / features.norm(dim=-1, keepdim=True)
-            patches = visual.patch_size[0]
-            logits = (features @ text.T).transpose(1, 2)
-            logits = logits.view(1, len(text), crop.shape[2] // patches, crop.shape[3] // patches)
+            logits = (features @ text.to(features.dtype).T).transpose(1, 2)
+            logits = logits.view(1, len(text), crop.shape[2] // patch, crop.shape[3] // patch)
             logits = F.interpolate(logits, size=crop.shape[-2:], mode="bilinear", align_corners=False)
             total += F.pad(logits, (left, size[1] - right, top, size[0] - bottom))
             count[:, :, top:bottom, left:right] += 1
     logits = F.interpolate(total / count, size=(height, width), mode="bilinear", align_corners=False)[0]
     scores = (logits * logit_scale).softmax(dim=0)
-    index = torch.tensor(class_of_name)
+    index = torch.tensor(class_of_name, device=device)
     classes = int(index.max()) + 1
     if classes != len(class_of_name):
         member = F.one_hot(index).T.view(classes, len(index), 1, 1)
-        scores = torch.stack([(scores * member[c]).amax(dim=0) for c in range(classes)])
+        scores = (scores[None] * member).max(dim=1).values
     return scores.argmax(dim=0)

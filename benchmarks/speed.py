@@ -1,174 +1,196 @@
-"""Speed of the package against plain CLIP's forward and against the published procedure, in one table.
+"""Speed and memory of the package against plain CLIP's forward and against the published procedure.
 
-    python benchmarks/speed.py                                  # B/16, 500 x 375, 21 and 150 labels; a few minutes
-    python benchmarks/speed.py --tower ViT-L-14 --size 1024x768 --labels 3,847
+    python benchmarks/speed.py                     # all of it; about 40 minutes on two cores
+    python benchmarks/speed.py --tower ViT-B-16 --size 500x375 --labels 21,150       # what the bars are about
 
-Random weights (time does not depend on them), all paths in one process and in turns, median of several runs; peak
-memory of each path in a process of its own. Writes Markdown to standard output and JSON to --out.
+All paths of a row run in one process and in turns, on the same weights and the same picture; seconds are medians, and
+ratios are of those. Peak memory is that of a process of its own. Writes Markdown to standard output, JSON to --out.
 """
 
 from __future__ import annotations
 
+import io
 import json
-import platform
-import statistics
+import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-
-def setup(tower: str, size: tuple[int, int], labels: int, seed: int = 0):
-    """A random model, a smooth random picture, and labels; 21 of them are VOC's, whose vocabulary has 56 names."""
-    import numpy as np
-    import open_clip
-    import torch
-    from PIL import Image
-
-    import sclip_plugin as sp
-    from sclip_plugin.evaluation.benchmarks import load_benchmark
-
-    torch.manual_seed(seed)
-    model = open_clip.create_model(tower, pretrained=None).eval().requires_grad_(False)
-    coarse = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-    picture = Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)
-    known = {21: "voc21", 150: "ade20k", 171: "coco_stuff", 19: "cityscapes", 60: "context60"}
-    if labels in known:
-        classes = [list(names) for names in load_benchmark(known[labels]).classes]
-    else:
-        words = [n for b in ("coco_stuff", "ade20k") for names in load_benchmark(b).classes for n in names]
-        classes = [[f"{words[i % len(words)]} {i // len(words)}".removesuffix(" 0")] for i in range(labels * 2)]
-        classes = list(dict.fromkeys(map(tuple, classes)))[:labels]
-    seg = sp.Segmenter(
-        model, open_clip.get_tokenizer(tower), cache_dir=False, templates="plain",
-        resize_short_side=336, window=224, stride=112,
-    )  # fmt: skip
-    return model, picture, [list(c) for c in classes], seg
-
-
-def median_times(paths: dict[str, Callable[[], object]], runs: int) -> dict[str, float]:
-    """Seconds of each path: once to warm up, then all of them in turns."""
-    times: dict[str, list[float]] = {name: [] for name in paths}
-    for run in range(runs + 1):
-        for name, path in paths.items():
-            start = time.perf_counter()
-            path()
-            if run:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+TOWERS = ("ViT-B-16", "ViT-B-32", "ViT-L-14")
+SIZES = ("500x375", "1024x768", "2048x1024")
+LABELS = (3, 21, 150, 847)
+# Ratios that the project holds itself to, on two cores, at 500 x 375 and with 21 and 150 labels.
+BARS = {
+    "ours / tower": 1.15,
+    "ours / plain": 0.6,
+    "csa / forward": 1.05,
+    "resclip / csa": 2.2,
+    "PAMR / tower": 0.5,
+    "memory / plain": 1 / 3,
+    "text / plain": 1 / 12,
+}
+COLUMNS = {
+    "tower s": "seconds.tower",
+    "ours s": "seconds.ours",
+    "ours / tower": "ratios.ours / tower",
+    "plain s": "seconds.plain",
+    "ours / plain": "ratios.ours / plain",
+    "csa / forward": "ratios.csa / forward",
+    "resclip / csa": "ratios.resclip / csa",
+    "PAMR / tower": "ratios.PAMR / tower",
+    "ours MiB": "memory.ours",
+    "plain MiB": "memory.plain",
+    "memory / plain": "ratios.memory / plain",
+    "equal pixels %": "equal pixels %",
+}
+# "label map" takes the pixels' scores as they are upsampled, so "stitch and upsample" is a part of it.
+STAGES = ("read", "resize", "tower", "head", "stitch and upsample", "label map", "refine", "draw")
 
 
-def image_paths(tower: str, size: tuple[int, int], labels: int) -> tuple[dict[str, Callable[[], object]], float]:
-    """Everything that is timed of a picture, by name; and the share of pixels in which ours equals the plain result."""
-    import io
+Paths = dict[str, Callable[[], Any]]
 
-    import numpy as np
+
+def paths_of(tower: str, size: tuple[int, int], labels: int) -> tuple[Paths, Paths]:
+    """What is timed of a picture: the whole by several ways, and ours stage by stage."""
     import plain
     import torch
     import torch.nn.functional as F
+    from scenario import STRIDE, WINDOW, scenario
 
+    from sclip_plugin.budget import budget
     from sclip_plugin.dense import dense_features
     from sclip_plugin.patching import applied
-    from sclip_plugin.pictures import normalise, read_picture, resize, target_size, to_tensor
-    from sclip_plugin.refine import pamr
+    from sclip_plugin.pictures import normalise, read_picture, resize, to_tensor
     from sclip_plugin.segmentation import decide
     from sclip_plugin.windows import WindowPlan
 
-    model, picture, classes, seg = setup(tower, size, labels)
-    vocabulary, text = seg.text_embeddings(classes)
-    array = np.asarray(picture)
-    resized_size = target_size(*size, 336)
-    pixels = resize(to_tensor(picture), resized_size)
-    plan = WindowPlan.of(resized_size, 224, 112, seg.tower.patch_size)
-    batch = normalise(torch.stack([plan.cut(pixels, *box) for box in plan.boxes()]), seg._mean, seg._std)
-    features = dense_features(seg.tower, batch)
+    s = scenario(tower, size, labels)
+    model, seg = s.model, s.segmenter
+    vocabulary, text = seg.text_embeddings(s.classes)
+    pixels = resize(to_tensor(s.picture), s.resized)
+    plan = WindowPlan.of(s.resized, WINDOW, STRIDE, seg.tower.patch_size)
+    windows = normalise(torch.stack([plan.cut(pixels, *box) for box in plan.boxes()]), seg._mean, seg._std)
+    at_once = budget(seg.device).tokens // (plan.patches[0] * plan.patches[1] + 1)
+    features = dense_features(seg.tower, windows)
     logits = plan.empty_logits(len(text), text).uniform_(-0.1, 0.1)
     stitched = plan.stitched(logits, size)
-    decision = seg.settings.decision()
     jpeg = io.BytesIO()
-    picture.save(jpeg, "JPEG")
-    guide = torch.randn(1, 3, *size)
-    class_maps = torch.randn(1, len(classes), *size)
-    result = seg(picture, classes)
+    s.picture.save(jpeg, "JPEG")
+    result = seg(s.picture, s.classes)
+    refined = seg.settings.changed(pamr_steps=10)
+    one_map_a_class = plan.stitched(logits[..., :labels].contiguous(), size)
+    arguments = s.plain_arguments()
 
-    def plain_labels():
-        return plain.segment(
-            model.visual, array, text, size=resized_size, window=224, stride=112, logit_scale=40.0,
-            mean=seg._mean, std=seg._std, class_of_name=vocabulary.class_of_name,
-        )  # fmt: skip
-
-    def in_batches(forward):
-        return lambda: [forward(batch[i : i + 16]) for i in range(0, len(batch), 16)]
-
-    def patched():
+    def in_place(forward):
         with applied(model, "csa"):
-            in_batches(model.visual)()
+            forward(windows)
 
-    paths = {
-        "tower (plain CLIP forward of the windows)": in_batches(model.visual),
-        "ours: decoded pixels to label map": lambda: seg(picture, classes),
-        "plain procedure": plain_labels,
-        "csa in place, same windows": patched,
-        "resclip with SFR": lambda: seg(picture, classes, method="resclip"),
-        "stage: read JPEG": lambda: read_picture(io.BytesIO(jpeg.getvalue())),
-        "stage: resize": lambda: resize(to_tensor(picture), resized_size),
-        "stage: dense features": in_batches(lambda x: dense_features(seg.tower, x)),
-        "stage: cosines": lambda: F.normalize(features.flatten(2), dim=1).transpose(1, 2) @ text.T,
-        "stage: stitch, upsample, argmax": lambda: decide(stitched, vocabulary, decision),
-        "stage: PAMR, 10 steps, classes": lambda: pamr(class_maps, guide),
-        "stage: overlay": lambda: result.overlay(),
+    def in_batches():
+        return [dense_features(seg.tower, windows[i : i + at_once]) for i in range(0, len(windows), at_once)]
+
+    whole = {
+        "tower": lambda: model.visual(windows),
+        "ours": lambda: seg(s.picture, s.classes),
+        "csa in place": lambda: in_place(model.visual),
+        "resclip": lambda: seg(s.picture, s.classes, method="resclip"),
     }
-    inference = torch.inference_mode()
-    inference.__enter__()
-    same = float((torch.from_numpy(result.label_map.astype(np.int64)) == plain_labels()).float().mean())
-    return paths, same
+    if plain_memory(size, s.classes) < 0.8 * total_memory():
+        whole["plain"] = lambda: plain.segment(model.visual, **arguments)
+    stages = {
+        "read": lambda: read_picture(io.BytesIO(jpeg.getvalue())),
+        "resize": lambda: resize(to_tensor(s.picture), s.resized),
+        "tower": in_batches,
+        "head": lambda: F.normalize(features.flatten(2), dim=1).transpose(1, 2) @ text.T,
+        "stitch and upsample": lambda: deque(plan.stitched(logits, size).tiles(), maxlen=0),
+        "label map": lambda: decide(stitched, vocabulary, seg.settings.decision()),
+        "refine": lambda: seg._refined(one_map_a_class, pixels, refined),
+        "draw": lambda: result.overlay(),
+    }
+    return whole, stages
 
 
-def text_paths(tower: str, labels: int, folder: str) -> tuple[dict[str, Callable[[], object]], float]:
-    """The text bank with 80 templates: cold, warm from disk, and plainly for a tenth of the names (times ten)."""
-    import open_clip
+def plain_memory(size: tuple[int, int], classes: list[list[str]]) -> float:
+    """Bytes that the plain procedure takes at least: its scores three times, or once for each class."""
+    names = sum(map(len, classes))
+    copies = 3 if names == len(classes) else 1 + len(classes)
+    return 4.0 * copies * names * size[0] * size[1]
+
+
+def total_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def measure(tower: str, size: str, labels: int, runs: int) -> dict[str, Any]:
+    """One row of the table."""
+    import numpy as np
+    import torch
+    from scenario import median_times
+
+    width, height = map(int, size.split("x"))
+    with torch.inference_mode():
+        whole, stages = paths_of(tower, (height, width), labels)
+        equal = None
+        if "plain" in whole:
+            ours = torch.from_numpy(whole["ours"]().label_map.astype(np.int64))
+            equal = 100 * float((ours == whole["plain"]()).float().mean())
+        seconds = median_times(whole, runs)
+        in_stages = median_times(stages, runs)
+    memory = {path: peak(path, tower, size, labels) for path in ("ours", "plain") if path == "ours" or "plain" in whole}
+    ratios = {
+        "ours / tower": seconds["ours"] / seconds["tower"],
+        "csa / forward": seconds["csa in place"] / seconds["tower"],
+        "resclip / csa": seconds["resclip"] / seconds["ours"],
+        "PAMR / tower": in_stages["refine"] / seconds["tower"],
+    }
+    if "plain" in whole:
+        ratios["ours / plain"] = seconds["ours"] / seconds["plain"]
+        ratios["memory / plain"] = memory["ours"] / memory["plain"]
+    return {
+        "tower": tower, "size": size, "labels": labels, "seconds": seconds, "stages": in_stages, "memory": memory,
+        "ratios": ratios, "equal pixels %": equal,
+    }  # fmt: skip
+
+
+def measure_text(tower: str, labels: int, runs: int) -> dict[str, Any]:
+    """The text bank with 80 templates: cold, warm from the disk in a process that has it not in memory, and plainly."""
     import plain
+    from scenario import median_times, scenario
 
     from sclip_plugin.text import TextBank, imagenet_templates, parse_labels
     from sclip_plugin.text_towers import find_text_tower
 
-    model, _, classes, _ = setup(tower, (64, 64), labels)
-    tokenizer = open_clip.get_tokenizer(tower)
-    names = parse_labels(classes).names
-    some = names[: max(1, len(names) // 10)]
-    text_tower = find_text_tower(model, tokenizer)
-    cold = TextBank(text_tower, cache_dir=False)
-    warm = TextBank(text_tower, folder)
-    ours = warm.embed(names, imagenet_templates())
-    theirs = plain.text_bank(model, tokenizer, some, imagenet_templates())
+    s = scenario(tower, (64, 64), labels)
+    names = parse_labels(s.classes).names
+    some = names[:3]  # plainly a name takes as long as another
+    text_tower = find_text_tower(s.model, s.tokenizer)
+    ours = {}
 
-    def from_disk():
-        warm._memory.clear()
-        warm._fingerprint = None
-        warm.embed(names, imagenet_templates())
+    def cold():
+        ours["bank"] = TextBank(text_tower, cache_dir=False).embed(names, imagenet_templates())
 
-    def computed():
-        cold._memory.clear()
-        cold.embed(names, imagenet_templates())
-
-    paths = {
-        "text bank, cold": computed,
-        "text bank, warm from disk": from_disk,
-        f"text bank, plain ({len(some)} of {len(names)} names)": lambda: plain.text_bank(
-            model, tokenizer, some, imagenet_templates()
-        ),
-    }
-    return paths, float((ours[: len(some)] - theirs).abs().max())
+    with tempfile.TemporaryDirectory() as folder:
+        TextBank(text_tower, folder).embed(names, imagenet_templates())
+        warm = median_times({"warm": lambda: TextBank(text_tower, folder).embed(names, imagenet_templates())}, runs)
+    paths = {"cold": cold, "plain": lambda: plain.text_bank(s.model, s.tokenizer, some, imagenet_templates())}
+    seconds = median_times(paths, runs, patience=60) | warm
+    theirs = plain.text_bank(s.model, s.tokenizer, some, imagenet_templates())
+    plain_all = seconds["plain"] * len(names) / len(some)
+    return {
+        "tower": tower, "labels": labels, "names": len(names), "cold": seconds["cold"], "warm": seconds["warm"],
+        "plain": plain_all, "text / plain": seconds["cold"] / plain_all,
+        "largest difference": float((ours["bank"][: len(some)] - theirs).abs().max()),
+    }  # fmt: skip
 
 
-def peak_memory(path: str, tower: str, size: str, labels: int) -> float:
+def peak(path: str, tower: str, size: str, labels: int) -> float:
     """MiB that a path takes above the loaded model, in a process of its own."""
     done = subprocess.run(
         [sys.executable, __file__, "--memory-of", path, "--tower", tower, "--size", size, "--labels", str(labels)],
@@ -177,85 +199,108 @@ def peak_memory(path: str, tower: str, size: str, labels: int) -> float:
     return float(done.stdout.strip().splitlines()[-1])
 
 
-def memory_of(path: str, tower: str, size: tuple[int, int], labels: int) -> None:
-    import gc
-
-    import numpy as np
+def memory_of(path: str, tower: str, size: tuple[int, int], labels: int) -> float:
     import plain
     import torch
+    from scenario import WINDOW, peak_memory, scenario
 
-    from sclip_plugin.pictures import target_size
-
-    model, picture, classes, seg = setup(tower, size, labels)
-    vocabulary, text = seg.text_embeddings(classes)
+    s = scenario(tower, size, labels)
+    arguments = s.plain_arguments()
     with torch.inference_mode():
-        model.visual(torch.zeros(1, 3, *model.visual.image_size))  # what a first forward allocates once
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: from here on the peak is counted anew
-    before = resident("VmRSS")
-    if path == "plain":
-        plain.segment(
-            model.visual, np.asarray(picture), text, size=target_size(*size, 336), window=224, stride=112,
-            logit_scale=40.0, mean=seg._mean, std=seg._std, class_of_name=vocabulary.class_of_name,
-        )  # fmt: skip
-    elif path == "native":
-        seg(picture, classes, resize_short_side=0, stride=224)
-    else:
-        seg(picture, classes)
-    print((resident("VmHWM") - before) / 1024)
+        s.model.visual(torch.zeros(1, 3, *s.model.visual.image_size))  # what a first forward allocates once
+    paths = {
+        "ours": lambda: s.segmenter(s.picture, s.classes),
+        "plain": lambda: plain.segment(s.model.visual, **arguments),
+        "native": lambda: s.segmenter(s.picture, s.classes, resize_short_side=0, stride=WINDOW),
+    }
+    return peak_memory(paths[path])
 
 
-def resident(key: str) -> int:
-    """KiB of this process: VmRSS now, VmHWM at most."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+def rows_of(towers: str, sizes: str, labels: str) -> Iterator[tuple[str, str, int]]:
+    """The product of what was asked for; where nothing was, each of the three varied while the others stay."""
+    if towers or sizes or labels:
+        for tower in towers.split(",") if towers else TOWERS:
+            for size in sizes.split(",") if sizes else SIZES:
+                for count in map(int, labels.split(",")) if labels else LABELS:
+                    yield tower, size, count
+        return
+    yield from ((TOWERS[0], SIZES[0], count) for count in LABELS)
+    yield from ((TOWERS[0], size, count) for size in SIZES[1:] for count in LABELS[1:])
+    yield from ((tower, SIZES[0], count) for tower in TOWERS[1:] for count in LABELS[1:3])
 
 
 def main(
-    tower: Annotated[str, typer.Option(help="An architecture of open_clip.")] = "ViT-B-16",
-    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the picture.")] = "500x375",
-    labels: Annotated[str, typer.Option(help="Numbers of labels, between commas.")] = "21,150",
-    runs: Annotated[int, typer.Option(help="Runs of each path, of which the median is taken.")] = 7,
+    tower: Annotated[str, typer.Option(help="Architectures of open_clip, between commas.")] = "",
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of pictures, between commas.")] = "",
+    labels: Annotated[str, typer.Option(help="Numbers of labels, between commas.")] = "",
+    runs: Annotated[int, typer.Option(help="Runs of each path, of which the median is taken.")] = 5,
     text: Annotated[bool, typer.Option(help="Measure the text bank, too.")] = True,
+    huge: Annotated[bool, typer.Option(help="Measure the memory for a picture of 8000 x 6000, too.")] = True,
     out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("speed.json"),
     memory_of_path: Annotated[str, typer.Option("--memory-of", hidden=True)] = "",
 ) -> None:
-    width, height = map(int, size.split("x"))
     if memory_of_path:
-        return memory_of(memory_of_path, tower, (height, width), int(labels))
-    import torch
+        width, height = map(int, size.split("x"))
+        print(memory_of(memory_of_path, tower, (height, width), int(labels)))
+        return
+    from scenario import machine
 
-    machine = (
-        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
-    report: dict = {"machine": machine, "tower": tower, "size": size, "labels": {}}
-    print(f"{tower}, {size}, {machine}\n")
-    for count in map(int, labels.split(",")):
-        paths, same = image_paths(tower, (height, width), count)
-        seconds = median_times(paths, runs)
-        memory = {path: peak_memory(path, tower, size, count) for path in ("ours", "plain")}
-        entry = {"seconds": seconds, "equal_pixels": same, "memory_MiB": memory}
-        if text:
-            with tempfile.TemporaryDirectory() as folder:
-                text_bank, difference = text_paths(tower, count, folder)
-                entry["text_seconds"] = median_times(text_bank, 3)
-                entry["text_difference"] = difference
-        report["labels"][count] = entry
-        _print(count, entry)
-    out.write_text(json.dumps(report, indent=1))
+    rows = list(rows_of(tower, size, labels))
+    report: dict[str, Any] = {"machine": machine(), "rows": [], "text": [], "huge": {}}
+
+    def keep() -> None:
+        out.write_text(json.dumps(report, indent=1))
+
+    for row in rows:
+        print("measuring", *row, file=sys.stderr)
+        report["rows"].append(measure(*row, runs))
+        keep()
+    for text_tower, count in dict.fromkeys((row[0], row[2]) for row in rows) if text else ():
+        print("measuring text", text_tower, count, file=sys.stderr)
+        report["text"].append(measure_text(text_tower, count, runs))
+        keep()
+    for path in ("ours", "native") if huge else ():
+        report["huge"][path] = peak(path, rows[0][0], "8000x6000", 150)
+        keep()
+    show(report)
 
 
-def _print(labels: int, entry: dict) -> None:
-    seconds = entry["seconds"]
-    reference = seconds["tower (plain CLIP forward of the windows)"]
-    print(f"| {labels} labels | seconds | of the tower |\n|---|---:|---:|")
-    for name, value in seconds.items():
-        print(f"| {name} | {value:.3f} | {value / reference:.3f} |")
-    for name, value in entry.get("text_seconds", {}).items():
-        print(f"| {name} | {value:.3f} | |")
-    ours, plain = entry["memory_MiB"]["ours"], entry["memory_MiB"]["plain"]
-    print(f"\npixels equal to the plain procedure's: {100 * entry['equal_pixels']:.3f} %")
-    print(f"peak memory above the model: {ours:.0f} MiB, plain {plain:.0f} MiB, ratio {ours / plain:.2f}\n")
+def show(report: dict[str, Any]) -> None:
+    from scenario import table
+
+    print(f"{report['machine']}\n")
+    table(["tower", "size", "labels", *COLUMNS], [
+        [row["tower"], row["size"], row["labels"], *(cell(found(row, path), name) for name, path in COLUMNS.items())]
+        for row in report["rows"]
+    ])  # fmt: skip
+    print("Milliseconds of each stage:\n")
+    table(["tower", "size", "labels", *STAGES], [
+        [row["tower"], row["size"], row["labels"], *(f"{1e3 * row['stages'][stage]:.1f}" for stage in STAGES)]
+        for row in report["rows"]
+    ])  # fmt: skip
+    if report["text"]:
+        print("Text bank, 80 templates:\n")
+        table(["tower", "names", "plain s", "cold s", "text / plain", "warm ms", "largest difference"], [
+            [row["tower"], row["names"], f"{row['plain']:.1f}", f"{row['cold']:.2f}",
+             cell(row["text / plain"], "text / plain"), f"{1e3 * row['warm']:.0f}", f"{row['largest difference']:.0e}"]
+            for row in report["text"]
+        ])  # fmt: skip
+    for path, mebibytes in report["huge"].items():
+        print(f"8000 x 6000, 150 labels, {path}: {mebibytes:.0f} MiB above the model")
+
+
+def found(row: dict[str, Any], path: str) -> float | None:
+    value: Any = row
+    for key in path.split(".", 1):
+        value = value.get(key) if value is not None else None
+    return value
+
+
+def cell(value: float | None, name: str) -> str:
+    if value is None:
+        return "-"
+    shown = f"{value:.0f}" if name.endswith("MiB") else f"{value:.3f}"
+    return f"**{shown}**" if name in BARS and value > BARS[name] else shown
 
 
 if __name__ == "__main__":

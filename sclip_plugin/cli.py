@@ -54,6 +54,9 @@ MethodName = Annotated[
     str, typer.Option("--method", help="What replaces the last block's attention; see 'sclip methods'.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; by default CUDA where there is one.")]
+Dtype = Annotated[
+    str, typer.Option(help="Of the weights: float32, float16, bfloat16; auto: half precision where it is faster.")
+]
 Window = Annotated[
     int | None, typer.Option(min=0, help="Side of the windows in pixels; 0: the whole picture in one pass.")
 ]
@@ -97,6 +100,7 @@ def segment(
         bool, typer.Option("--resume", help="Skip pictures already finished with the same settings.")
     ] = False,
     device: Device = None,
+    dtype: Dtype = "float32",
 ) -> None:
     """Segment pictures by labels.
 
@@ -117,9 +121,10 @@ def segment(
     )
     if refine:
         settings["pamr_steps"] = 10
-    segmenter = _segmenter(model, method, device)
+    segmenter = _segmenter(model, method, device, dtype)
     chosen = segmenter.settings.changed(**settings)
-    identity = json.loads(json.dumps({"model": model, "labels": _class_names(parsed, background), **chosen.plain()}))
+    shown = {"model": model, "dtype": segmenter.dtype, "labels": _class_names(parsed, background), **chosen.plain()}
+    identity = json.loads(json.dumps(shown))
 
     failed: list[tuple[str, str]] = []
     skipped = 0
@@ -323,7 +328,7 @@ def _finished(path: Path, identity: dict[str, Any]) -> bool:
         return False
 
 
-def _segmenter(model: str, method: str, device: str | None) -> Segmenter:
+def _segmenter(model: str, method: str, device: str | None, dtype: str | None = None) -> Segmenter:
     from .methods import make_method
     from .segmenter import Segmenter
 
@@ -335,7 +340,7 @@ def _segmenter(model: str, method: str, device: str | None) -> Segmenter:
     else:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-    return Segmenter.from_pretrained(model, device=device, method=method)
+    return Segmenter.from_pretrained(model, device=device, dtype=dtype, method=method)
 
 
 class _Command:

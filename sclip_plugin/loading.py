@@ -35,26 +35,48 @@ class LoadedModel:
     image_std: Sequence[float] | None = None
 
 
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
 def load_model(
-    name: str, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    name: str, *, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None
 ) -> LoadedModel:
-    """The model of a name; see `Segmenter.from_pretrained` for the forms of names.
+    """The model of a name; see `Segmenter.from_pretrained` for the forms of names, and for the arguments.
 
     Raises:
         ModelLoadError: the weights can't be had, or the framework that reads them is not installed.
+        UnknownNameError: no such dtype.
 
     Example:
         >>> from sclip_plugin.loading import load_model
         >>> type(load_model("demo").model).__name__
         'CLIPModel'
     """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if dtype == "auto":
+        dtype = fastest_dtype(device)
+    elif isinstance(dtype, str):
+        if dtype not in DTYPES:
+            raise unknown_name("dtype", dtype, ("auto", *DTYPES))
+        dtype = DTYPES[dtype]
     framework, colon, rest = name.partition(":")
     loaders = {"open_clip": _load_open_clip, "timm": _load_timm}
     with _hub_within_reach():
         loaded = loaders[framework](rest) if colon and framework in loaders else _load_transformers(name)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     loaded.model = loaded.model.to(device=device, dtype=dtype or torch.float32).eval()
     return loaded
+
+
+def fastest_dtype(device: torch.device) -> torch.dtype:
+    """What weights are fastest in, where they are little less exact: ``dtype="auto"``.
+
+    On CUDA float16, in which OpenAI's own loader has the weights there. On a CPU bfloat16 where the processor
+    multiplies matrices of it (AMX), else float32: without that, half precision is slower.
+    """
+    if device.type == "cuda":
+        return torch.float16
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)  # not before torch 2.6
+    return torch.bfloat16 if device.type == "cpu" and has_amx() else torch.float32
 
 
 def _load_transformers(name: str) -> LoadedModel:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from .errors import PictureError
 
+ROWS_AT_ONCE = 512
+
 Picture = Union[str, "os.PathLike[str]", IO[bytes], Image.Image, np.ndarray, Tensor]
 
 
@@ -131,7 +133,7 @@ def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     eighth of a level on average. The papers' label maps were made on such pictures.
 
     Args:
-        pixels: (3, H, W) uint8.
+        pixels: (3, H, W) uint8, on any device.
         size: (height, width).
 
     Only the rows that are needed are widened to integers, so a large picture costs no large copy.
@@ -139,21 +141,26 @@ def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = pixels.shape[-2:]
     if (height, width) == tuple(size):
         return pixels
-    rows, row_weights = _taps(height, size[0])
-    columns, column_weights = _taps(width, size[1])
-    out = torch.empty(pixels.shape[0], *size, dtype=torch.uint8)
-    for start in range(0, size[0], 256):
-        band = slice(start, min(start + 256, size[0]))
-        total = torch.full((1, 1, 1), 2, dtype=torch.int32)
-        for row, weight in zip(rows[:, band], row_weights[:, band], strict=True):
-            taken = pixels[:, row].to(torch.int32)
-            across = taken[..., columns[0]] * column_weights[0] + taken[..., columns[1]] * column_weights[1]
-            total = total + (weight[:, None] * (across >> 4) >> 16)
-        out[:, band] = (total >> 2).clamp_(0, 255).to(torch.uint8)
+    rows, row_weights = _taps(height, size[0], pixels.device)
+    columns, (left, right) = _taps(width, size[1], pixels.device)
+    by_rows = pixels.permute(1, 2, 0)
+    out = torch.empty(pixels.shape[0], *size, dtype=torch.uint8, device=pixels.device)
+    for start in range(0, size[0], ROWS_AT_ONCE):
+        band = slice(start, min(start + ROWS_AT_ONCE, size[0]))
+        used, places = rows[:, band].unique(return_inverse=True)
+        # Selections go along the first axis, where they copy whole runs of memory.
+        taken = by_rows[used].transpose(0, 1).contiguous()
+        across = taken[columns[0]].int().mul_(left[:, None, None])
+        across.add_(taken[columns[1]].int().mul_(right[:, None, None])).bitwise_right_shift_(4)
+        across = across.transpose(0, 1).contiguous()
+        total = torch.tensor(2, dtype=torch.int32, device=pixels.device)
+        for place, weight in zip(places, row_weights[:, band], strict=True):
+            total = across[place].mul_(weight[:, None, None]).bitwise_right_shift_(16).add_(total)
+        out[:, band] = total.bitwise_right_shift_(2).clamp_(0, 255).permute(2, 0, 1)
     return out
 
 
-def _taps(size: int, target: int) -> tuple[Tensor, Tensor]:
+def _taps(size: int, target: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """For each target position its two source positions and their weights in 1/2048, (2, target) each."""
     position = ((torch.arange(target, dtype=torch.float64) + 0.5) * (size / target) - 0.5).float()
     first = position.floor()
@@ -161,7 +168,7 @@ def _taps(size: int, target: int) -> tuple[Tensor, Tensor]:
     first = first.clamp(0, size - 1).long()
     second = (weight * 2048).round().to(torch.int32)
     weights = torch.stack([((1 - weight) * 2048).round().to(torch.int32), second])
-    return torch.stack([first, (first + 1).clamp(max=size - 1)]), weights
+    return torch.stack([first, (first + 1).clamp(max=size - 1)]).to(device), weights.to(device)
 
 
 def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:

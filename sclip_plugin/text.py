@@ -192,7 +192,8 @@ class TextBank:
                 stacklevel=2,
             )
             tokens = [ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]] for ids in tokens]
-        with torch.inference_mode():
+        # Without a caller's autocast: what is kept serves callers without one too.
+        with torch.inference_mode(), torch.autocast(self.tower.device.type, enabled=False):
             embedded = F.normalize(self.tower.encode(tokens).float(), dim=-1)
             row = {prompt: index for index, prompt in enumerate(unique)}
             rows = torch.tensor([row[prompt] for prompt in prompts], device=embedded.device)

@@ -84,6 +84,7 @@ def evaluate_command(
     workers: Annotated[int, typer.Option(min=1, help="Threads that read and decode.")] = 2,
     scenes: Annotated[int, typer.Option(min=1, help="How many scenes 'demo' has.")] = 120,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default CUDA where there is one.")] = None,
+    dtype: Annotated[str, typer.Option(help="Of the weights: float32, float16, bfloat16, or auto.")] = "float32",
 ) -> None:
     """Evaluate a model on a benchmark: mIoU, aAcc and per-class IoU, in JSON and Markdown beside published figures.
 
@@ -109,7 +110,7 @@ def evaluate_command(
 
         model = model or ("demo" if benchmark == "demo" else DEFAULT_MODEL)
         options = {"limit": limit, "save_maps": save_maps, "resume": resume, "batch": batch, "workers": workers}
-        _evaluate(runs, missing, model, device, out, worst, options, processes)
+        _evaluate(runs, missing, model, device, dtype, out, worst, options, processes)
     finally:
         processes.stop()
 
@@ -179,6 +180,7 @@ def _evaluate(
     missing: list[tuple[str, str]],
     model: str,
     device: str | None,
+    dtype: str,
     out: Path,
     worst: int,
     options: dict[str, Any],
@@ -193,7 +195,7 @@ def _evaluate(
     _quiet_transformers()
     if device is None and processes.world > 1:
         device = processes.device()
-    segmenter = Segmenter.from_pretrained(model, device=device)
+    segmenter = Segmenter.from_pretrained(model, device=device, dtype=dtype)
     results: list[EvaluationResult] = []
     for run in runs:
         predict = SegmenterPrediction(segmenter, run.preset, run.changes)

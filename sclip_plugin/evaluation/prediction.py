@@ -59,7 +59,7 @@ class SegmenterPrediction:
             "published_as": self.preset.published_as,
             "labels": f"{len(self.labels)} classes, {hashlib.sha256(names.encode()).hexdigest()[:12]}",
             "weights": weights_fingerprint(self.segmenter.model),
-            "dtype": str(next(self.segmenter.model.parameters()).dtype).removeprefix("torch."),
+            "dtype": self.segmenter.dtype,
             **self.segmenter.settings.changed(**self.arguments).plain(),
         }
 

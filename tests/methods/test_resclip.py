@@ -11,6 +11,7 @@ import torch
 import sclip_plugin as sp
 from sclip_plugin.methods import make_method
 from sclip_plugin.methods.resclip import line_leaves_label, patch_labels, same_label, smooth_rows
+from sclip_plugin.refine import pamr
 from sclip_plugin.towers import find_tower
 
 from .models import TEXT, golden_model
@@ -66,6 +67,20 @@ def test_feedback_is_1_within_and_0_on_cls():
     assert S.dtype == torch.float16 and S.shape == (2, 1, 71, 71)
     assert (S[:, :, 0] == 0).all() and (S[:, :, :, 0] == 0).all()
     assert (S.amax(dim=(1, 2, 3)) == 1).all() and (S >= 0).all()
+
+
+@pytest.mark.parametrize("names", [11, 90], ids=["fewer names than patches", "more"])
+def test_the_first_pass_is_upsampling_pamr_and_the_likeliest_name(names):
+    generator = torch.Generator().manual_seed(0)
+    cosine = torch.randn(7 * 10, names, generator=generator)
+    pixels = PICTURE[0]
+    logits = torch.nn.functional.interpolate(cosine.T.view(1, names, 7, 10), size=pixels.shape[1:], mode="bilinear")
+    best, label = (5.0 * pamr(logits, pixels[None]))[0].softmax(dim=0).max(dim=0)
+    threshold = best.median().item()
+    expected = label.where(best >= threshold, 0)
+    options = {"text": torch.zeros(names, 64), "sfr_threshold": threshold, "logit_scale": 5.0}
+    method = make_method("resclip", options)
+    assert (method.first_pass(cosine, pixels, (7, 10)) == expected).float().mean() > 0.999
 
 
 def test_needs_text_only_for_sfr():

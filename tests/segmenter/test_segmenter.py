@@ -1,6 +1,7 @@
 """Facts about the segmenter and what it returns."""
 
 import json
+from dataclasses import replace
 
 import golden
 import numpy as np
@@ -8,7 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+import sclip_plugin as sp
+from sclip_plugin.budget import CPU
 from sclip_plugin.errors import LabelError, PictureError, UnknownNameError
+from sclip_plugin.loading import fastest_dtype
 from sclip_plugin.segmentation import class_scores
 from sclip_plugin.segmenter import Segmenter
 
@@ -190,3 +194,43 @@ def test_an_unknown_label_lists_the_known(segmenter):
     result = segmenter(noise(32, 32), LABELS)
     with pytest.raises(UnknownNameError, match="potted plant"):
         result.mask("plant")
+
+
+@pytest.mark.parametrize(
+    ("device", "amx", "dtype"),
+    [("cuda", False, torch.float16), ("cpu", True, torch.bfloat16), ("cpu", False, torch.float32)],
+)
+def test_the_fastest_dtype(monkeypatch, device, amx, dtype):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    assert fastest_dtype(torch.device(device)) == dtype
+
+
+def test_a_dtype_is_given_by_name_and_labels_stay():
+    scene = sp.draw_scene(seed=2)
+    exact = Segmenter.from_pretrained("demo", cache_dir=False, templates="plain")
+    half = Segmenter.from_pretrained("demo", dtype="bfloat16", cache_dir=False, templates="plain")
+    assert (exact.dtype, half.dtype) == ("float32", "bfloat16")
+    same = exact(scene.picture, scene.labels).label_map == half(scene.picture, scene.labels).label_map
+    assert 0.98 < same.mean() < 1
+    with pytest.raises(UnknownNameError, match="bfloat16"):
+        Segmenter.from_pretrained("demo", dtype="bfloat15")
+
+
+def test_batches_change_nothing(segmenter, monkeypatch):
+    """Windows of several pictures, of two sizes, one at a time and all together."""
+    pictures = [noise(200, 150, 1), noise(90, 300, 2), noise(200, 150, 3)]
+    expected = [segmenter(picture, LABELS) for picture in pictures]
+    for tokens in (1, 150, 10**6):
+        monkeypatch.setattr("sclip_plugin.budget.CPU", replace(CPU, tokens=tokens))
+        for ours, alone in zip(segmenter.stream(pictures, LABELS), expected, strict=True):
+            torch.testing.assert_close(ours._logits.full(), alone._logits.full(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["csa", "resclip"])
+def test_scores_are_in_single_precision_under_autocast(segmenter, method):
+    """Autocast is for the tower; scores and what is decided by them are not rounded to half precision."""
+    with torch.autocast("cpu", torch.bfloat16):
+        result = segmenter(noise(120, 90), LABELS, method=method)
+    assert result._logits.full().dtype == torch.float32
+    values = result._logits.logits.unique()
+    assert (values.bfloat16().float() != values).float().mean() > 0.9

@@ -66,6 +66,13 @@ def test_sharing_prefixes_and_batches_change_nothing(framework, worth, monkeypat
     torch.testing.assert_close(TextBank(tower, cache_dir=False).embed(NAMES, TEMPLATES), whole, atol=1e-6, rtol=0)
 
 
+def test_a_callers_autocast_does_not_reach_what_is_kept(tower, tmp_path):
+    with torch.autocast("cpu", torch.bfloat16):
+        TextBank(tower, tmp_path).embed(NAMES, TEMPLATES)
+    kept = TextBank(tower, tmp_path).embed(NAMES, TEMPLATES)
+    torch.testing.assert_close(kept, plain_bank("open_clip"), atol=1e-5, rtol=0)
+
+
 def test_a_prompt_in_front_of_another(tower):
     """Without an end token of its own, which the tokenizers give, a prompt may be another's prefix."""
     prompts = [[1, 5, 6], [1, 5], [1, 5, 6, 7], [1, 5, 6], [1, 5, 7]]
