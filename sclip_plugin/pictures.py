@@ -115,7 +115,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def to_tensor(picture: Image.Image) -> Tensor:
-    """(3, H, W) uint8, a view of the picture's own bytes."""
+    """(3, H, W) uint8, with channels last in memory."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 

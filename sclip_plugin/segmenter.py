@@ -33,6 +33,7 @@ from .windows import LogitMap, WindowPlan
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 REFINED_PIXELS = 2**22
+REFINED_VALUES = 2**29
 
 Prepared = tuple[Image.Image | None, Tensor, tuple[int, int]]
 """A picture (None where only its pixels are known), its pixels (3, H, W) as the tower shall see them, and the size
@@ -372,9 +373,11 @@ class Segmenter:
         )
 
     def _refined(self, logits: LogitMap, pixels: Tensor, settings: Settings) -> LogitMap:
-        """PAMR on all pixels at once; a picture of more than 4 million is refined at a smaller size."""
+        """PAMR on all pixels at once; a picture of more than 4 million pixels, or whose scores would take more than 2
+        GiB, is refined at a smaller size."""
         height, width = logits.size
-        shrink = max(1.0, (height * width / REFINED_PIXELS) ** 0.5)
+        pixels_at_most = min(REFINED_PIXELS, REFINED_VALUES // logits.logits.shape[2])
+        shrink = max(1.0, (height * width / pixels_at_most) ** 0.5)
         size = (max(1, int(height / shrink)), max(1, int(width / shrink)))
         guide = normalise(pixels.to(self.device), self._mean, self._std)[None]
         guide = F.interpolate(guide, size=size, mode="bilinear", align_corners=False)[0]

@@ -125,10 +125,13 @@ def test_scores_of_a_huge_picture_fit(segmenter, monkeypatch):
     assert result.heatmap("cat").width >= 400
 
 
-def test_refinement_of_a_huge_picture_fits(segmenter, monkeypatch):
-    monkeypatch.setattr("sclip_plugin.segmenter.REFINED_PIXELS", 100 * 75)
+@pytest.mark.parametrize("limit", ["REFINED_PIXELS", "REFINED_VALUES"])
+def test_refinement_of_a_huge_picture_fits(segmenter, monkeypatch, limit):
+    values_a_pixel = 1 if limit == "REFINED_PIXELS" else 4  # names
+    monkeypatch.setattr(f"sclip_plugin.segmenter.{limit}", values_a_pixel * 100 * 75)
     result = segmenter(noise(400, 300), LABELS, pamr_steps=3)
     assert result.label_map.shape == (300, 400)
+    assert result._logits.logits.shape == (75, 100, 4)
 
 
 def test_saved_files_are_what_they_say(segmenter, tmp_path):
