@@ -7,6 +7,8 @@ over an array of classes x names x pixels, as SCLIP's code has them.
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -48,9 +50,6 @@ def text_bank(model, tokenizer, names, templates):
 @torch.inference_mode()
 def segment(visual, *, picture, text, size, window, stride, logit_scale, mean, std, class_of_name):
     """A picture (H, W, 3) uint8 to its label map (H, W)."""
-    import cv2
-    import numpy as np
-
     height, width = picture.shape[:2]
     resized = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_LINEAR)
     device, patch = text.device, visual.patch_size[0]

@@ -9,7 +9,8 @@ import torch
 
 @dataclass(frozen=True)
 class Budget:
-    """Sizes that change how fast something is computed and how much memory it takes, never what comes out.
+    """Sizes that change how fast something is computed and how much memory it takes, and of what comes out at most
+    the last digits.
 
     Fields:
         tokens: of windows, or of prompts, that go through a tower together.

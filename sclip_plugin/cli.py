@@ -323,7 +323,8 @@ def _with_stems(pictures: list[tuple[Path, Path]]) -> list[tuple[Path, str]]:
 
 def _finished(path: Path, identity: dict[str, Any]) -> bool:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["settings"] == identity
+        # Files from before dtype was among the settings are in single precision.
+        return {"dtype": "float32", **json.loads(path.read_text(encoding="utf-8"))["settings"]} == identity
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -141,34 +141,39 @@ def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = pixels.shape[-2:]
     if (height, width) == tuple(size):
         return pixels
-    rows, row_weights = _taps(height, size[0], pixels.device)
-    columns, (left, right) = _taps(width, size[1], pixels.device)
+    device = pixels.device
+    rows, row_weights = _taps(height, size[0], at_border=False)
+    columns, column_weights = _taps(width, size[1], at_border=True)
+    (first, second), (left, right) = columns.to(device), column_weights.to(device)[..., None, None]
     by_rows = pixels.permute(1, 2, 0)
-    out = torch.empty(pixels.shape[0], *size, dtype=torch.uint8, device=pixels.device)
+    out = torch.empty(pixels.shape[0], *size, dtype=torch.uint8, device=device)
     for start in range(0, size[0], ROWS_AT_ONCE):
         band = slice(start, min(start + ROWS_AT_ONCE, size[0]))
         used, places = rows[:, band].unique(return_inverse=True)
         # Selections go along the first axis, where they copy whole runs of memory.
-        taken = by_rows[used].transpose(0, 1).contiguous()
-        across = taken[columns[0]].int().mul_(left[:, None, None])
-        across.add_(taken[columns[1]].int().mul_(right[:, None, None])).bitwise_right_shift_(4)
+        taken = by_rows[used.to(device)].transpose(0, 1).contiguous()
+        across = (taken[first].int().mul_(left) + taken[second].int().mul_(right)).bitwise_right_shift_(4)
         across = across.transpose(0, 1).contiguous()
-        total = torch.tensor(2, dtype=torch.int32, device=pixels.device)
-        for place, weight in zip(places, row_weights[:, band], strict=True):
-            total = across[place].mul_(weight[:, None, None]).bitwise_right_shift_(16).add_(total)
+        total = torch.tensor(2, dtype=torch.int32, device=device)
+        for place, weight in zip(places.to(device), row_weights[:, band].to(device)[..., None, None], strict=True):
+            total = across[place].mul_(weight).bitwise_right_shift_(16).add_(total)
         out[:, band] = total.bitwise_right_shift_(2).clamp_(0, 255).permute(2, 0, 1)
     return out
 
 
-def _taps(size: int, target: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """For each target position its two source positions and their weights in 1/2048, (2, target) each."""
+def _taps(size: int, target: int, at_border: bool) -> tuple[Tensor, Tensor]:
+    """For each target position its two source positions and their weights in 1/2048, (2, target) each.
+
+    Beyond the outermost source positions OpenCV takes a column whole (``at_border``), but of a row two shares, each cut
+    off by itself.
+    """
     position = ((torch.arange(target, dtype=torch.float64) + 0.5) * (size / target) - 0.5).float()
     first = position.floor()
-    weight = (position - first).masked_fill((first < 0) | (first >= size - 1), 0)
-    first = first.clamp(0, size - 1).long()
-    second = (weight * 2048).round().to(torch.int32)
-    weights = torch.stack([((1 - weight) * 2048).round().to(torch.int32), second])
-    return torch.stack([first, (first + 1).clamp(max=size - 1)]).to(device), weights.to(device)
+    weight = position - first
+    if at_border:
+        weight = weight.masked_fill((first < 0) | (first >= size - 1), 0)
+    places = torch.stack([first, first + 1]).clamp(0, size - 1).long()
+    return places, torch.stack([((1 - weight) * 2048).round(), (weight * 2048).round()]).to(torch.int32)
 
 
 def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:

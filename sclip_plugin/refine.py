@@ -57,14 +57,13 @@ def refine_pixels(scores: Tensor, image: Tensor, steps: int = 10, dilations: tup
     own = torch.arange(len(index), dtype=index.dtype, device=index.device)[:, None]
     parts = torch.cat([index, own], dim=1).split(PIXELS_AT_ONCE)
     weights = torch.cat([affinity(pixels, part, len(dilations)) for part in parts]).to(scores.dtype)
-    out = torch.empty_like(scores, memory_format=torch.contiguous_format)
-    names_at_once = max(16, budget(scores.device).pamr_values // len(scores))
-    for names, refined in zip(scores.split(names_at_once, dim=1), out.split(names_at_once, dim=1), strict=True):
+    refined = []
+    for names in scores.split(max(16, budget(scores.device).pamr_values // len(scores)), dim=1):
         names = names.contiguous()
         for _ in range(steps):
             names = F.embedding_bag(index, names, per_sample_weights=weights, mode="sum")
-        refined.copy_(names)
-    return out
+        refined.append(names)
+    return refined[0] if len(refined) == 1 else torch.cat(refined, dim=1)
 
 
 def neighbours(size: tuple[int, int], dilations: tuple[int, ...], device: torch.device) -> Tensor:

@@ -23,6 +23,7 @@ from .dense import dense_features
 from .errors import LabelError, PictureError, unknown_name
 from .methods import Method, make_method
 from .pictures import Picture, normalise, read_picture, resize, target_size, to_tensor
+from .precision import without_autocast
 from .refine import refine_pixels
 from .segmentation import Decision, Segmentation, decide
 from .text import Labels, TextBank, Vocabulary, parse_labels, parse_templates
@@ -32,6 +33,7 @@ from .windows import LogitMap, WindowPlan
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+PICTURES_AT_ONCE = 16
 REFINED_PIXELS = 2**22
 REFINED_VALUES = 2**29
 
@@ -56,7 +58,8 @@ class Settings:
         prob_threshold: the benchmarks' rule: such pixels become class 0.
         area_threshold: the benchmarks' rule: classes whose share of all pixels that are not class 0 is no larger are
             dropped; None for none.
-        pamr_steps: steps of pixel-adaptive refinement, 0 for none; 10 in the papers that use it.
+        pamr_steps: steps of pixel-adaptive refinement, 0 for none; 10 in the papers that use it. A picture of more than
+            4 million pixels, or whose scores take more than 2 GiB, is refined at a smaller size.
         pamr_dilations: distances in pixels of the neighbours that it looks at.
         normalize_scores: divide class scores by their sum once labels are decided.
     """
@@ -256,7 +259,8 @@ class Segmenter:
     ) -> Iterator[Segmentation]:
         """Segment pictures one after the other as they are needed; windows of several share batches.
 
-        Arguments as for a call, but ``pictures`` may be any iterable, even an endless one.
+        Arguments as for a call, but ``pictures`` may be any iterable, even an endless one. Up to 16 pictures are read
+        ahead of the one that is given, as many as fill a batch on the device.
         """
         chosen = self.settings.changed(**settings)
         vocabulary = self._vocabulary(labels, chosen)
@@ -327,7 +331,9 @@ class Segmenter:
             plan = WindowPlan.of(size, settings.window, settings.stride, self.tower.patch_size)
             jobs.append(_Job(picture, pixels, output_size, plan, plan.empty_logits(len(text), text), len(plan)))
             windows.extend((jobs[-1], index, box) for index, box in enumerate(plan.boxes()))
-            while windows and len(windows) >= self._windows_at_once(windows[0][0].plan):
+            while windows and (
+                len(windows) >= self._windows_at_once(windows[0][0].plan) or len(jobs) >= PICTURES_AT_ONCE
+            ):
                 self._run_batch(windows, method, text)
             while jobs and not jobs[0].waiting:
                 yield self._finish(jobs.popleft(), vocabulary, settings)
@@ -350,7 +356,7 @@ class Segmenter:
         pixels = torch.stack([job.plan.cut(job.pixels, *box) for job, _, box in batch]).to(self.device)
         features = dense_features(self.tower, normalise(pixels, self._mean, self._std), method, allow_remainder=True)
         # Cosine of every patch with every name: (B, h w, D) by (K, D).
-        with torch.autocast(self.device.type, enabled=False):
+        with without_autocast(self.device):
             logits = F.normalize(features.flatten(2).float(), dim=1).transpose(1, 2) @ text.T
         for (job, index, _), scores in zip(batch, logits, strict=True):
             job.plan.place(job.logits, index).copy_(scores.unflatten(0, plan.patches))
@@ -373,8 +379,7 @@ class Segmenter:
         )
 
     def _refined(self, logits: LogitMap, pixels: Tensor, settings: Settings) -> LogitMap:
-        """PAMR on all pixels at once; a picture of more than 4 million pixels, or whose scores would take more than 2
-        GiB, is refined at a smaller size."""
+        """PAMR on all pixels at once, or at the largest size that the limits allow."""
         height, width = logits.size
         pixels_at_most = min(REFINED_PIXELS, REFINED_VALUES // logits.logits.shape[2])
         shrink = max(1.0, (height * width / pixels_at_most) ** 0.5)

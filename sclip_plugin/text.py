@@ -1,7 +1,7 @@
 """Words to text embeddings: labels and their synonyms, prompt templates, and the bank of class embeddings.
 
-The bank is what takes time with many labels, so it does no work twice: prompts are deduplicated, cut after the end
-token (a causal tower never sees what follows it), and each distinct prefix of the prompts goes through the tower once.
+The bank is what takes time with many labels, so it does little work twice: prompts are deduplicated, cut after the end
+token (a causal tower never sees what follows it), and prefixes that many prompts share go through the tower once.
 The result is kept on disk under a hash of the weights, templates and names.
 """
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .errors import LabelError, UnknownNameError
 from .files import write_atomically
+from .precision import without_autocast
 from .text_towers import TextTower
 
 Labels = Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str]] | str
@@ -193,7 +194,7 @@ class TextBank:
             )
             tokens = [ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]] for ids in tokens]
         # Without a caller's autocast: what is kept serves callers without one too.
-        with torch.inference_mode(), torch.autocast(self.tower.device.type, enabled=False):
+        with torch.inference_mode(), without_autocast(self.tower.device):
             embedded = F.normalize(self.tower.encode(tokens).float(), dim=-1)
             row = {prompt: index for index, prompt in enumerate(unique)}
             rows = torch.tensor([row[prompt] for prompt in prompts], device=embedded.device)

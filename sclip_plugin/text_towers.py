@@ -54,7 +54,7 @@ class TextTower(ABC):
         """Token ids, each with start and end tokens and nothing after, to (len(tokens), D) embeddings."""
 
     def fingerprint(self) -> str:
-        """A hash that changes with any weight, at the speed of memory: of sums of the weights' bits."""
+        """A hash that changes with any one weight, at the speed of memory: of sums of the weights' bits."""
         digest = hashlib.sha256(b"sclip_plugin text bank 2")
         for parameter in self._parameters:
             digest.update(f"{tuple(parameter.shape)} {parameter.dtype}".encode())

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .budget import budget
+from .precision import without_autocast
 
 
 def window_starts(size: int, window: int, stride: int) -> list[int]:
@@ -93,6 +94,13 @@ def bilinear_matrix(size: int, target: int) -> Tensor:
     return F.interpolate(torch.eye(size)[None], size=target, mode="linear", align_corners=False)[0].T
 
 
+def upsampled(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """(h, w, K) to (H, W, K), bilinear, align_corners False; nothing depends on the values."""
+    rows, columns = (bilinear_matrix(old, new).to(scores) for old, new in zip(scores.shape, size, strict=False))
+    band = _weighted(rows, scores.flatten(1)[None])[0].unflatten(1, scores.shape[1:])
+    return _weighted(columns, band)
+
+
 def _stitching(starts: list[int], cut: int, patches: int, size: int, target: int) -> Tensor:
     """(target, len(starts) · patches): upsample each window's patches, average overlaps, resize to ``target``."""
     upsample = bilinear_matrix(patches, cut)
@@ -159,7 +167,7 @@ class LogitMap:
         for old, new, operator in zip(self.size, size, (self.rows, self.columns), strict=True):
             if old != new:
                 resizing = bilinear_matrix(old, new)
-                operator = resizing if operator is None else resizing @ operator
+                operator = resizing if operator is None else _weighted(resizing, operator[None])[0]
             operators.append(operator)
         return LogitMap(self.logits, *operators)
 
@@ -176,7 +184,7 @@ def _weighted(weights: Tensor | None, scores: Tensor) -> Tensor:
     """(m, n) by (B, n, K), in single precision under autocast too; the scores themselves where weights are None."""
     if weights is None:
         return scores
-    with torch.autocast(scores.device.type, enabled=False):
+    with without_autocast(scores.device):
         return torch.bmm(weights.expand(len(scores), -1, -1), scores)
 
 

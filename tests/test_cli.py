@@ -74,6 +74,18 @@ def test_resume_skips_what_was_done_with_the_same_settings(sclip, model, picture
     (out / "inside/b.json").unlink()
     assert "1 done, 2 skipped" in sclip(*command)[1]
     assert "3 done, 0 skipped" in sclip(*command, "--method", "naclip")[1]
+    assert "3 done, 0 skipped" in sclip(*command, "--method", "naclip", "--dtype", "bfloat16")[1]
+
+
+def test_what_was_done_before_dtypes_were_told_is_in_single_precision(sclip, model, pictures, tmp_path):
+    out = tmp_path / "out"
+    command = ["segment", pictures / "a.png", "-l", "cat", "-m", model, "-o", out, "--templates", "plain", "--resume"]
+    sclip(*command)
+    report = json.loads((out / "a.json").read_text())
+    del report["settings"]["dtype"]
+    (out / "a.json").write_text(json.dumps(report))
+    assert sclip(*command)[1] == ""
+    assert "a.overlay.png" in sclip(*command, "--dtype", "bfloat16")[1]
 
 
 def test_labels_from_a_file_and_a_pattern(sclip, model, pictures, tmp_path):

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..budget import budget
+from ..precision import without_autocast
 from ..refine import refine_pixels
-from ..windows import LogitMap
+from ..windows import upsampled
 from .base import AttentionMethod, Method
 from .depth import at_depth
 from .registry import make_method, register_method
@@ -110,8 +111,9 @@ class ResCLIP(Method):
             )
         prefix, pixels = context.prefix_tokens, context.pixel_values.float()
         features = context.project(self.tokens(block, context, None)[:, prefix:])
-        cosine = F.normalize(features.float(), dim=-1) @ self.text.to(features.device, torch.float32).T
-        labels = torch.stack([self.first_pass(c.float(), p, context.grid) for c, p in zip(cosine, pixels, strict=True)])
+        with torch.no_grad(), without_autocast(features.device):
+            cosine = F.normalize(features.float(), dim=-1) @ self.text.to(features.device, torch.float32).T
+            labels = torch.stack([self.first_pass(c, p, context.grid) for c, p in zip(cosine, pixels, strict=True)])
         labels = patch_labels(labels, context.grid, context.tower.patch_size, classes=len(self.text))
         M = same_label(labels, self.delete_same_entity)
         S = (M / M.amax(dim=(-2, -1), keepdim=True)).half()
@@ -130,12 +132,10 @@ class ResCLIP(Method):
         patches_first = cosine.shape[1] > cosine.shape[0]
         columns = torch.eye(len(cosine), device=cosine.device) if patches_first else cosine
         size = (pixels.shape[-2], pixels.shape[-1])
-        upsampled = LogitMap(columns.unflatten(0, grid)).resized(size).full()
-        refined = refine_pixels(upsampled.flatten(0, 1), pixels)
+        refined = refine_pixels(upsampled(columns.unflatten(0, grid), size).flatten(0, 1), pixels)
         labels = []
         for part in refined.split(max(1, budget(cosine.device).tile_values // cosine.shape[1])):
-            with torch.autocast(part.device.type, enabled=False):
-                logits = part @ cosine if patches_first else part
+            logits = part @ cosine if patches_first else part
             probability, label = (self.logit_scale * logits).softmax(dim=1).max(dim=1)
             labels.append(label.where(probability >= self.sfr_threshold, 0))
         return torch.cat(labels).view(size)

@@ -10,7 +10,7 @@ import torch
 
 import sclip_plugin as sp
 from sclip_plugin.methods import make_method
-from sclip_plugin.methods.resclip import line_leaves_label, patch_labels, same_label, smooth_rows
+from sclip_plugin.methods.resclip import ResCLIP, line_leaves_label, patch_labels, same_label, smooth_rows
 from sclip_plugin.refine import pamr
 from sclip_plugin.towers import find_tower
 
@@ -81,6 +81,35 @@ def test_the_first_pass_is_upsampling_pamr_and_the_likeliest_name(names):
     options = {"text": torch.zeros(names, 64), "sfr_threshold": threshold, "logit_scale": 5.0}
     method = make_method("resclip", options)
     assert (method.first_pass(cosine, pixels, (7, 10)) == expected).float().mean() > 0.999
+
+
+def test_gradients_pass_beside_the_first_pass():
+    model, method = golden.model(), make_method("resclip", {"text": TEXT})
+    model.requires_grad_(True)
+    with torch.enable_grad():
+        features = sp.dense_features(model, PICTURE, method)
+        features.square().mean().backward()
+    assert torch.equal(features.detach(), sp.dense_features(golden_model(), PICTURE, method))
+    weights = next(find_tower(model).trunk.parameters())
+    assert weights.grad.isfinite().all() and weights.grad.any()
+
+
+@pytest.mark.parametrize("names", [11, 90], ids=["fewer names than patches", "more"])
+def test_torch_compile_finds_no_graph_break_in_the_first_pass(names):
+    method = make_method("resclip", {"text": torch.randn(names, 64)})
+    cosine = torch.randn(70, names, generator=torch.Generator().manual_seed(0))
+    compiled = torch.compile(method.first_pass, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(cosine, PICTURE[0], (7, 10)), method.first_pass(cosine, PICTURE[0], (7, 10)))
+
+
+def test_the_first_pass_is_in_single_precision_under_autocast(monkeypatch):
+    seen = []
+    first_pass = ResCLIP.first_pass
+    monkeypatch.setattr(ResCLIP, "first_pass", lambda self, c, *rest: seen.append(c) or first_pass(self, c, *rest))
+    with torch.autocast("cpu", torch.bfloat16):
+        sp.dense_features(golden_model(), PICTURE, make_method("resclip", {"text": TEXT}))
+    assert all((cosine.bfloat16().float() != cosine).float().mean() > 0.9 for cosine in seen)
+    assert len(seen) == len(PICTURE)
 
 
 def test_needs_text_only_for_sfr():

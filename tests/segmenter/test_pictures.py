@@ -101,10 +101,17 @@ def test_files_that_are_none(tmp_path):
         read_picture(tmp_path / "cut.png")
 
 
-@pytest.mark.parametrize("size", [(336, 448), (224, 160), (20, 30), (41, 1), (1, 1), (97, 611)])
-def test_resizing_is_opencv_linear(size):
-    source = np.random.default_rng(1).integers(0, 256, (375, 500, 3), dtype=np.uint8)
-    ours = resize(to_tensor(Image.fromarray(source)), size).permute(1, 2, 0).numpy()
+@pytest.mark.parametrize(
+    ("source", "size"),
+    [((375, 500), size) for size in [(336, 448), (224, 160), (20, 30), (41, 1), (1, 1), (97, 611)]]
+    + [((60, 80), (700, 90)), ((1, 30), (5, 40)), ((30, 1), (50, 4)), ((2, 2), (7, 9)), ((1, 1), (3, 5))],
+    ids=str,
+)
+@pytest.mark.parametrize("channels", ["last", "first"])
+def test_resizing_is_opencv_linear(source, size, channels):
+    source = np.random.default_rng(1).integers(0, 256, (*source, 3), dtype=np.uint8)
+    pixels = to_tensor(Image.fromarray(source))
+    ours = resize(pixels if channels == "last" else pixels.contiguous(), size).permute(1, 2, 0).numpy()
     theirs = cv2.resize(source, size[::-1], interpolation=cv2.INTER_LINEAR)
     difference = np.abs(ours.astype(int) - theirs)
     # Equal to the bit with OpenCV's own code; a build that hands the work to a vendor's library may round otherwise.

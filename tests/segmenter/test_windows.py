@@ -61,6 +61,13 @@ def test_resizing_a_map_is_bilinear():
     assert torch.equal(LogitMap(scores).resized((20, 30)).full(), scores)
 
 
+def test_weights_are_not_rounded_under_autocast():
+    stitched = WindowPlan.of((48, 64), 32, 16, (16, 16)).stitched(torch.randn(4, 6, 3), (90, 70))
+    with torch.autocast("cpu", torch.bfloat16):
+        under = stitched.resized((41, 33)).full()
+    assert torch.equal(under, stitched.resized((41, 33)).full())
+
+
 @pytest.mark.parametrize("size", [1, 50, 224, 225, 336, 500, 2048])
 def test_windows_cover_every_pixel_and_stay_inside(size):
     starts = window_starts(size, 224, 112)
