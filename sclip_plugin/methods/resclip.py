@@ -119,7 +119,6 @@ class ResCLIP(Method):
         S = (M / M.amax(dim=(-2, -1), keepdim=True)).half()
         return F.pad(S, (prefix, 0, prefix, 0))[:, None]
 
-
     def first_pass(self, cosine: Tensor, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
         """The label of every pixel of one picture, (H, W): upsampled, refined by PAMR, 0 where no name is likely.
 
