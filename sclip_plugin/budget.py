@@ -1,4 +1,4 @@
-"""How much is computed at once, by kind of device: docs/performance.md says by which measurements."""
+"""How much is computed at once, by kind of device: docs/performance.md says what was measured for it, and what not."""
 
 from __future__ import annotations
 

@@ -44,7 +44,8 @@ def load_model(
     """The model of a name; see `Segmenter.from_pretrained` for the forms of names, and for the arguments.
 
     Raises:
-        ModelLoadError: the weights can't be had, or the framework that reads them is not installed.
+        ModelLoadError: the weights can't be had, the framework that reads them is not installed, or there is no such
+            device.
         UnknownNameError: no such dtype.
 
     Example:
@@ -52,7 +53,14 @@ def load_model(
         >>> type(load_model("demo").model).__name__
         'CLIPModel'
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelLoadError(
+            f"the device '{device}' cannot be used; expected one that torch has here, such as cpu. The reason given: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
     if dtype == "auto":
         dtype = fastest_dtype(device)
     elif isinstance(dtype, str):
@@ -71,7 +79,7 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
     """What weights are fastest in, where they are little less exact: ``dtype="auto"``.
 
     On CUDA float16, in which OpenAI's own loader has the weights there. On a CPU bfloat16 where the processor
-    multiplies matrices of it (AMX), else float32: without that, half precision is slower.
+    multiplies matrices of it (AMX), else float32.
     """
     if device.type == "cuda":
         return torch.float16

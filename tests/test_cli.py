@@ -88,6 +88,13 @@ def test_what_was_done_before_dtypes_were_told_is_in_single_precision(sclip, mod
     assert "a.overlay.png" in sclip(*command, "--dtype", "bfloat16")[1]
 
 
+@pytest.mark.parametrize("device", ["cude", "cuda:99"])
+def test_a_device_that_is_not_there_is_said_before_a_model_is_read(sclip, pictures, device):
+    code, said = sclip("segment", pictures, "-l", "cat", "-m", "no-such-model", "--device", device)
+    assert code == 2
+    assert said.startswith(f"error: the device '{device}' cannot be used") and "such as cpu" in said
+
+
 def test_labels_from_a_file_and_a_pattern(sclip, model, pictures, tmp_path):
     (tmp_path / "labels.txt").write_text("cat\nsofa|couch\n\nremote, control\n", encoding="utf-8")
     out = tmp_path / "out"
