@@ -214,8 +214,8 @@ class Segmenter:
             name: a hub id or folder of transformers; ``"open_clip:ARCH/PRETRAINED"`` or ``"open_clip:ARCH@FILE"``;
                 ``"timm:NAME"`` with its matching text tower from open_clip; ``"demo"``, which ships with the package.
             device: where it runs; CUDA where there is one, else the CPU.
-            dtype: of the weights, a ``torch.dtype`` or its name; float32 where None, as the published figures are on a
-                CPU. ``"auto"``: half precision where it is faster (float16 on CUDA, bfloat16 on processors with AMX).
+            dtype: of the weights, a ``torch.dtype`` or its name; float32 where None. ``"auto"``: half precision where
+                it is faster (float16 on CUDA, bfloat16 on processors with AMX).
             **arguments: of `Segmenter`.
 
         Raises:

@@ -229,6 +229,16 @@ def test_batches_change_nothing(segmenter, monkeypatch):
             torch.testing.assert_close(ours._logits.full(), alone._logits.full(), atol=1e-5, rtol=0)
 
 
+def test_a_stream_reads_no_more_than_16_pictures_ahead(segmenter, monkeypatch):
+    monkeypatch.setattr("sclip_plugin.budget.CPU", replace(CPU, tokens=10**6))
+    read: list[int] = []
+    pictures = (read.append(index) or noise(112, 112, index) for index in range(40))
+    results = segmenter.stream(pictures, LABELS)
+    next(results)
+    assert len(read) == 16
+    assert len(list(results)) == 39
+
+
 @pytest.mark.parametrize("method", ["csa", "resclip"])
 def test_scores_are_in_single_precision_under_autocast(segmenter, method):
     """Autocast is for the tower; scores and what is decided by them are not rounded to half precision."""
