@@ -21,8 +21,8 @@ import torch
 from PIL import Image
 
 import sclip_plugin as sp
-from sclip_plugin.evaluation.benchmarks import load_benchmark
-from sclip_plugin.pictures import target_size
+from sclip_plugin.imaging.resampling import target_size
+from sclip_plugin.protocols.benchmarks import load_benchmark
 
 SHORT_SIDE, WINDOW, STRIDE = 336, 224, 112
 BENCHMARK_OF = {19: "cityscapes", 21: "voc21", 60: "context60", 150: "ade20k", 171: "coco_stuff"}

@@ -68,12 +68,13 @@ def paths_of(tower: str, size: tuple[int, int], labels: int) -> tuple[Paths, Pat
     import torch.nn.functional as F
     from scenario import STRIDE, WINDOW, scenario
 
-    from sclip_plugin.budget import budget
     from sclip_plugin.dense import dense_features
+    from sclip_plugin.device import budget
+    from sclip_plugin.imaging.pictures import read_picture, to_tensor
+    from sclip_plugin.imaging.resampling import normalise, resize
     from sclip_plugin.patching import applied
-    from sclip_plugin.pictures import normalise, read_picture, resize, to_tensor
-    from sclip_plugin.segmentation import decide
-    from sclip_plugin.windows import WindowPlan
+    from sclip_plugin.segment.segmentation import decide
+    from sclip_plugin.segment.windows import WindowPlan
 
     s = scenario(tower, size, labels)
     model, seg = s.model, s.segmenter
@@ -168,8 +169,9 @@ def measure_text(tower: str, labels: int, runs: int) -> dict[str, Any]:
     import plain
     from scenario import median_times, scenario
 
-    from sclip_plugin.text import TextBank, imagenet_templates, parse_labels
-    from sclip_plugin.text_towers import find_text_tower
+    from sclip_plugin.text.bank import TextBank
+    from sclip_plugin.text.labels import imagenet_templates, parse_labels
+    from sclip_plugin.text.towers import find_text_tower
 
     s = scenario(tower, (64, 64), labels)
     names = parse_labels(s.classes).names

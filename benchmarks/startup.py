@@ -1,6 +1,6 @@
 """Start-up: `sclip --help`, `sclip demo`, and what `import sclip_plugin` adds to `import torch`; medians, in seconds.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 Pictures are decoded and in memory, 500 x 375, six windows each, VOC's 21 classes. Ours is `Segmenter.stream`; the
 tower's own limit is plain CLIP's forward of as many windows in the same batches, already on the device. `--tokens`
-varies the size of a batch (`sclip_plugin.budget`). Random weights. Writes Markdown to standard output.
+varies the size of a batch (`sclip_plugin.device.budget`). Random weights. Writes Markdown to standard output.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def rates(tower: str, dtype: str, device: str, tokens: int, pictures: int, runs:
     import torch
     from scenario import STRIDE, WINDOW, median_times, scenario
 
-    from sclip_plugin import budget
-    from sclip_plugin.loading import DTYPES
-    from sclip_plugin.windows import WindowPlan
+    from sclip_plugin import device as budget
+    from sclip_plugin.device import DTYPES
+    from sclip_plugin.segment.windows import WindowPlan
 
     s = scenario(tower, (375, 500), 21)
     s.model.to(device=device, dtype=DTYPES[dtype])
@@ -72,7 +72,7 @@ def main(
     import torch
     from scenario import machine, table
 
-    from sclip_plugin.budget import budget
+    from sclip_plugin.device import budget
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     on_cuda = torch.device(device).type == "cuda"

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .after_import import after_import
-from .lazy import lazy_names
+from .importing import after_import, lazy_names
 
 __version__ = "0.1.0"
 
@@ -31,8 +30,8 @@ _HOMES = {
     "find_tower": "towers",
     "list_towers": "towers",
     "register_tower": "towers",
-    "Segmentation": "segmentation",
-    "Segmenter": "segmenter",
+    "Segmentation": "segment.segmentation",
+    "Segmenter": "segment.segmenter",
     "demo_model": "demo",
     "draw_scene": "demo",
 }
@@ -63,8 +62,8 @@ if TYPE_CHECKING:
     from .dense import dense_features
     from .methods import AttentionMethod, Method, list_methods, register_method
     from .patching import applied, apply, apply_csa, restore
-    from .segmentation import Segmentation
-    from .segmenter import Segmenter
+    from .segment.segmentation import Segmentation
+    from .segment.segmenter import Segmenter
     from .towers import Tower, find_tower, list_towers, register_tower
 
 

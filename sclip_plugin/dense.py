@@ -6,7 +6,6 @@ The one mechanism behind both uses: `dense_features` calls it on a model that st
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,77 +13,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from .methods import Method
-    from .towers.base import BlockInput, Tower
-
-
-@dataclass
-class Context:
-    """What a method may know beside the last block.
-
-    Attributes:
-        tower: the tower that is running; for its `project`, use `Context.project`.
-        pixel_values: (B, 3, H, W), the picture with the rows and columns of pixels that fill no patch, if it has any.
-        grid: (h, w) in patches. N = h w patches follow ``prefix_tokens`` others, in row-major order.
-        taps: for each index the method named in `Method.taps`, that block with the tokens that entered it.
-    """
-
-    tower: Tower
-    pixel_values: Tensor
-    grid: tuple[int, int]
-    taps: dict[int, BlockInput] = field(default_factory=dict)
-
-    @property
-    def prefix_tokens(self) -> int:
-        return self.tower.prefix_tokens
-
-    @property
-    def depth(self) -> int:
-        return len(self.tower.blocks)
-
-    def project(self, tokens: Tensor) -> Tensor:
-        """Post-norm and projection of tokens into the joint space, (B, T, C) to (B, T, D)."""
-        return self.tower.project(tokens)
-
-
-def before_last_block(
-    tower: Tower,
-    pixel_values: Tensor,
-    taps: tuple[int, ...] = (),
-    position_resize: str = "scale_factor",
-    hidden_states: list[Tensor] | None = None,
-) -> tuple[BlockInput, Context]:
-    """Run all blocks but the last.
-
-    Args:
-        tower: of `find_tower`.
-        pixel_values: (B, 3, H, W), normalised. The tower does not see rows and columns of pixels that fill no patch.
-        taps: indices of earlier blocks whose input is kept for the method.
-        position_resize: how positional embeddings reach this grid; see `Method`.
-        hidden_states: if given, the tokens that enter each block are appended to it.
-
-    Returns:
-        The last block with the tokens that enter it, and the context: what the method is called with.
-    """
-    whole_patches = drop_remainder(pixel_values, tower.patch_size)
-    grid = tower.grid(whole_patches)
-    tower = tower.at_grid(grid)
-    context = Context(tower, pixel_values, grid)
-    tokens = tower.embed(whole_patches, position_resize)
-    last = len(tower.blocks) - 1
-    for index, block in enumerate(tower.blocks):
-        if hidden_states is not None:
-            hidden_states.append(tokens)
-        if index in taps:
-            context.taps[index] = tower.block_input(block, tokens)
-        if index < last:
-            tokens = tower.run_block(block, tokens)
-    return tower.block_input(tower.blocks[last], tokens), context
-
-
-def drop_remainder(pixel_values: Tensor, patch_size: tuple[int, int]) -> Tensor:
-    """The pixels without the last rows and columns that fill no patch, as a view."""
-    height, width = (side // patch * patch for side, patch in zip(pixel_values.shape[-2:], patch_size, strict=True))
-    return pixel_values[..., :height, :width]
+    from .towers.base import Tower
 
 
 def dense_tokens(
@@ -165,6 +94,7 @@ def dense_features(
     """
     from .methods import make_method
     from .towers import Tower, find_tower
+    from .towers.running import drop_remainder
 
     tower = model if isinstance(model, Tower) else find_tower(model)
     method = make_method(method, options)

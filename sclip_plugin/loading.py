@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .device import DTYPES, fastest_dtype
 from .errors import ModelLoadError, unknown_name
 
 DEMO = "demo"
@@ -33,9 +34,6 @@ class LoadedModel:
     tokenizer: Any
     image_mean: Sequence[float] | None = None
     image_std: Sequence[float] | None = None
-
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def load_model(
@@ -73,18 +71,6 @@ def load_model(
         loaded = loaders[framework](rest) if colon and framework in loaders else _load_transformers(name)
     loaded.model = loaded.model.to(device=device, dtype=dtype or torch.float32).eval()
     return loaded
-
-
-def fastest_dtype(device: torch.device) -> torch.dtype:
-    """What weights are fastest in, where they are little less exact: ``dtype="auto"``.
-
-    On CUDA float16, in which OpenAI's own loader has the weights there. On a CPU bfloat16 where the processor
-    multiplies matrices of it (AMX), else float32.
-    """
-    if device.type == "cuda":
-        return torch.float16
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)  # not before torch 2.6
-    return torch.bfloat16 if device.type == "cpu" and has_amx() else torch.float32
 
 
 def _load_transformers(name: str) -> LoadedModel:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sclip_plugin import cli
+from sclip_plugin.cli import program as cli
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess:
 
 def test_help_and_version_need_no_torch():
     code = (
-        "import sys; sys.argv = ['sclip', {!r}]\nfrom sclip_plugin import cli\n"
+        "import sys; sys.argv = ['sclip', {!r}]\nfrom sclip_plugin.cli import program as cli\n"
         "try: cli.run()\nexcept SystemExit: pass\n"
     )
     for flag, words in (("--help", "segment"), ("--version", "sclip_plugin")):
@@ -188,7 +188,7 @@ def test_a_hub_out_of_reach_is_said_at_once(tmp_path):
         "def nowhere(*arguments, **options): raise socket.gaierror('no network')\n"
         "socket.getaddrinfo = nowhere\n"
         f"sys.argv = ['sclip', 'segment', 'x.jpg', '-l', 'cat', '-o', {str(tmp_path)!r}]\n"
-        "from sclip_plugin import cli; cli.run()"
+        "from sclip_plugin.cli import program as cli; cli.run()"
     )
     start = time.monotonic()
     done = subprocess.run(

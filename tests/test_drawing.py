@@ -9,16 +9,16 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import Image
-
 import sclip_plugin.drawing
-import sclip_plugin.files
 import sclip_plugin.fontfiles
 import sclip_plugin.fonts
 import sclip_plugin.legend
 import sclip_plugin.sheet
-from sclip_plugin import fontfiles, fonts
-from sclip_plugin.drawing import heatmap, overlay, palette, palette_png, side_by_side
+from PIL import Image
+
+import sclip_plugin.files
+from sclip_plugin.draw import fontfiles, fonts
+from sclip_plugin.draw.overlay import heatmap, overlay, palette, palette_png, side_by_side
 
 WHITE = Image.new("RGB", (400, 300), "white")
 MISSING = "\U000ffffe"  # a private character that no font has
@@ -122,7 +122,7 @@ def test_stripes_leave_no_trace(monkeypatch):
     picture = Image.fromarray(rng.integers(0, 255, (90, 70, 3), dtype=np.uint8))
     label_map, scores = rng.integers(-1, 3, (9, 7)).repeat(10, 0).repeat(10, 1), rng.random((90, 70))
     once = overlay(picture, label_map, list("abc")), heatmap(picture, scores, "a")
-    monkeypatch.setattr(sclip_plugin.drawing, "STRIPE", 700)
+    monkeypatch.setattr(sclip_plugin.draw.overlay, "STRIPE", 700)
     again = overlay(picture, label_map, list("abc")), heatmap(picture, scores, "a")
     assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(once, again, strict=True))
 

@@ -16,13 +16,13 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from sclip_plugin.errors import LabelError, unknown_name
-from sclip_plugin.evaluation import load_benchmark, load_preset
 from sclip_plugin.methods import list_methods, make_method
-from sclip_plugin.text import Labels
+from sclip_plugin.protocols import load_benchmark, load_preset
+from sclip_plugin.text.labels import Labels
 
 CONFIGS = Path(__file__).parent / "configs"
 
-# Keys whose lower-case form is a field of `sclip_plugin.segmenter.Settings`.
+# Keys whose lower-case form is a field of `sclip_plugin.settings.Settings`.
 SETTINGS = (
     "METHOD",
     "TEMPLATES",
@@ -93,7 +93,7 @@ def config_file(name: str) -> str:
 
 
 def read_classes(path: str | Path) -> Labels:
-    """Classes out of a file, in a form that `sclip_plugin.text.parse_labels` takes.
+    """Classes out of a file, in a form that `sclip_plugin.text.labels.parse_labels` takes.
 
     Args:
         path: JSON or YAML: a list of names, in which a list holds synonyms, or a mapping of label to synonyms. Any

@@ -16,9 +16,10 @@ from typing import Any
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from sclip_plugin.drawing import palette
-from sclip_plugin.evaluation import Benchmark, DatasetError, find_samples, list_benchmarks, load_benchmark
+from sclip_plugin.draw.overlay import palette
+from sclip_plugin.evaluation import DatasetError, find_samples
 from sclip_plugin.evaluation.sets import locate
+from sclip_plugin.protocols import Benchmark, list_benchmarks, load_benchmark
 
 from .masks import mask_path
 
@@ -38,7 +39,7 @@ def register_benchmark(benchmark: Benchmark, root: str | Path | None = None) -> 
     ``stuff_colors``, ``ignore_label`` and ``evaluator_type`` "sem_seg".
 
     Args:
-        benchmark: from `sclip_plugin.evaluation.load_benchmark`, which also reads a YAML file of your own.
+        benchmark: from `sclip_plugin.protocols.load_benchmark`, which also reads a YAML file of your own.
         root: the data set's folder; None to look for it in ``DETECTRON2_DATASETS``.
 
     Returns:

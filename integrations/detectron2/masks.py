@@ -15,7 +15,8 @@ import numpy as np
 from detectron2.utils.file_io import PathHandler, PathManager
 from PIL import Image
 
-from sclip_plugin.evaluation import Benchmark, load_benchmark, read_mask
+from sclip_plugin.evaluation import read_mask
+from sclip_plugin.protocols import Benchmark, load_benchmark
 
 PREFIX = "sclip-mask://"
 _load_benchmark = cache(load_benchmark)

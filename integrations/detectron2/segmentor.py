@@ -12,11 +12,12 @@ from detectron2.data.catalog import Metadata
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from sclip_plugin.drawing import palette
+from sclip_plugin.draw.overlay import palette
 from sclip_plugin.errors import LabelError, PictureError
-from sclip_plugin.segmentation import Segmentation
-from sclip_plugin.segmenter import Prepared, Segmenter
-from sclip_plugin.text import Labels, TextBank, Vocabulary, parse_labels
+from sclip_plugin.segment.segmentation import Segmentation
+from sclip_plugin.segment.segmenter import Prepared, Segmenter
+from sclip_plugin.text.bank import TextBank
+from sclip_plugin.text.labels import Labels, Vocabulary, parse_labels
 
 from .config import classes_of, settings_of
 
@@ -34,7 +35,7 @@ class SCLIPSegmentor(nn.Module):
     Args:
         segmenter: the model and its settings. A ``threshold``, which leaves pixels without a class, is refused:
             ``sem_seg`` has no place for them.
-        classes: as for `sclip_plugin.text.parse_labels`; None for those of the segmenter's preset, or for later.
+        classes: as for `sclip_plugin.text.labels.parse_labels`; None for those of the segmenter's preset, or for later.
         input_format: channels of the pictures that `forward` gets: ``"RGB"``, ``"BGR"``, or ``"L"`` for one.
 
     Attributes:

@@ -1,10 +1,10 @@
 """``pipeline("zero-shot-segmentation")`` in transformers.
 
-    import sclip_plugin                      # before or after the next line; it registers the task
-    from transformers import pipeline
+import sclip_plugin                      # before or after the next line; it registers the task
+from transformers import pipeline
 
-    pipe = pipeline("zero-shot-segmentation", model="openai/clip-vit-base-patch16")
-    pipe("photo.jpg", candidate_labels=["cat", "sofa"])
+pipe = pipeline("zero-shot-segmentation", model="openai/clip-vit-base-patch16")
+pipe("photo.jpg", candidate_labels=["cat", "sofa"])
 """
 
 # First of all: this fires the hook that `import sclip_plugin` has set, which imports the module below.

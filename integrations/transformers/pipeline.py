@@ -24,8 +24,8 @@ from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 from sclip_plugin.errors import LabelError, PictureError
 
 if TYPE_CHECKING:
-    from sclip_plugin.pictures import Picture
-    from sclip_plugin.segmentation import Segmentation
+    from sclip_plugin.imaging.pictures import Picture
+    from sclip_plugin.segment.segmentation import Segmentation
 
 TASK = "zero-shot-segmentation"
 DEFAULT_MODEL = ("openai/clip-vit-base-patch16", "57c2164")
@@ -67,7 +67,7 @@ class ZeroShotSegmentationPipeline(Pipeline):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.pop("local_files_only", None)  # meant for the hub; transformers 5 hands it on
         super().__init__(*args, **kwargs)
-        from sclip_plugin.segmenter import Segmenter
+        from sclip_plugin.segment.segmenter import Segmenter
 
         # transformers does not find them for every family that it has a tokenizer for (4.48: not for AltCLIP).
         self.tokenizer = self.tokenizer or _beside(self.model, AutoTokenizer)
@@ -105,7 +105,7 @@ class ZeroShotSegmentationPipeline(Pipeline):
             output: ``"masks"``, or ``"semantic"`` for the label map in one piece.
             timeout: seconds to wait for a picture from the web; None for no end.
             batch_size, num_workers: as for every pipeline of transformers.
-            **parameters: any other field of `sclip_plugin.segmenter.Settings`: ``stride``, ``resize_short_side``, …
+            **parameters: any other field of `sclip_plugin.settings.Settings`: ``stride``, ``resize_short_side``, …
 
         Returns:
             For one picture a list with a dict for each label found, the best score first:
@@ -210,7 +210,7 @@ def _beside(model: Any, kind: Any) -> Any:
 
 
 def _check(labels: Any) -> None:
-    from sclip_plugin.text import parse_labels
+    from sclip_plugin.text.labels import parse_labels
 
     parse_labels(labels)
 

@@ -1,6 +1,7 @@
 """Evaluation on the eight benchmarks of training-free open-vocabulary segmentation, and on data sets of your own.
 
-    from sclip_plugin.evaluation import load_benchmark, check_dataset
+    from sclip_plugin.evaluation import check_dataset
+    from sclip_plugin.protocols import load_benchmark
 
     report = check_dataset(load_benchmark("voc21"), "VOCdevkit/VOC2012")
     print(report)
@@ -13,14 +14,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..lazy import lazy_names
+from ..importing import lazy_names
 
 _HOMES = {
-    "Benchmark": "benchmarks",
-    "BenchmarkFileError": "benchmarks",
-    "PublishedFigure": "benchmarks",
-    "list_benchmarks": "benchmarks",
-    "load_benchmark": "benchmarks",
     "DatasetReport": "checking",
     "check_dataset": "checking",
     "ConversionReport": "conversions",
@@ -38,21 +34,14 @@ _HOMES = {
     "LabelRangeError": "metric",
     "count_picture": "metric",
     "convert_pascal_context": "pascal_context",
-    "Preset": "presets",
-    "benchmark_preset": "presets",
-    "list_presets": "presets",
-    "load_preset": "presets",
-    "preset_for_method": "presets",
 }
 __all__ = sorted(_HOMES)
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)
 
 # ruff: noqa: F401 - these are for type checkers, which do not follow _HOMES
 if TYPE_CHECKING:
-    from .benchmarks import Benchmark, BenchmarkFileError, PublishedFigure, list_benchmarks, load_benchmark
     from .checking import DatasetReport, check_dataset
     from .conversions import ConversionReport, SourceError, convert_cityscapes, convert_coco_object, convert_coco_stuff
     from .datasets import DatasetError, MaskError, Problem, Sample, find_samples, read_mask
     from .metric import IoUTotals, LabelRangeError, count_picture
     from .pascal_context import convert_pascal_context
-    from .presets import Preset, benchmark_preset, list_presets, load_preset, preset_for_method

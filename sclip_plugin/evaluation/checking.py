@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .benchmarks import Benchmark
+from ..protocols.benchmarks import Benchmark
 from .datasets import UNREADABLE_PICTURE, MaskError, Problem, Sample, find_samples, picture_size, read_mask, some
 
 A = TypeVar("A")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from .benchmarks import Benchmark
+from ..protocols.benchmarks import Benchmark
 from .metric import LabelRangeError, check_labels
 
 # Kinds of problems, in the words of the report.

@@ -187,7 +187,7 @@ def _mask_of_mat(loadmat, table: np.ndarray, path: Path) -> np.ndarray:
 
 def _check_label_list(path: Path) -> None:
     """``labels.txt`` has lines such as ``2: aeroplane``; the ids of the 59 classes must be those we know."""
-    from .benchmarks import load_benchmark
+    from ..protocols.benchmarks import load_benchmark
 
     given = dict(line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines() if ":" in line)
     names = {int(number): name.strip() for number, name in given.items() if number.strip().isdigit()}

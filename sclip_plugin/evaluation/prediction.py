@@ -13,10 +13,10 @@ from torch import nn
 
 from ..errors import unknown_name
 from ..methods import make_method
-from .presets import Preset
+from ..protocols.presets import Preset
 
 if TYPE_CHECKING:
-    from ..segmenter import Segmenter
+    from ..segment.segmenter import Segmenter
 
 
 class SegmenterPrediction:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .benchmarks import PublishedFigure
+from ..protocols.benchmarks import PublishedFigure
 from .checking import unique_names
 from .runner import EvaluationResult, Predict
 from .sets import EvaluationSet
@@ -139,7 +139,7 @@ def worst_sheet(result: EvaluationResult, data: EvaluationSet, predict: Predict,
 
     Returns: one picture, three panels to a row; None if there is no picture to show.
     """
-    from ..drawing import overlay, side_by_side
+    from ..draw.overlay import overlay, side_by_side
 
     panels = []
     names = unique_names(result.class_names)

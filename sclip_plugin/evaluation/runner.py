@@ -228,7 +228,7 @@ def map_path(output: Path, name: str) -> Path:
 
 
 def _save_map(output: Path, name: str, label_map: np.ndarray, num_classes: int) -> None:
-    from ..drawing import palette_png
+    from ..draw.overlay import palette_png
     from ..files import save_image
 
     save_image(palette_png(label_map, num_classes), map_path(output, name))

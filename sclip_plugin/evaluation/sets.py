@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .benchmarks import Benchmark
+from ..protocols.benchmarks import Benchmark
 from .datasets import DatasetError, Problem, find_samples, listing, read_mask
 
 DEMO_SCENES = 120
@@ -43,7 +43,7 @@ def folder_set(benchmark: Benchmark, root: str | Path) -> EvaluationSet:
     Raises:
         DatasetError: the folder does not hold the data set.
     """
-    from ..pictures import PictureError, read_picture
+    from ..imaging.pictures import PictureError, read_picture
 
     root = Path(root)
     samples, problems = find_samples(benchmark, root)

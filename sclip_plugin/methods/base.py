@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..towers.running import before_last_block
+
 if TYPE_CHECKING:
-    from ..dense import Context
     from ..towers.base import BlockInput, Tower
+    from ..towers.running import Context
 
 PositionResize = Literal["scale_factor", "size", "size_antialias"]
 
@@ -52,12 +54,10 @@ class Method:
     def reach_last_block(
         self, tower: Tower, pixel_values: Tensor, hidden_states: list[Tensor] | None = None
     ) -> tuple[BlockInput, Context]:
-        """Run all blocks but the last; see `sclip_plugin.dense.before_last_block`, which this calls.
+        """Run all blocks but the last; see `sclip_plugin.towers.running.before_last_block`, which this calls.
 
         A method that puts windows together before the last block overrides it.
         """
-        from ..dense import before_last_block
-
         return before_last_block(tower, pixel_values, self.taps(len(tower.blocks)), self.position_resize, hidden_states)
 
     def __call__(self, block: BlockInput, context: Context) -> Tensor:

@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..budget import budget
-from ..precision import without_autocast
-from ..refine import refine_pixels
-from ..windows import upsampled
+from ..device import budget, without_autocast
+from ..imaging.refine import refine_pixels
+from ..imaging.resampling import upsampled
 from .base import AttentionMethod, Method
 from .depth import at_depth
 from .registry import make_method, register_method

@@ -9,14 +9,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from ..patching import Patch
+
+class TrunkPatch(Protocol):
+    """What a patched trunk knows beside its own modules: its tower, and the tokens that its method computes."""
+
+    def tower(self, trunk: Any) -> Tower: ...
+
+    def dense_tokens(
+        self, trunk: Any, pixel_values: Tensor, hidden_states: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]: ...
 
 
 class BlockInput(ABC):
@@ -114,7 +121,7 @@ class PatchedTrunk:
     """
 
     if TYPE_CHECKING:  # transformers evaluates the annotations of its models' subclasses
-        _sclip_patch: Patch
+        _sclip_patch: TrunkPatch
 
 
 class Tower(ABC):

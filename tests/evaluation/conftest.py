@@ -10,7 +10,7 @@ def tiny_segmenter():
     transformers = pytest.importorskip("transformers")
     import torch
 
-    from sclip_plugin.segmenter import Segmenter
+    from sclip_plugin.segment.segmenter import Segmenter
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "projection_dim": 16}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sclip_plugin.evaluation.benchmarks import Benchmark
+from sclip_plugin.protocols.benchmarks import Benchmark
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 REAL_DATA = {

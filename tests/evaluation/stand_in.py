@@ -29,11 +29,11 @@ class StandIn:
 
 
 def main(name: str, data: str, output: str, seconds: str) -> None:
-    from sclip_plugin.evaluation import load_benchmark
     from sclip_plugin.evaluation.processes import Processes
     from sclip_plugin.evaluation.report import write_report
     from sclip_plugin.evaluation.runner import evaluate
     from sclip_plugin.evaluation.sets import folder_set
+    from sclip_plugin.protocols import load_benchmark
 
     processes = Processes.start()
     Path(output).mkdir(parents=True, exist_ok=True)

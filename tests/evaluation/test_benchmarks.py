@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sclip_plugin.errors import UnknownNameError
-from sclip_plugin.evaluation import (
+from sclip_plugin.protocols import (
     BenchmarkFileError,
     benchmark_preset,
     list_benchmarks,
@@ -79,7 +79,7 @@ def test_every_preset_loads_and_names_a_benchmark():
 
 
 def test_reading_presets_does_not_import_torch():
-    code = "import sys; from sclip_plugin.evaluation.presets import load_preset; load_preset('sclip/voc21'); "
+    code = "import sys; from sclip_plugin.protocols.presets import load_preset; load_preset('sclip/voc21'); "
     subprocess.run([sys.executable, "-c", code + "sys.exit('torch' in sys.modules)"], check=True)
 
 

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from sclip_plugin.evaluation import load_benchmark
-from sclip_plugin.evaluation.cli import convert_app, eval_app
+from sclip_plugin.cli.convert import convert_app
+from sclip_plugin.cli.evaluate import eval_app
+from sclip_plugin.protocols import load_benchmark
 
 from .layouts import REAL_DATA, SHARED_DATA, fill, write_dataset
 
@@ -17,7 +18,7 @@ QUICK = ["--set", "templates=plain", "--set", "window=112", "--set", "stride=56"
 
 @pytest.fixture
 def invoke(tiny_segmenter, monkeypatch, tmp_path):
-    from sclip_plugin.segmenter import Segmenter
+    from sclip_plugin.segment.segmenter import Segmenter
 
     monkeypatch.setattr(Segmenter, "from_pretrained", classmethod(lambda cls, name, **options: tiny_segmenter))
 
@@ -183,7 +184,7 @@ def test_conversions_on_the_command_line(invoke, tmp_path):
 
 def test_eval_and_convert_are_commands_of_sclip(voc):
     """As the installed program mounts them: options may follow the benchmark."""
-    from sclip_plugin import cli
+    from sclip_plugin.cli import program as cli
 
     result = CliRunner().invoke(cli.app, ["eval", "voc21", "--check", str(voc / "VOCdevkit" / "VOC2012")])
     assert result.exit_code == 0, result.output

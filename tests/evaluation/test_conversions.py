@@ -6,15 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sclip_plugin.evaluation import load_benchmark, read_mask
-from sclip_plugin.evaluation.conversions import (
-    SourceError,
-    convert_cityscapes,
-    convert_coco_object,
-    convert_coco_stuff,
-)
+from sclip_plugin.evaluation import read_mask
+from sclip_plugin.evaluation.conversions import SourceError, convert_cityscapes, convert_coco_object, convert_coco_stuff
 from sclip_plugin.evaluation.datasets import DatasetError
 from sclip_plugin.evaluation.pascal_context import CONTEXT_59_IDS, convert_pascal_context, decode_rle
+from sclip_plugin.protocols import load_benchmark
 
 
 def save(path, labels):

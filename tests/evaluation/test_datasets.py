@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sclip_plugin.evaluation import list_benchmarks, load_benchmark
 from sclip_plugin.evaluation.checking import check_dataset
 from sclip_plugin.evaluation.datasets import DatasetError, MaskError, find_samples, picture_size, read_mask
+from sclip_plugin.protocols import list_benchmarks, load_benchmark
 
 from .layouts import REAL_DATA, SHARED_DATA, file_labels, fill, write_dataset, write_sample
 

@@ -41,7 +41,7 @@ def results(out, method="csa"):
 @pytest.fixture(scope="module")
 def one_process(model, tmp_path_factory):
     out = tmp_path_factory.mktemp("one")
-    text = run(["-m", "sclip_plugin.cli", "eval"], "--model", model, "--out", out, "--worst", 2)
+    text = run(["-m", "sclip_plugin", "eval"], "--model", model, "--out", out, "--worst", 2)
     assert "demo-csa: mIoU" in text
     return results(out)
 
@@ -54,7 +54,7 @@ def test_figures_are_better_than_chance(one_process):
 @pytest.mark.parametrize("count", [2, 3])
 def test_several_processes_give_the_same_counts(model, one_process, tmp_path, count):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    run([*torchrun, "-m", "sclip_plugin.evaluation"], "--model", model, "--out", tmp_path)
+    run([*torchrun, "-m", "sclip_plugin", "eval"], "--model", model, "--out", tmp_path)
     shared = results(tmp_path)
     assert shared["classes"] == one_process["classes"]
     assert shared["per_picture"] == one_process["per_picture"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sclip_plugin.evaluation import benchmark_preset, list_benchmarks, load_benchmark
+from sclip_plugin.protocols import benchmark_preset, list_benchmarks, load_benchmark
 
 DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
 

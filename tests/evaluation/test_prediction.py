@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from sclip_plugin.errors import UnknownNameError
-from sclip_plugin.evaluation import list_presets, load_benchmark, load_preset
 from sclip_plugin.evaluation.prediction import SegmenterPrediction
+from sclip_plugin.protocols import list_presets, load_benchmark, load_preset
 
 QUICK = {"templates": "plain", "window": 112, "stride": 56, "resize_short_side": 112}
 
@@ -18,7 +18,7 @@ def tokenizer():
 
 @pytest.mark.parametrize("name", list_presets())
 def test_every_preset_gives_the_segmenters_own_settings(tiny_segmenter, tokenizer, name):
-    from sclip_plugin.segmenter import Segmenter
+    from sclip_plugin.segment.segmenter import Segmenter
 
     predict = SegmenterPrediction(tiny_segmenter, load_preset(name))
     ours = predict.settings("model")

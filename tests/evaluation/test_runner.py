@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sclip_plugin.evaluation import IoUTotals, load_benchmark, read_mask
+from sclip_plugin.evaluation import IoUTotals, read_mask
 from sclip_plugin.evaluation.datasets import DatasetError
 from sclip_plugin.evaluation.picture_log import PictureLog, PictureRecord, ResumeError
 from sclip_plugin.evaluation.report import comparison_table, to_dict, to_markdown, worst_sheet, write_report
 from sclip_plugin.evaluation.runner import evaluate, map_path
 from sclip_plugin.evaluation.sets import demo_set, folder_set, locate
+from sclip_plugin.protocols import load_benchmark
 
 from .layouts import fill, write_dataset
 from .stand_in import StandIn

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import sclip_plugin as sp
-from sclip_plugin.dense import Context, before_last_block
 from sclip_plugin.methods import METHODS
 from sclip_plugin.methods.attention import ClearCLIP
+from sclip_plugin.towers.running import Context, before_last_block
 
 from .models import golden_model, pixels
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import sclip_plugin as sp
+from sclip_plugin.imaging.refine import pamr
 from sclip_plugin.methods import make_method
 from sclip_plugin.methods.resclip import ResCLIP, line_leaves_label, patch_labels, same_label, smooth_rows
-from sclip_plugin.refine import pamr
 from sclip_plugin.towers import find_tower
 
 from .models import TEXT, golden_model

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import sclip_plugin as sp
-from sclip_plugin.refine import pamr
-from sclip_plugin.segmenter import Segmenter
+from sclip_plugin.imaging.refine import pamr
+from sclip_plugin.segment.segmenter import Segmenter
 
 LABELS = [
     ["sky", "wall", "tree", "grass", "road"],

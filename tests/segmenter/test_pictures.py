@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from sclip_plugin.errors import PictureError
-from sclip_plugin.pictures import read_picture, resize, target_size, to_tensor
+from sclip_plugin.imaging.pictures import read_picture, to_tensor
+from sclip_plugin.imaging.resampling import resize, target_size
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 

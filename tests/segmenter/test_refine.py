@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sclip_plugin.budget import CPU
-from sclip_plugin.refine import pamr, refine_pixels
+from sclip_plugin.device import CPU
+from sclip_plugin.imaging.refine import pamr, refine_pixels
 
 
 def plain_pamr(mask: torch.Tensor, image: torch.Tensor, steps: int, dilations: tuple[int, ...]) -> torch.Tensor:
@@ -52,7 +52,7 @@ def test_equals_the_formula(inputs, dilations):
 def test_names_in_parts_change_nothing(inputs, monkeypatch):
     mask, image = inputs
     whole = pamr(mask, image, 4)
-    monkeypatch.setattr("sclip_plugin.budget.CPU", replace(CPU, pamr_values=1))
+    monkeypatch.setattr("sclip_plugin.device.CPU", replace(CPU, pamr_values=1))
     torch.testing.assert_close(pamr(mask, image, 4), whole, atol=1e-6, rtol=0)
 
 

@@ -10,11 +10,10 @@ import torch
 from PIL import Image
 
 import sclip_plugin as sp
-from sclip_plugin.budget import CPU
+from sclip_plugin.device import CPU, fastest_dtype
 from sclip_plugin.errors import LabelError, PictureError, UnknownNameError
-from sclip_plugin.loading import fastest_dtype
-from sclip_plugin.segmentation import class_scores
-from sclip_plugin.segmenter import Segmenter
+from sclip_plugin.segment.segmentation import class_scores
+from sclip_plugin.segment.segmenter import Segmenter
 
 LABELS = ["cat", ["person", "person in shirt"], "potted plant"]
 
@@ -118,7 +117,7 @@ def test_class_scores_are_the_best_of_the_names(segmenter):
 
 
 def test_scores_of_a_huge_picture_fit(segmenter, monkeypatch):
-    monkeypatch.setattr("sclip_plugin.segmentation.SCORES_LIMIT", 3 * 100 * 75)
+    monkeypatch.setattr("sclip_plugin.segment.segmentation.SCORES_LIMIT", 3 * 100 * 75)
     result = segmenter(noise(400, 300), LABELS)
     assert result.label_map.shape == (300, 400)
     assert result.scores.shape == (3, 75, 100)
@@ -128,7 +127,7 @@ def test_scores_of_a_huge_picture_fit(segmenter, monkeypatch):
 @pytest.mark.parametrize("limit", ["REFINED_PIXELS", "REFINED_VALUES"])
 def test_refinement_of_a_huge_picture_fits(segmenter, monkeypatch, limit):
     values_a_pixel = 1 if limit == "REFINED_PIXELS" else 4  # names
-    monkeypatch.setattr(f"sclip_plugin.segmenter.{limit}", values_a_pixel * 100 * 75)
+    monkeypatch.setattr(f"sclip_plugin.segment.segmenter.{limit}", values_a_pixel * 100 * 75)
     result = segmenter(noise(400, 300), LABELS, pamr_steps=3)
     assert result.label_map.shape == (300, 400)
     assert result._logits.logits.shape == (75, 100, 4)
@@ -224,13 +223,13 @@ def test_batches_change_nothing(segmenter, monkeypatch):
     pictures = [noise(200, 150, 1), noise(90, 300, 2), noise(200, 150, 3)]
     expected = [segmenter(picture, LABELS) for picture in pictures]
     for tokens in (1, 150, 10**6):
-        monkeypatch.setattr("sclip_plugin.budget.CPU", replace(CPU, tokens=tokens))
+        monkeypatch.setattr("sclip_plugin.device.CPU", replace(CPU, tokens=tokens))
         for ours, alone in zip(segmenter.stream(pictures, LABELS), expected, strict=True):
             torch.testing.assert_close(ours._logits.full(), alone._logits.full(), atol=1e-5, rtol=0)
 
 
 def test_a_stream_reads_no_more_than_16_pictures_ahead(segmenter, monkeypatch):
-    monkeypatch.setattr("sclip_plugin.budget.CPU", replace(CPU, tokens=10**6))
+    monkeypatch.setattr("sclip_plugin.device.CPU", replace(CPU, tokens=10**6))
     read: list[int] = []
     pictures = (read.append(index) or noise(112, 112, index) for index in range(40))
     results = segmenter.stream(pictures, LABELS)

@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sclip_plugin.budget import CPU
+from sclip_plugin.device import CPU
 from sclip_plugin.errors import LabelError, UnknownNameError, UnsupportedModelError
-from sclip_plugin.text import TextBank, background_names, imagenet_templates, parse_labels, parse_templates
-from sclip_plugin.text_towers import _bit_sums, find_text_tower
+from sclip_plugin.text.bank import TextBank
+from sclip_plugin.text.labels import background_names, imagenet_templates, parse_labels, parse_templates
+from sclip_plugin.text.towers import _bit_sums, find_text_tower
 
 NAMES = ("cat", "potted plant", "person in shirt", "dog", "cat")
 TEMPLATES = imagenet_templates()[:7] + ("a photo of a {}.", "{}")
@@ -57,12 +58,12 @@ def count_encodings(tower, monkeypatch) -> list[int]:
 @pytest.mark.parametrize("framework", ["transformers", "open_clip"])
 def test_sharing_prefixes_and_batches_change_nothing(framework, worth, monkeypatch):
     """The tree cut finely, coarsely or not at all, in small batches or whole: equal to 77 positions a prompt."""
-    monkeypatch.setattr("sclip_plugin.prefixes.WORTH_SHARING", worth)
+    monkeypatch.setattr("sclip_plugin.text.prefixes.WORTH_SHARING", worth)
     tower = find_text_tower(golden.model(framework), golden.tokenizer_of(framework))
     whole = TextBank(tower, cache_dir=False).embed(NAMES, TEMPLATES)
     torch.testing.assert_close(whole, plain_bank(framework), atol=1e-5, rtol=0)
-    monkeypatch.setattr("sclip_plugin.text_towers.PROMPTS_AT_ONCE", 5)
-    monkeypatch.setattr("sclip_plugin.budget.CPU", replace(CPU, tokens=7))
+    monkeypatch.setattr("sclip_plugin.text.towers.PROMPTS_AT_ONCE", 5)
+    monkeypatch.setattr("sclip_plugin.device.CPU", replace(CPU, tokens=7))
     torch.testing.assert_close(TextBank(tower, cache_dir=False).embed(NAMES, TEMPLATES), whole, atol=1e-6, rtol=0)
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sclip_plugin.budget import CPU
-from sclip_plugin.windows import LogitMap, WindowPlan, window_starts
+from sclip_plugin.device import CPU
+from sclip_plugin.segment.windows import LogitMap, WindowPlan, window_starts
 
 
 def names_first(scores: torch.Tensor) -> torch.Tensor:
@@ -45,7 +45,7 @@ def test_tiles_are_the_whole_cut_up(monkeypatch, limits):
     plan = WindowPlan.of((180, 236), 112, 56, (16, 16))
     stitched = plan.stitched(torch.randn(plan.empty_logits(7, torch.zeros(1)).shape), (51, 69))
     expected = plain_stitching(plan, stitched.logits, (51, 69))
-    monkeypatch.setattr("sclip_plugin.budget.CPU", replace(CPU, tile_values=limits[0], tile_columns=limits[1]))
+    monkeypatch.setattr("sclip_plugin.device.CPU", replace(CPU, tile_values=limits[0], tile_columns=limits[1]))
     whole = torch.full((7, 51, 69), torch.nan)
     for (rows, columns), tile in stitched.tiles():
         assert whole[:, rows, columns].isnan().all()

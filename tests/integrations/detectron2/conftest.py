@@ -94,7 +94,7 @@ def datasets(data_root, monkeypatch):
 @pytest.fixture(scope="session")
 def pictures(data_root):
     """Three pictures of different sizes, RGB arrays."""
-    from sclip_plugin.pictures import read_picture
+    from sclip_plugin.imaging.pictures import read_picture
 
     paths = sorted((data_root / "VOCdevkit/VOC2012/JPEGImages").iterdir())[:3]
     return [np.array(read_picture(path).resize((180 + 30 * i, 150 - 10 * i))) for i, path in enumerate(paths)]

@@ -8,9 +8,9 @@ from sclip_plugin.integrations.detectron2 import add_sclip_config, config_file, 
 from sclip_plugin.integrations.detectron2.config import SETTINGS, classes_of, settings_of
 
 from sclip_plugin.errors import LabelError, UnknownNameError
-from sclip_plugin.evaluation import list_benchmarks, list_presets, load_benchmark, load_preset
-from sclip_plugin.segmenter import Settings
-from sclip_plugin.text import parse_labels
+from sclip_plugin.protocols import list_benchmarks, list_presets, load_benchmark, load_preset
+from sclip_plugin.settings import Settings
+from sclip_plugin.text.labels import parse_labels
 
 
 @pytest.mark.parametrize("name", list_benchmarks())

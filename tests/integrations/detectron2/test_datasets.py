@@ -12,14 +12,8 @@ from PIL import Image
 from sclip_plugin.integrations.detectron2 import datasets as adapter
 from sclip_plugin.integrations.detectron2 import register_benchmark, register_benchmarks, register_prepared_datasets
 
-from sclip_plugin.evaluation import (
-    DatasetError,
-    MaskError,
-    find_samples,
-    list_benchmarks,
-    load_benchmark,
-    read_mask,
-)
+from sclip_plugin.evaluation import DatasetError, MaskError, find_samples, read_mask
+from sclip_plugin.protocols import list_benchmarks, load_benchmark
 
 FOLDERS = {
     "voc21": "VOCdevkit/VOC2012",

@@ -20,10 +20,11 @@ from detectron2.utils.visualizer import ColorMode, Visualizer
 from sclip_plugin.integrations.detectron2 import IoUEvaluator
 
 from sclip_plugin import Segmenter
-from sclip_plugin.evaluation import IoUTotals, load_benchmark, read_mask
+from sclip_plugin.evaluation import IoUTotals, read_mask
 from sclip_plugin.evaluation.runner import evaluate
 from sclip_plugin.evaluation.sets import folder_set, locate
-from sclip_plugin.pictures import read_picture
+from sclip_plugin.imaging.pictures import read_picture
+from sclip_plugin.protocols import load_benchmark
 
 LAUNCHER = Path(__file__).with_name("with_detectron2.py")
 EVAL = "sclip_plugin.integrations.detectron2.eval"

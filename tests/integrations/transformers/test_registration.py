@@ -23,11 +23,11 @@ def test_this_package_first():
         "assert 'transformers.pipelines' not in sys.modules, 'transformers stays lazy'",
         "from transformers import pipeline",
         REGISTERED,
-        "assert 'sclip_plugin.segmenter' not in sys.modules, 'registering costs next to nothing'",
+        "assert 'sclip_plugin.segment.segmenter' not in sys.modules, 'registering costs next to nothing'",
         "module = sys.modules['transformers.pipelines']",
         "assert type(module.__loader__).__name__ == 'SourceFileLoader', 'transformers keeps its own loader'",
         "assert module.__spec__.loader is module.__loader__",
-        "assert not [f for f in sys.meta_path if type(f).__module__ == 'sclip_plugin.after_import'], 'no rest'",
+        "assert not [f for f in sys.meta_path if type(f).__module__ == 'sclip_plugin.importing'], 'no rest'",
     )
 
 

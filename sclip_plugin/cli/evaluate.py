@@ -1,0 +1,286 @@
+"""``sclip eval``, in several processes as ``torchrun … -m sclip_plugin eval``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..defaults import DEFAULT_MODEL
+from .options import quiet_transformers
+
+if TYPE_CHECKING:
+    from ..evaluation.processes import Processes
+    from ..evaluation.runner import EvaluationResult
+    from ..evaluation.sets import EvaluationSet
+    from ..protocols.benchmarks import Benchmark
+    from ..protocols.presets import Preset
+
+# One command, but mounted as a group: so that options may follow the benchmark, arguments may be mixed with them.
+eval_app = typer.Typer(
+    invoke_without_command=True,
+    subcommand_metavar="",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"allow_interspersed_args": True, "help_option_names": ["-h", "--help"]},
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """One benchmark with one method."""
+
+    data: EvaluationSet
+    preset: Preset
+    changes: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.data.benchmark.name}-{self.preset.method}"
+
+
+@eval_app.callback()
+def evaluate_command(
+    benchmark: Annotated[
+        str | None,
+        typer.Argument(
+            help="voc21, voc20, context60, context59, coco_object, coco_stuff, cityscapes or ade20k; a YAML file of "
+            "your own; demo, which needs no data; or all, whatever of the eight is in --data."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The data set's folder; for 'all' the one with the data sets.")
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="Only look this data set over, without a model.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="As for 'sclip segment'; for demo the demo's own.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="What replaces the last block; several between commas, or 'all', are compared.")
+    ] = "csa",
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Settings: sclip, naclip, clearclip, resclip, scclip; by default the method's own."),
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the preset or an option of the method."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for results; each run has its own in it.")] = Path(
+        "out/eval"
+    ),
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many pictures only.")] = None,
+    save_maps: Annotated[bool, typer.Option("--save-maps", help="Write every label map as palette PNG.")] = False,
+    worst: Annotated[
+        int, typer.Option(min=0, help="Draw so many of the worst pictures beside their ground truth.")
+    ] = 0,
+    resume: Annotated[bool, typer.Option(help="Go on from partial results in the output folder.")] = True,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures given to the model at once.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read and decode.")] = 2,
+    scenes: Annotated[int, typer.Option(min=1, help="How many scenes 'demo' has.")] = 120,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default CUDA where there is one.")] = None,
+    dtype: Annotated[str, typer.Option(help="Of the weights: float32, float16, bfloat16, or auto.")] = "float32",
+) -> None:
+    """Evaluate a model on a benchmark: mIoU, aAcc and per-class IoU, in JSON and Markdown beside published figures.
+
+    Partial results are kept: a run that was stopped goes on, and ends with the same figures.
+
+    Several processes or machines: torchrun --nproc-per-node 4 -m sclip_plugin eval voc21 --data DIR
+
+    Exit code: 0 if all pictures counted, 1 if some were left out (they are named), 2 if nothing could start.
+
+    Example: sclip eval voc21 --data VOCdevkit/VOC2012 --model openai/clip-vit-base-patch16 --method csa
+    """
+    from ..evaluation.processes import Processes
+
+    processes = Processes.start()
+    try:
+        if check is not None:
+            _check(benchmark, check, limit, workers, processes)
+            return
+        if benchmark is None:
+            raise typer.BadParameter("name a benchmark (voc21, ..., demo, all, or a YAML file), or give --check DATA.")
+        runs, missing = _plan(benchmark, data, method, preset, _parse_changes(change or []), scenes)
+        model = model or ("demo" if benchmark == "demo" else DEFAULT_MODEL)
+        options = {"limit": limit, "save_maps": save_maps, "resume": resume, "batch": batch, "workers": workers}
+        _evaluate(runs, missing, model, device, dtype, out, worst, options, processes)
+    finally:
+        processes.stop()
+
+
+def _plan(
+    name: str, data: Path | None, methods: str, preset: str | None, changes: dict[str, Any], scenes: int
+) -> tuple[list[_Run], list[tuple[str, str]]]:
+    """What to run, and what of 'all' is not there."""
+    from ..evaluation.datasets import DatasetError
+    from ..evaluation.sets import demo_set, folder_set, locate
+    from ..methods import list_methods, make_method
+    from ..protocols.benchmarks import list_benchmarks, load_benchmark
+
+    chosen = list(list_methods()) if methods == "all" else [m.strip() for m in methods.split(",") if m.strip()]
+    for method in chosen:
+        make_method(method)  # a misspelt one is said at once
+    missing: list[tuple[str, str]] = []
+    if name == "demo":
+        sets = [demo_set(scenes)]
+    else:
+        if data is None:
+            raise typer.BadParameter(f"'{name}' needs --data, the folder of the data set.")
+        if name == "all":
+            sets = []
+            for one in list_benchmarks():
+                try:
+                    sets.append(folder_set(load_benchmark(one), locate(load_benchmark(one), data)))
+                except DatasetError as error:
+                    missing.append((one, str(error).removeprefix(f"{one}: ")))
+            if not sets:
+                raise DatasetError(f"none of the eight benchmarks is in '{data}'. " + missing[0][1])
+        else:
+            sets = [folder_set(load_benchmark(name), data)]
+    return [
+        _Run(one, _preset(one.benchmark, method, preset, explicit=methods != "csa"), changes)
+        for one in sets
+        for method in chosen
+    ], missing
+
+
+def _preset(benchmark: Benchmark, method: str, preset: str | None, explicit: bool) -> Preset:
+    from ..protocols.presets import benchmark_preset, preset_for_method
+
+    if preset is None:
+        return preset_for_method(benchmark, method)
+    chosen = benchmark_preset(benchmark, preset.partition("/")[0])
+    if explicit and chosen.method != method:
+        return dataclasses.replace(chosen, method=method, method_options={}, published_as="")
+    return chosen
+
+
+def _parse_changes(changes: list[str]) -> dict[str, Any]:
+    import yaml
+
+    parsed = {}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals or not key.strip():
+            raise typer.BadParameter(f"--set {change}: expected NAME=VALUE, for instance --set logit_scale=50.")
+        value = yaml.safe_load(value)
+        parsed[key.strip()] = tuple(value) if isinstance(value, list) else value
+    return parsed
+
+
+def _evaluate(
+    runs: list[_Run],
+    missing: list[tuple[str, str]],
+    model: str,
+    device: str | None,
+    dtype: str,
+    out: Path,
+    worst: int,
+    options: dict[str, Any],
+    processes: Processes,
+) -> None:
+    from ..evaluation.prediction import SegmenterPrediction
+    from ..evaluation.progress import duration, shown_progress
+    from ..evaluation.report import comparison_table, show, worst_sheet, write_report
+    from ..evaluation.runner import evaluate
+    from ..segment.segmenter import Segmenter
+
+    quiet_transformers()
+    if device is None and processes.world > 1:
+        device = processes.device()
+    segmenter = Segmenter.from_pretrained(model, device=device, dtype=dtype)
+    results: list[EvaluationResult] = []
+    for run in runs:
+        predict = SegmenterPrediction(segmenter, run.preset, run.changes)
+        folder = out / _slug(model) / run.name
+        settings = predict.settings(model)
+        with shown_progress(run.name, quiet=not processes.first) as report:
+            result = evaluate(
+                run.data, predict, settings=settings, output=folder, processes=processes, report=report, **options
+            )
+        results.append(result)
+        if not processes.first:
+            continue
+        write_report(result, folder)
+        typer.echo(
+            f"{run.name}: mIoU {show(result.miou)}, aAcc {show(result.totals.aacc)} over {len(result.records)} "
+            f"pictures ({result.computed} now, {duration(result.seconds)}) -> {folder / 'results.md'}"
+        )
+        for problem in result.problems:
+            typer.echo(f"  {problem}", err=True)
+        if worst:
+            sheet = worst_sheet(result, run.data, predict, worst)
+            if sheet is not None:
+                from ..files import save_image
+
+                save_image(sheet, folder / "worst.png")
+                typer.echo(f"  the {worst} worst: {folder / 'worst.png'}")
+    if not processes.first:
+        return
+    table = comparison_table(results, missing)
+    if len(runs) > 1 or missing:
+        from ..evaluation.report import to_dict
+        from ..files import save_json, write_atomically
+
+        write_atomically(out / _slug(model) / "table.md", table.encode())
+        content = [{k: v for k, v in to_dict(r).items() if k not in ("per_picture", "classes")} for r in results]
+        save_json({"runs": content, "missing": dict(missing)}, out / _slug(model) / "table.json")
+    else:
+        table += "\n" + _class_table(results[0])
+    typer.echo(f"\n{table}")
+    if any(result.problems for result in results):
+        raise typer.Exit(1)
+
+
+def _class_table(result: EvaluationResult) -> str:
+    from ..evaluation.report import show
+
+    rows = [(name, show(iou)) for name, iou in zip(result.class_names, result.totals.iou, strict=True)]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {iou:>6}" for name, iou in rows)
+
+
+def _check(name: str | None, root: Path, limit: int | None, workers: int, processes: Processes) -> None:
+    from ..evaluation.checking import check_dataset
+    from ..evaluation.datasets import DatasetError
+    from ..evaluation.progress import shown_progress
+    from ..evaluation.sets import locate
+    from ..protocols.benchmarks import list_benchmarks, load_benchmark
+
+    if not processes.first:
+        return
+    # Without a name, every benchmark whose files are there: voc21 and voc20 share theirs.
+    benchmarks = [load_benchmark(one) for one in ([name] if name and name != "all" else list_benchmarks())]
+    found, reasons = [], []
+    for benchmark in benchmarks:
+        try:
+            found.append((benchmark, root if name and name != "all" else locate(benchmark, root)))
+        except DatasetError as error:
+            reasons.append(error)
+    if not found:
+        raise DatasetError(
+            f"'{root}' holds none of the eight benchmarks; name the one that is expected, to be told what is missing: "
+            f"sclip eval BENCHMARK --check {root}. For instance {reasons[0]}"
+        )
+    reports = []
+    for benchmark, folder in found:
+        with shown_progress(f"checking {benchmark.name}") as report:
+            try:
+                reports.append(check_dataset(benchmark, folder, workers=workers, limit=limit, progress=report))
+            except DatasetError as error:
+                if len(found) == 1:
+                    raise
+                typer.echo(str(error), err=True)
+                continue
+        typer.echo(str(reports[-1]))
+    if len(reports) < len(found) or not all(report.ok for report in reports):
+        raise typer.Exit(1)
+
+
+def _slug(model: str) -> str:
+    """A model's name as a folder's."""
+    return "".join(character if character.isalnum() or character in "._-" else "-" for character in model).strip("-.")

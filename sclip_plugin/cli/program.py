@@ -1,0 +1,57 @@
+"""The program ``sclip``: its commands, and the one place where mistakes end in a sentence.
+
+Nothing heavy is imported before a command needs it, so ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from .compare import compare
+from .convert import convert_app
+from .demo import demo
+from .evaluate import eval_app
+from .methods import methods
+from .segment import segment
+
+app = typer.Typer(
+    help="Segment pictures into any classes named in words, with a frozen CLIP and no training.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (segment, compare, demo, methods):
+    app.command()(command)
+app.add_typer(eval_app, name="eval")
+app.add_typer(convert_app, name="convert")
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False) -> None:
+    if version:
+        typer.echo(f"sclip_plugin {__version__}")
+        raise typer.Exit()
+
+
+def run() -> None:
+    """Run the command line; what users got wrong ends in one sentence, not in a traceback."""
+    warnings.showwarning = lambda message, *rest: typer.echo(f"warning: {message}", err=True)
+    try:
+        app()
+    except (OSError, ValueError, TypeError) as error:
+        if not _is_ours(error):
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+def _is_ours(error: Exception) -> bool:
+    from .. import errors
+
+    return type(error).__module__.startswith(errors.__name__.rpartition(".")[0]) or isinstance(error, OSError)

@@ -1,0 +1,1 @@
+"""Pictures in, their resizing, and refinement along their colours."""

@@ -1,0 +1,322 @@
+"""Words and a picture in, masks out: the segmenter.
+
+A picture is resized, cut into windows, and the windows of one or several pictures go through the tower as batches. Each
+window leaves only its patch scores, (h, w, names), which `windows.LogitMap` turns into pixels when they are needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from ..defaults import CLIP_MEAN, CLIP_STD
+from ..dense import dense_features
+from ..device import budget, without_autocast
+from ..errors import LabelError, PictureError
+from ..imaging.pictures import Picture, read_picture, to_tensor
+from ..imaging.refine import refine_pixels
+from ..imaging.resampling import normalise, resize, target_size
+from ..methods import Method, make_method
+from ..settings import Settings
+from ..text.bank import TextBank
+from ..text.labels import Labels, Vocabulary, parse_labels
+from ..text.towers import find_text_tower
+from ..towers import find_tower
+from .segmentation import Segmentation, decide
+from .windows import LogitMap, WindowPlan
+
+PICTURES_AT_ONCE = 16
+REFINED_PIXELS = 2**22
+REFINED_VALUES = 2**29
+
+Prepared = tuple[Image.Image | None, Tensor, tuple[int, int]]
+"""A picture (None where only its pixels are known), its pixels (3, H, W) as the tower shall see them, and the size
+(height, width) of its label map."""
+
+
+@dataclass
+class _Job:
+    """A picture on its way through the tower."""
+
+    picture: Image.Image | None
+    pixels: Tensor
+    output_size: tuple[int, int]
+    plan: WindowPlan
+    logits: Tensor
+    waiting: int
+
+
+class Segmenter:
+    """Segments pictures into any classes named in words, with a frozen CLIP.
+
+    Args:
+        model: a whole CLIP of transformers or open_clip, or OpenAI's; put into eval mode, otherwise left as it is.
+        tokenizer: the model's: of transformers, of ``open_clip.get_tokenizer``, or ``clip.tokenize``.
+        image_mean, image_std: of the model's pictures, for values 0 to 1; CLIP's where None.
+        preset: settings and labels as the authors evaluate a benchmark, ``"sclip/voc21"``; see
+            `sclip_plugin.protocols.presets`.
+        cache_dir: of the text bank; None for the user's cache folder, False for none.
+        **settings: fields of `Settings`, and options of the method. Where they and the preset say nothing, windows have
+            the model's native size, stride half of it, and the short side one and a half of it.
+
+    Raises:
+        UnsupportedModelError: the structure of the image or the text tower is not known.
+        UnknownNameError: no such preset, method or setting.
+
+    Source: SCLIP, arXiv 2312.01597, for the protocol and the default method.
+
+    Example:
+        >>> import sclip_plugin as sp
+        >>> scene = sp.draw_scene(seed=7)
+        >>> seg = sp.Segmenter.from_pretrained("demo")
+        >>> result = seg(scene.picture, list(scene.labels), method="clearclip")
+        >>> set(result.areas()) == set(scene.labels)
+        True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
+        preset: str | None = None,
+        cache_dir: str | Path | None | bool = None,
+        **settings: Any,
+    ) -> None:
+        self.model = model.eval()
+        self.tower = find_tower(model)
+        self.text_bank = TextBank(find_text_tower(model, tokenizer), cache_dir)
+        # Pixels are normalised in single precision whatever the tower's own is.
+        self._mean = torch.tensor(image_mean or CLIP_MEAN)
+        self._std = torch.tensor(image_std or CLIP_STD)
+        self.vocabulary: Vocabulary | None = None
+        native = self.tower.native_grid[0] * self.tower.patch_size[0]
+        defaults = Settings(resize_short_side=native * 3 // 2, window=native, stride=native // 2)
+        if preset is not None:
+            defaults, self.vocabulary = _from_preset(preset)
+        self.settings = defaults.changed(**settings)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; whoever holds it may move it at any time."""
+        return next(self.tower.trunk.parameters()).device
+
+    @property
+    def dtype(self) -> str:
+        """What the model's weights are in, such as ``"float32"``."""
+        return str(next(self.tower.trunk.parameters()).dtype).removeprefix("torch.")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
+        **arguments: Any,
+    ) -> Segmenter:
+        """A segmenter for a model by name.
+
+        Args:
+            name: a hub id or folder of transformers; ``"open_clip:ARCH/PRETRAINED"`` or ``"open_clip:ARCH@FILE"``;
+                ``"timm:NAME"`` with its matching text tower from open_clip; ``"demo"``, which ships with the package.
+            device: where it runs; CUDA where there is one, else the CPU.
+            dtype: of the weights, a ``torch.dtype`` or its name; float32 where None. ``"auto"``: half precision where
+                it is faster (float16 on CUDA, bfloat16 on processors with AMX).
+            **arguments: of `Segmenter`.
+
+        Raises:
+            ModelLoadError: the weights can't be had; the message says what works instead.
+            UnknownNameError: no such dtype.
+        """
+        from ..loading import load_model
+
+        loaded = load_model(name, device=device, dtype=dtype)
+        return cls(
+            loaded.model, loaded.tokenizer, image_mean=loaded.image_mean, image_std=loaded.image_std, **arguments
+        )
+
+    @overload
+    def __call__(self, picture: Picture, labels: Labels | None = None, **settings: Any) -> Segmentation: ...
+    @overload
+    def __call__(self, picture: list | tuple, labels: Labels | None = None, **settings: Any) -> list[Segmentation]: ...
+
+    def __call__(self, picture, labels=None, **settings):
+        """Segment one picture, or a list of them.
+
+        Args:
+            picture: a path, an open file, a PIL picture, an array (H, W, 3), a tensor (3, H, W); or a list of those.
+            labels: names; a list in the list names synonyms of one class; a dict maps a label to its synonyms. None for
+                the preset's.
+            **settings: fields of `Settings` and options of the method, for this call.
+
+        Returns:
+            A `Segmentation`, or a list of them in the order of the pictures.
+
+        Raises:
+            LabelError: no labels, empty ones, or one twice.
+            PictureError, FileNotFoundError: a picture that can't be read.
+        """
+        if isinstance(picture, (list, tuple)):
+            return list(self.stream(picture, labels, **settings))
+        return next(self.stream([picture], labels, **settings))
+
+    def stream(
+        self, pictures: Iterable[Picture], labels: Labels | None = None, **settings: Any
+    ) -> Iterator[Segmentation]:
+        """Segment pictures one after the other as they are needed; windows of several share batches.
+
+        Arguments as for a call, but ``pictures`` may be any iterable, even an endless one. Up to 16 pictures are read
+        ahead of the one that is given, as many as fill a batch on the device.
+        """
+        chosen = self.settings.changed(**settings)
+        vocabulary = self._vocabulary(labels, chosen)
+        prepared = (self._prepared(picture, chosen, self.device) for picture in pictures)
+        return self._run(prepared, vocabulary, chosen)
+
+    def prepare(self, picture: Picture, **settings: Any) -> Prepared:
+        """The part of a call that comes before the model: read and resize. A worker process may do it."""
+        return self._prepared(picture, self.settings.changed(**settings), torch.device("cpu"))
+
+    def stream_prepared(
+        self, pictures: Iterable[Prepared], labels: Labels | None = None, **settings: Any
+    ) -> Iterator[Segmentation]:
+        """Segment what `prepare` gave, with the same settings; `stream` is both."""
+        chosen = self.settings.changed(**settings)
+        return self._run(pictures, self._vocabulary(labels, chosen), chosen)
+
+    def segment_pixels(
+        self, pixels: Tensor, labels: Labels | None = None, output_size: tuple[int, int] | None = None, **settings: Any
+    ) -> Segmentation:
+        """Segment pixels that are already of the size at which the tower shall see them: nothing is resized before.
+
+        Args:
+            pixels: (3, H, W), uint8, or floating point and normalised.
+            labels, settings: as for a call.
+            output_size: (height, width) of the label map; that of the pixels where None.
+        """
+        size = output_size or (pixels.shape[-2], pixels.shape[-1])
+        return next(self.stream_prepared([(None, pixels, size)], labels, **settings))
+
+    def text_embeddings(self, labels: Labels | None = None, **settings: Any) -> tuple[Vocabulary, Tensor]:
+        """The classes and names of labels, and the names' unit embeddings (K, D) float32."""
+        chosen = self.settings.changed(**settings)
+        vocabulary = self._vocabulary(labels, chosen)
+        return vocabulary, self.text_bank.embed(vocabulary.names, chosen.templates)
+
+    def _vocabulary(self, labels: Labels | None, settings: Settings) -> Vocabulary:
+        if labels is not None:
+            return parse_labels(labels, settings.background)
+        if self.vocabulary is None:
+            raise LabelError("no labels were given; expected a list of names such as ['cat', 'dog'], or a preset.")
+        return self.vocabulary
+
+    def _prepared(self, picture: Picture, settings: Settings, device: torch.device) -> Prepared:
+        rgb = read_picture(picture)
+        pixels = to_tensor(rgb).to(device)
+        size = (pixels.shape[-2], pixels.shape[-1])
+        short = settings.resize_short_side
+        target = target_size(*size, short) if short else size
+        # A side of less than one patch is stretched to one, so that every picture can be segmented.
+        patch = self.tower.patch_size
+        return rgb, resize(pixels, (max(target[0], patch[0]), max(target[1], patch[1]))), size
+
+    @torch.inference_mode()
+    def _run(self, pictures: Iterable[Prepared], vocabulary: Vocabulary, settings: Settings) -> Iterator[Segmentation]:
+        text = self.text_bank.embed(vocabulary.names, settings.templates)
+        method = settings.method
+        if method.needs_text:
+            method = make_method(method, {"text": text, "logit_scale": settings.logit_scale})
+        jobs: deque[_Job] = deque()
+        windows: deque[tuple[_Job, int, tuple[int, int]]] = deque()
+        for picture, pixels, output_size in pictures:
+            if min(pixels.shape[-2:]) < max(self.tower.patch_size):
+                raise PictureError(
+                    f"pixels of shape {tuple(pixels.shape)} are smaller than a patch {self.tower.patch_size}."
+                )
+            size = (pixels.shape[-2], pixels.shape[-1])
+            plan = WindowPlan.of(size, settings.window, settings.stride, self.tower.patch_size)
+            jobs.append(_Job(picture, pixels, output_size, plan, plan.empty_logits(len(text), text), len(plan)))
+            windows.extend((jobs[-1], index, box) for index, box in enumerate(plan.boxes()))
+            while windows and (
+                len(windows) >= self._windows_at_once(windows[0][0].plan) or len(jobs) >= PICTURES_AT_ONCE
+            ):
+                self._run_batch(windows, method, text)
+            while jobs and not jobs[0].waiting:
+                yield self._finish(jobs.popleft(), vocabulary, settings)
+        while jobs:
+            while jobs[0].waiting:
+                self._run_batch(windows, method, text)
+            yield self._finish(jobs.popleft(), vocabulary, settings)
+
+    def _windows_at_once(self, plan: WindowPlan) -> int:
+        tokens = plan.patches[0] * plan.patches[1] + self.tower.prefix_tokens
+        return max(1, budget(self.device).tokens // tokens)
+
+    def _run_batch(self, windows: deque[tuple[_Job, int, tuple[int, int]]], method: Method, text: Tensor) -> None:
+        """Take the first windows of one size through the tower, and put their scores into their pictures' places."""
+        batch = [windows.popleft()]
+        plan = batch[0][0].plan
+        at_once = self._windows_at_once(plan)
+        while windows and len(batch) < at_once and windows[0][0].plan.window == plan.window:
+            batch.append(windows.popleft())
+        pixels = torch.stack([job.plan.cut(job.pixels, *box) for job, _, box in batch]).to(self.device)
+        features = dense_features(self.tower, normalise(pixels, self._mean, self._std), method, allow_remainder=True)
+        # Cosine of every patch with every name: (B, h w, D) by (K, D).
+        with without_autocast(self.device):
+            logits = F.normalize(features.flatten(2).float(), dim=1).transpose(1, 2) @ text.T
+        for (job, index, _), scores in zip(batch, logits, strict=True):
+            job.plan.place(job.logits, index).copy_(scores.unflatten(0, plan.patches))
+            job.waiting -= 1
+
+    def _finish(self, job: _Job, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
+        logits = job.plan.stitched(job.logits, job.output_size)
+        if settings.pamr_steps:
+            logits = self._refined(logits, job.pixels, settings)
+        label_map, dropped = decide(logits, vocabulary, settings.decision())
+        return Segmentation(
+            labels=vocabulary.labels,
+            label_map=label_map,
+            picture=job.picture,
+            settings=settings.plain(),
+            _logits=logits,
+            _vocabulary=vocabulary,
+            _decision=settings.decision(),
+            _dropped=dropped,
+        )
+
+    def _refined(self, logits: LogitMap, pixels: Tensor, settings: Settings) -> LogitMap:
+        """PAMR on all pixels at once, or at the largest size that the limits allow."""
+        height, width = logits.size
+        pixels_at_most = min(REFINED_PIXELS, REFINED_VALUES // logits.logits.shape[2])
+        shrink = max(1.0, (height * width / pixels_at_most) ** 0.5)
+        size = (max(1, int(height / shrink)), max(1, int(width / shrink)))
+        guide = normalise(pixels.to(self.device), self._mean, self._std)[None]
+        guide = F.interpolate(guide, size=size, mode="bilinear", align_corners=False)[0]
+        scores = logits.resized(size).full()
+        refined = refine_pixels(scores.flatten(0, 1), guide, settings.pamr_steps, settings.pamr_dilations)
+        return LogitMap(refined.view_as(scores)).resized((height, width))
+
+
+def _from_preset(name: str) -> tuple[Settings, Vocabulary]:
+    """The settings and the vocabulary of a preset."""
+    from ..protocols.benchmarks import load_benchmark
+    from ..protocols.presets import load_preset
+
+    preset = load_preset(name)
+    shown = load_benchmark(name.partition("/")[2]).class_names
+    shared = {f.name for f in dataclasses.fields(Settings)} & {f.name for f in dataclasses.fields(preset)}
+    values = {key: getattr(preset, key) for key in shared - {"method"}}
+    settings = Settings(method=make_method(preset.method, dict(preset.method_options)), **values)
+    return settings, parse_labels(dict(zip(shown, preset.classes, strict=True)))

@@ -1,0 +1,171 @@
+"""Windows over a picture, and their scores put together: as small matrices, not as padded copies of the whole.
+
+Upsampling a window's patch scores, averaging windows where they overlap and resizing the whole are all linear, and
+separable into rows and columns because windows stand on a grid. So the scores of all windows, side by side in one array
+(gh, gw, K), become the scores of every pixel by one matrix over rows and one over columns. Any tile of the result can
+be had without the rest. Names come last: what is done with a pixel's scores (the best, the softmax) reads them in one
+piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..device import budget
+from ..imaging.resampling import _weighted, bilinear_matrix
+
+
+def window_starts(size: int, window: int, stride: int) -> list[int]:
+    """Where windows start along one side; the last is shifted back to end with the picture.
+
+    >>> window_starts(336, 224, 112), window_starts(500, 224, 112), window_starts(100, 224, 112)
+    ([0, 112], [0, 112, 224, 276], [0])
+    """
+    if size <= window:
+        return [0]
+    return [min(i * stride, size - window) for i in range(-(-(size - window) // stride) + 1)]
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """How a picture is cut.
+
+    Attributes:
+        size: (height, width) of the picture in pixels.
+        window: (height, width) of each window; smaller than asked for where the picture is.
+        rows, columns: where windows start.
+        patches: (h, w) patches in a window. The tower does not see rows and columns of pixels that fill no patch.
+    """
+
+    size: tuple[int, int]
+    window: tuple[int, int]
+    rows: list[int]
+    columns: list[int]
+    patches: tuple[int, int]
+
+    @classmethod
+    def of(cls, size: tuple[int, int], window: int, stride: int, patch_size: tuple[int, int]) -> WindowPlan:
+        """A plan for a picture of ``size``; ``window`` 0 takes it whole. Sides of at least one patch are expected."""
+        cut = (min(window, size[0]), min(window, size[1])) if window else size
+        patches = (cut[0] // patch_size[0], cut[1] // patch_size[1])
+        rows, columns = (window_starts(size[axis], cut[axis], stride) for axis in (0, 1))
+        return cls(tuple(size), cut, rows, columns, patches)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.columns)
+
+    def boxes(self) -> Iterator[tuple[int, int]]:
+        """Top left corners of the windows, row by row."""
+        return ((top, left) for top in self.rows for left in self.columns)
+
+    def cut(self, pixels: Tensor, top: int, left: int) -> Tensor:
+        """One window of (3, H, W)."""
+        height, width = self.window
+        return pixels[:, top : top + height, left : left + width]
+
+    def empty_logits(self, names: int, like: Tensor) -> Tensor:
+        """Room for the scores of all windows side by side, (gh, gw, names)."""
+        return like.new_empty(len(self.rows) * self.patches[0], len(self.columns) * self.patches[1], names)
+
+    def place(self, logits: Tensor, index: int) -> Tensor:
+        """The view of ``logits`` that holds window ``index``, (h, w, names)."""
+        row, column = divmod(index, len(self.columns))
+        h, w = self.patches
+        return logits[row * h : (row + 1) * h, column * w : (column + 1) * w]
+
+    def stitched(self, logits: Tensor, output_size: tuple[int, int] | None = None) -> LogitMap:
+        """Scores of every pixel of the picture, or of the picture resized to ``output_size`` afterwards."""
+        rows, columns = (
+            _stitching(starts, cut, count, size, target)
+            for starts, cut, count, size, target in zip(
+                (self.rows, self.columns), self.window, self.patches, self.size, output_size or self.size, strict=True
+            )
+        )
+        return LogitMap(logits, rows, columns)
+
+
+def _stitching(starts: list[int], cut: int, patches: int, size: int, target: int) -> Tensor:
+    """(target, len(starts) · patches): upsample each window's patches, average overlaps, resize to ``target``."""
+    upsample = bilinear_matrix(patches, cut)
+    stitched = torch.zeros(size, len(starts) * patches)
+    covered = torch.zeros(size, 1)
+    for index, start in enumerate(starts):
+        stitched[start : start + cut, index * patches : (index + 1) * patches] = upsample
+        covered[start : start + cut] += 1
+    stitched /= covered
+    if target == size:
+        return stitched
+    # A row of bilinear_matrix has two entries, so the product is a weighted sum of two rows. Positions in single
+    # precision, as F.interpolate computes them: at 1000 pixels a double would differ from it by 1e-4 of a pixel.
+    position = ((torch.arange(target) + 0.5) * torch.tensor(size / target) - 0.5).clamp(min=0)
+    first = position.long()
+    weight = (position - first)[:, None]
+    return stitched[first] * (1 - weight) + stitched[(first + 1).clamp(max=size - 1)] * weight
+
+
+@dataclass
+class LogitMap:
+    """Scores of names at every pixel, kept as the small array and the two matrices that they are made of.
+
+    Attributes:
+        logits: (gh, gw, K).
+        rows: (H, gh) on the CPU, each pixel row as weights of the rows of ``logits``; None where they are the pixel
+            rows.
+        columns: (W, gw), or None.
+    """
+
+    logits: Tensor
+    rows: Tensor | None = None
+    columns: Tensor | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        height, width = self.logits.shape[:2]
+        return height if self.rows is None else len(self.rows), width if self.columns is None else len(self.columns)
+
+    def tiles(self) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+        """All pixels, in tiles of bounded size: the rows and columns of each, and its scores (h, w, K)."""
+        (height, width), limits = self.size, budget(self.logits.device)
+        across = min(width, limits.tile_columns)
+        down = max(1, limits.tile_values // (across * self.logits.shape[2]))
+        blocks = [(columns, self._weights(self.columns, columns)) for columns in _parts(width, across)]
+        for rows in _parts(height, down):
+            weights, used = self._weights(self.rows, rows)
+            # (h, gh) by (gh, gw K), then (w, gw) by (gw, K) for each pixel row.
+            taken = self.logits[used]
+            band = _weighted(weights, taken.flatten(1)[None])[0].unflatten(1, taken.shape[1:])
+            for columns, (across_weights, across_used) in blocks:
+                yield (rows, columns), _weighted(across_weights, band[:, across_used])
+
+    def full(self) -> Tensor:
+        """Scores of every pixel at once, (H, W, K)."""
+        out = self.logits.new_empty(*self.size, self.logits.shape[2])
+        for place, tile in self.tiles():
+            out[place] = tile
+        return out
+
+    def resized(self, size: tuple[int, int]) -> LogitMap:
+        """The same scores at another size, bilinear."""
+        operators = []
+        for old, new, operator in zip(self.size, size, (self.rows, self.columns), strict=True):
+            if old != new:
+                resizing = bilinear_matrix(old, new)
+                operator = resizing if operator is None else _weighted(resizing, operator[None])[0]
+            operators.append(operator)
+        return LogitMap(self.logits, *operators)
+
+    def _weights(self, matrix: Tensor | None, part: slice) -> tuple[Tensor | None, slice]:
+        """Of a banded matrix the rows ``part`` without the columns that are all zero, and where those left stand."""
+        if matrix is None:
+            return None, part
+        used = matrix[part].ne(0).any(dim=0).nonzero()
+        first, last = int(used[0]), int(used[-1]) + 1
+        return matrix[part, first:last].to(self.logits), slice(first, last)
+
+
+def _parts(size: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
