@@ -20,6 +20,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from .errors import ArgumentTypeError, SettingError
+
 __all__ = ["atomic_path", "save_image", "save_json", "write_atomically"]
 
 
@@ -86,7 +88,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | Callable[[Binar
     >>> folder.cleanup()
     """
     if not callable(data) and not isinstance(data, (bytes, bytearray, memoryview)):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"data is {type(data).__name__}, expected bytes or a function that writes into an open binary file; "
             "encode text first: text.encode('utf-8')"
         )
@@ -120,7 +122,7 @@ def save_image(image: Image.Image, path: str | os.PathLike[str], **options: Any)
     kind = options.pop("format", None) or Image.registered_extensions().get(suffix)
     if kind is None or kind.upper() not in Image.SAVE:
         known = ", ".join(s for s in (".png", ".jpg", ".webp", ".tif", ".bmp") if s in Image.registered_extensions())
-        raise ValueError(
+        raise SettingError(
             f"can't tell a picture format from the suffix {suffix!r} of {os.fspath(path)!r}; "
             f"end the name in one of {known}, or give format='PNG'"
         )
@@ -165,7 +167,7 @@ def _plain(obj: Any) -> Any:
         return obj
     if isinstance(obj, os.PathLike):
         return os.fspath(obj)
-    raise TypeError(
+    raise ArgumentTypeError(
         f"can't write {type(obj).__name__} ({obj!r:.60}) as JSON; "
         "give dicts, lists, text, numbers, booleans, None, numpy arrays or paths"
     )

@@ -48,18 +48,19 @@ def compare(
     from ..methods import list_methods, make_method
 
     names = list_methods() if methods == "all" else [name.strip() for name in methods.split(",") if name.strip()]
-    chosen = [make_method(name) for name in names]
+    for name in names:
+        make_method(name)  # a misspelt one is said before a model is fetched
     parsed = parse_labels_option(labels)
     settings = given(background=background, window=window, resize_short_side=resize)
     if refine:
         settings["pamr_steps"] = PAMR_STEPS
-    segmenter = make_segmenter(model, "csa", device)
+    segmenter = make_segmenter(model, "csa", device, changes=settings)
     shown = read_picture(picture)
-    segmenter(shown, parsed, **settings)  # the text bank and the first-call costs are no method's own
+    segmenter(shown, parsed)  # the text bank and the first-call costs are no method's own
     panels = [("picture", shown)]
-    for name, method in zip(names, chosen, strict=True):
+    for name in names:
         start = time.perf_counter()
-        result = segmenter(shown, parsed, method=method, **settings)
+        result = segmenter(shown, parsed, method=name)
         seconds = time.perf_counter() - start
         panels.append((f"{name}, {seconds:.2f} s", result.overlay(legend=False)))
     colours = drawing.palette(len(result.labels))

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..defaults import PAMR_STEPS
+from ..settings import Settings
+
 if TYPE_CHECKING:
     from ..segment.segmenter import Segmenter
+
+
+def setting(name: str, *flags: str) -> typer.models.OptionInfo:
+    """The option of a setting: its help and range are those of the field of `Settings`."""
+    field = {f.name: f for f in dataclasses.fields(Settings)}[name]
+    text = field.metadata["help"]
+    return typer.Option(
+        *(flags or (f"--{name.replace('_', '-')}",)),
+        help=f"{text[0].upper()}{text[1:]}.",
+        min=field.metadata["low"],
+        max=field.metadata["high"],
+    )
+
 
 Labels = Annotated[
     str,
@@ -28,21 +45,43 @@ Model = Annotated[
         "or demo, the small CLIP that ships with the package and works offline.",
     ),
 ]
-MethodName = Annotated[
-    str, typer.Option("--method", help="What replaces the last block's attention; see 'sclip methods'.")
-]
+MethodName = Annotated[str, setting("method")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; by default CUDA where there is one.")]
 Dtype = Annotated[
     str, typer.Option(help="Of the weights: float32, float16, bfloat16; auto: half precision where it is faster.")
 ]
-Window = Annotated[
-    int | None, typer.Option(min=0, help="Side of the windows in pixels; 0: the whole picture in one pass.")
+Window = Annotated[int | None, setting("window")]
+Stride = Annotated[int | None, setting("stride")]
+Resize = Annotated[int | None, setting("resize_short_side", "--resize")]
+Background = Annotated[bool, setting("background")]
+Threshold = Annotated[float | None, setting("threshold")]
+Templates = Annotated[str | None, setting("templates")]
+Refine = Annotated[
+    bool, typer.Option("--refine", help=f"Sharpen along the picture's colours (PAMR, {PAMR_STEPS} steps).")
 ]
-Resize = Annotated[
-    int | None, typer.Option("--resize", min=0, help="Short side the picture is resized to; 0: not resized.")
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, or an option of the method; 'sclip methods'."),
 ]
-Background = Annotated[bool, typer.Option("--background", help="Add one more class for everything else.")]
-Refine = Annotated[bool, typer.Option("--refine", help="Sharpen along the picture's colours (PAMR, 10 steps).")]
+
+
+def parse_changes(changes: list[str]) -> dict[str, Any]:
+    """``--set NAME=VALUE``, each value as YAML reads it; what it may be is for `Settings` to say."""
+    import yaml
+
+    from ..errors import SettingError
+
+    parsed = {}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals or not key.strip():
+            raise SettingError(f"--set {change}: expected NAME=VALUE, for instance --set logit_scale=50.")
+        try:
+            parsed[key.strip()] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise SettingError(f"--set {change}: the value cannot be read: {reason}") from error
+    return parsed
 
 
 def given(**settings: Any) -> dict[str, Any]:
@@ -69,13 +108,14 @@ def parse_labels_option(text: str) -> list[list[str]]:
     return classes
 
 
-def make_segmenter(model: str, method: str, device: str | None, dtype: str | None = None) -> Segmenter:
-    from ..methods import make_method
+def make_segmenter(
+    model: str, method: str, device: str | None, dtype: str | None = None, changes: dict[str, Any] | None = None
+) -> Segmenter:
     from ..segment.segmenter import Segmenter
 
-    make_method(method)  # a misspelt method is said before a model is fetched
+    Settings(method=method).changed(**changes or {})  # what is misspelt is said before a model is fetched
     quiet_transformers()
-    return Segmenter.from_pretrained(model, device=device, dtype=dtype, method=method)
+    return Segmenter.from_pretrained(model, device=device, dtype=dtype, method=method, **changes or {})
 
 
 def quiet_transformers() -> None:

@@ -11,6 +11,7 @@ import typer
 from ..defaults import DEFAULT_MODEL, PAMR_STEPS
 from .options import (
     Background,
+    Changes,
     Device,
     Dtype,
     Labels,
@@ -18,9 +19,13 @@ from .options import (
     Model,
     Refine,
     Resize,
+    Stride,
+    Templates,
+    Threshold,
     Window,
     given,
     make_segmenter,
+    parse_changes,
     parse_labels_option,
 )
 from .pictures import find_pictures, with_stems
@@ -39,16 +44,14 @@ def segment(
     model: Model = DEFAULT_MODEL,
     method: MethodName = "csa",
     background: Background = False,
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Leave pixels with a lower best score unlabelled.")
-    ] = None,
+    threshold: Threshold = None,
     refine: Refine = False,
     heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Write a heat map of every label, too.")] = False,
     window: Window = None,
     resize: Resize = None,
-    templates: Annotated[
-        str, typer.Option(help="Prompts: imagenet (80 templates), plain (one), or your own text with {} for the name.")
-    ] = "imagenet",
+    stride: Stride = None,
+    templates: Templates = None,
+    change: Changes = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Skip pictures already finished with the same settings.")
     ] = False,
@@ -70,13 +73,19 @@ def segment(
     parsed = parse_labels_option(labels)
     todo = with_stems(find_pictures(pictures))
     settings = given(
-        background=background, threshold=threshold, window=window, resize_short_side=resize, templates=templates
-    )
+        background=background, threshold=threshold, window=window, stride=stride, resize_short_side=resize,
+        templates=templates, **parse_changes(change or []),
+    )  # fmt: skip
     if refine:
         settings["pamr_steps"] = PAMR_STEPS
-    segmenter = make_segmenter(model, method, device, dtype)
-    chosen = segmenter.settings.changed(**settings)
-    shown = {"model": model, "dtype": segmenter.dtype, "labels": class_names(parsed, background), **chosen.plain()}
+    segmenter = make_segmenter(model, method, device, dtype, settings)
+    shown = {
+        "model": model,
+        "dtype": segmenter.dtype,
+        "labels": class_names(parsed, background),
+        **segmenter.settings.plain(),
+        "identity": segmenter.identity(parsed),
+    }
     identity = json.loads(json.dumps(shown))
 
     failed: list[tuple[str, str]] = []
@@ -94,7 +103,7 @@ def segment(
                 skipped += 1
             else:
                 try:
-                    result = segmenter(path, parsed, **settings)
+                    result = segmenter(path, parsed)
                     result.settings = identity
                     written = result.save(out, stem, heatmaps=heatmaps)
                 except (OSError, ValueError) as error:

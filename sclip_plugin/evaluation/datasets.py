@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..errors import SclipError
 from ..protocols.benchmarks import Benchmark
 from .metric import LabelRangeError, check_labels
 
@@ -28,11 +29,11 @@ SIZES_DIFFER = "sizes differ"
 OUT_OF_RANGE = "labels out of range"
 
 
-class DatasetError(FileNotFoundError):
+class DatasetError(SclipError, FileNotFoundError):
     """A folder that does not hold the data set: says what was looked for and what was found."""
 
 
-class MaskError(ValueError):
+class MaskError(SclipError, ValueError):
     """A mask that cannot be used; ``kind`` is one of the kinds of problems above."""
 
     def __init__(self, message: str, kind: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..errors import PictureError
+from ..errors import PictureError, PictureNotFoundError
 
 Picture = Union[str, "os.PathLike[str]", IO[bytes], Image.Image, np.ndarray, Tensor]
 
@@ -29,7 +29,7 @@ def read_picture(source: Picture) -> Image.Image:
 
     Raises:
         PictureError: not a picture, or of another shape.
-        FileNotFoundError: no such file.
+        PictureNotFoundError: no such file.
 
     Example:
         >>> import numpy as np
@@ -51,7 +51,7 @@ def read_picture(source: Picture) -> Image.Image:
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if not path.exists():
-            raise FileNotFoundError(f"no such picture: {path}")
+            raise PictureNotFoundError(f"no such picture: {path}")
         if path.is_dir():
             raise PictureError(f"{path} is a folder; name the pictures in it, for instance {path / '*.jpg'}.")
         name = str(path)

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import unknown_name
+from ..errors import SclipError, unknown_name
 
 Classes = tuple[tuple[str, ...], ...]
 
@@ -26,7 +26,7 @@ _OPTIONAL = (
 _MASK_KEYS = ("reduce_zero_label", "ignore_index", "note")
 
 
-class BenchmarkFileError(ValueError):
+class BenchmarkFileError(SclipError, ValueError):
     """A benchmark file that cannot be read, or that says something that cannot be."""
 
 

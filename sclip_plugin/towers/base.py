@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import SettingError, ShapeError
+
 
 class TrunkPatch(Protocol):
     """What a patched trunk knows beside its own modules: its tower, and the tokens that its method computes."""
@@ -193,14 +195,14 @@ class Tower(ABC):
             ValueError: not (B, 3, H, W), or a side that the patch does not divide and that is not the native one.
         """
         if pixel_values.dim() != 4 or not (pixel_values.shape[1] == 3 or self.takes_alpha and pixel_values.shape[1] == 4):
-            raise ValueError(
+            raise ShapeError(
                 f"pixel_values has shape {tuple(pixel_values.shape)}; expected (batch, 3, height, width), normalised."
             )
         height, width = (int(s) if isinstance(s, Tensor) else s for s in pixel_values.shape[-2:])  # torch.jit.trace
         patch_height, patch_width = self.patch_size
         whole = height % patch_height == 0 and width % patch_width == 0 and height > 0 and width > 0
         if not whole and (height, width) != self.native_size:
-            raise ValueError(
+            raise ShapeError(
                 f"a picture of {height} x {width} pixels cannot be cut into patches of {patch_height} x {patch_width}: "
                 f"make its sides multiples, for instance {max(1, height // patch_height) * patch_height} x "
                 f"{max(1, width // patch_width) * patch_width}."
@@ -297,7 +299,7 @@ def take_intermediates(
         Patches and prefix tokens (B, P, C) that left each block taken, in the order of the blocks.
     """
     if output_fmt not in ("NCHW", "NLC"):
-        raise ValueError(f"output_fmt={output_fmt!r}; expected 'NCHW' or 'NLC'.")
+        raise SettingError(f"output_fmt={output_fmt!r}; expected 'NCHW' or 'NLC'.")
     after = hidden_states[1:]
     if indices is None or isinstance(indices, int):
         taken = after if indices is None else after[-indices:]

@@ -18,7 +18,6 @@ from torch import Tensor, cat, nn
 from .base import BlockInput, PatchedTrunk, Tower, pair, resize_positions, take_intermediates
 from .registry import register_tower
 
-
 ALL_OF_IT = (1 - 0.5) / 0.26
 """Alpha-CLIP's alpha of 1, the whole picture, normalised as its own code does."""
 
