@@ -9,6 +9,7 @@ import typer
 
 from ..defaults import DEFAULT_MODEL
 from .options import MethodName, make_segmenter
+from .terminal import say
 
 
 def demo(
@@ -33,12 +34,12 @@ def demo(
     save_image(overlay(scene.picture, scene.label_map, scene.labels), out / "scene.truth.png")
     totals = IoUTotals(len(scene.labels))
     totals.add(result.label_map, scene.label_map)
-    typer.echo(f"A scene of: {', '.join(scene.labels)}")
-    typer.echo(f"mIoU with {method}: {100 * totals.miou:.1f} % (the truth is known, since the scene was drawn)")
+    say(f"A scene of: {', '.join(scene.labels)}")
+    say(f"mIoU with {method}: {100 * totals.miou:.1f} % (the truth is known, since the scene was drawn)")
     for name, path in (
         ("picture", out / "scene.png"),
         ("segmented", paths["overlay"]),
         ("truth", out / "scene.truth.png"),
     ):
-        typer.echo(f"{name:>10}: {path}")
-    typer.echo(f'\nNext, your own: sclip segment PICTURE --labels "cat, sofa" (fetches {DEFAULT_MODEL} once)')
+        say(f"{name:>10}: {path}")
+    say(f'\nNext, your own: sclip segment PICTURE --labels "cat, sofa" (fetches {DEFAULT_MODEL} once)')

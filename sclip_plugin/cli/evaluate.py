@@ -10,6 +10,7 @@ import typer
 
 from ..defaults import DEFAULT_MODEL
 from .options import quiet_transformers
+from .terminal import say, shown, tell
 
 if TYPE_CHECKING:
     from ..evaluation.processes import Processes
@@ -108,6 +109,9 @@ def evaluate_command(
         model = model or ("demo" if benchmark == "demo" else DEFAULT_MODEL)
         options = {"limit": limit, "save_maps": save_maps, "resume": resume, "batch": batch, "workers": workers}
         _evaluate(runs, missing, model, device, dtype, out, worst, options, processes)
+    except KeyboardInterrupt:
+        tell("stopped; the same command goes on where it was.")
+        raise typer.Exit(130) from None
     finally:
         processes.stop()
 
@@ -166,7 +170,7 @@ def _parse_changes(changes: list[str]) -> dict[str, Any]:
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals or not key.strip():
-            raise typer.BadParameter(f"--set {change}: expected NAME=VALUE, for instance --set logit_scale=50.")
+            raise typer.BadParameter(f"--set {shown(change)}: expected NAME=VALUE, for instance --set logit_scale=50.")
         value = yaml.safe_load(value)
         parsed[key.strip()] = tuple(value) if isinstance(value, list) else value
     return parsed
@@ -185,10 +189,12 @@ def _evaluate(
 ) -> None:
     from ..evaluation.prediction import SegmenterPrediction
     from ..evaluation.progress import duration, shown_progress
-    from ..evaluation.report import comparison_table, show, worst_sheet, write_report
+    from ..evaluation.report import comparison_table, how_many, show, worst_sheet, write_report
     from ..evaluation.runner import evaluate
+    from ..files import check_writable
     from ..segment.segmenter import Segmenter
 
+    check_writable(out)
     quiet_transformers()
     if device is None and processes.world > 1:
         device = processes.device()
@@ -206,19 +212,19 @@ def _evaluate(
         if not processes.first:
             continue
         write_report(result, folder)
-        typer.echo(
-            f"{run.name}: mIoU {show(result.miou)}, aAcc {show(result.totals.aacc)} over {len(result.records)} "
+        say(
+            f"{run.name}: mIoU {show(result.miou)}, aAcc {show(result.totals.aacc)} over {how_many(result)} "
             f"pictures ({result.computed} now, {duration(result.seconds)}) -> {folder / 'results.md'}"
         )
         for problem in result.problems:
-            typer.echo(f"  {problem}", err=True)
+            tell(f"  {problem}")
         if worst:
             sheet = worst_sheet(result, run.data, predict, worst)
             if sheet is not None:
                 from ..files import save_image
 
                 save_image(sheet, folder / "worst.png")
-                typer.echo(f"  the {worst} worst: {folder / 'worst.png'}")
+                say(f"  the {worst} worst: {folder / 'worst.png'}")
     if not processes.first:
         return
     table = comparison_table(results, missing)
@@ -231,7 +237,7 @@ def _evaluate(
         save_json({"runs": content, "missing": dict(missing)}, out / _slug(model) / "table.json")
     else:
         table += "\n" + _class_table(results[0])
-    typer.echo(f"\n{table}")
+    say(f"\n{table}")
     if any(result.problems for result in results):
         raise typer.Exit(1)
 
@@ -246,38 +252,37 @@ def _class_table(result: EvaluationResult) -> str:
 
 def _check(name: str | None, root: Path, limit: int | None, workers: int, processes: Processes) -> None:
     from ..evaluation.checking import check_dataset
-    from ..evaluation.datasets import DatasetError
+    from ..evaluation.datasets import DatasetError, find_samples
     from ..evaluation.progress import shown_progress
     from ..evaluation.sets import locate
     from ..protocols.benchmarks import list_benchmarks, load_benchmark
 
     if not processes.first:
         return
-    # Without a name, every benchmark whose files are there: voc21 and voc20 share theirs.
-    benchmarks = [load_benchmark(one) for one in ([name] if name and name != "all" else list_benchmarks())]
+    # Without a name, every benchmark whose pictures and masks are there: voc21 and voc20 share theirs.
+    named = [name] if name and name != "all" else []
     found, reasons = [], []
-    for benchmark in benchmarks:
+    for benchmark in map(load_benchmark, named or list_benchmarks()):
         try:
-            found.append((benchmark, root if name and name != "all" else locate(benchmark, root)))
+            folder = root if named else locate(benchmark, root)
+            if not named:
+                find_samples(benchmark, folder)
+            found.append((benchmark, folder))
         except DatasetError as error:
-            reasons.append(error)
+            reasons.append((benchmark, error))
     if not found:
         raise DatasetError(
             f"'{root}' holds none of the eight benchmarks; name the one that is expected, to be told what is missing: "
-            f"sclip eval BENCHMARK --check {root}. For instance {reasons[0]}"
+            f"sclip eval BENCHMARK --check {root}. For instance {reasons[0][1]}"
         )
+    if reasons:
+        tell(f"not there, or without masks: {', '.join(benchmark.name for benchmark, _ in reasons)}")
     reports = []
     for benchmark, folder in found:
         with shown_progress(f"checking {benchmark.name}") as report:
-            try:
-                reports.append(check_dataset(benchmark, folder, workers=workers, limit=limit, progress=report))
-            except DatasetError as error:
-                if len(found) == 1:
-                    raise
-                typer.echo(str(error), err=True)
-                continue
-        typer.echo(str(reports[-1]))
-    if len(reports) < len(found) or not all(report.ok for report in reports):
+            reports.append(check_dataset(benchmark, folder, workers=workers, limit=limit, progress=report))
+        say(reports[-1])
+    if not all(report.ok for report in reports):
         raise typer.Exit(1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +15,7 @@ Labels = Annotated[
         "--labels",
         "-l",
         help="Names between commas; '|' joins synonyms of one class: \"cat, remote control, sofa|couch\". "
-        "@FILE reads them from a text file, one class a line.",
+        "@FILE reads them from a file: one class a line, or JSON, or YAML.",
     ),
 ]
 Model = Annotated[
@@ -50,19 +49,17 @@ def given(**settings: Any) -> dict[str, Any]:
 
 
 def parse_labels_option(text: str) -> list[list[str]]:
-    """The command line's form of labels: commas between classes, bars between synonyms, @FILE with a class a line."""
+    """The command line's form of labels: commas between classes, bars between synonyms, or @FILE."""
     from ..errors import LabelError
+    from ..text.files import looks_like_file, read_labels, split_labels
     from ..text.labels import parse_labels
 
     if text.startswith("@"):
-        try:
-            entries = Path(text[1:]).read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise LabelError(f"the labels' file {text[1:]} can't be read: {error.strerror}") from error
+        classes = read_labels(text[1:])
+    elif looks_like_file(text):
+        raise LabelError(f"--labels {text} names a file; to read labels from it, write --labels @{text}.")
     else:
-        entries = text.split(",")
-    classes = [[name.strip() for name in entry.split("|") if name.strip()] for entry in entries]
-    classes = [names for names in classes if names]
+        classes = split_labels(text)
     if not classes:
         raise LabelError('--labels holds no names; expected some such as --labels "cat, remote control, sofa|couch".')
     parse_labels(classes)  # a label given twice is said before a model is fetched

@@ -1,10 +1,11 @@
-"""``sclip segment``: masks for files, folders and patterns."""
+"""``sclip segment``: masks for files, folders, patterns and URLs."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,14 +24,22 @@ from .options import (
     make_segmenter,
     parse_labels_option,
 )
-from .pictures import find_pictures, with_stems
+from .pictures import MaxPixels, NamedPicture, find_pictures, limit_pixels, with_stems
+from .terminal import AsJson, Opacity, Quiet, say, shown, tell
 
-_PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+if TYPE_CHECKING:
+    from ..segment.segmenter import Segmenter
+
+PROMPTS_TO_SAY = 4000  # as many take a while on a processor
 
 
 def segment(
     pictures: Annotated[
-        list[str], typer.Argument(help="Files, folders (searched for pictures), or patterns like '*.jpg'.")
+        list[str],
+        typer.Argument(
+            help="Files, folders (searched for pictures), patterns like '*.jpg', or URLs; '-' reads such names from "
+            "standard input, one a line."
+        ),
     ],
     labels: Labels,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made where it is missing.")] = Path(
@@ -44,82 +53,192 @@ def segment(
     ] = None,
     refine: Refine = False,
     heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Write a heat map of every label, too.")] = False,
+    opacity: Opacity = 0.55,
     window: Window = None,
     resize: Resize = None,
     templates: Annotated[
         str, typer.Option(help="Prompts: imagenet (80 templates), plain (one), or your own text with {} for the name.")
     ] = "imagenet",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Skip pictures already finished with the same settings.")
+        bool,
+        typer.Option("--resume", help="Skip pictures whose results are whole and of the same picture and settings."),
     ] = False,
+    max_pixels: MaxPixels = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
     device: Device = None,
     dtype: Dtype = "float32",
 ) -> None:
     """Segment pictures by labels.
 
     Writes for each picture NAME.overlay.png (the picture in colours, with a legend), NAME.labels.png (a palette picture
-    whose values are the labels' indices) and NAME.json (labels, areas, scores, settings).
+    whose values are the labels' indices) and NAME.json (labels, areas, scores, settings, the picture's path and hash,
+    and the files that belong to it). What was done is printed on standard output, everything else on standard error.
 
     Exit code: 0 if all pictures were done, 1 if some could not be, 2 if nothing could start.
 
     Example: sclip segment photo.jpg --labels "cat, remote control, sofa" --model demo
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from ..files import check_writable, sweep
+    from ..text.labels import parse_labels
 
+    limit_pixels(max_pixels)
     parsed = parse_labels_option(labels)
-    todo = with_stems(find_pictures(pictures))
+    parse_labels(parsed, background)  # a label of the name "background" beside it is said now
+    found = find_pictures(pictures, out)
+    check_writable(out)
+    sweep(out)
     settings = given(
         background=background, threshold=threshold, window=window, resize_short_side=resize, templates=templates
     )
     if refine:
         settings["pamr_steps"] = PAMR_STEPS
     segmenter = make_segmenter(model, method, device, dtype)
-    chosen = segmenter.settings.changed(**settings)
-    shown = {"model": model, "dtype": segmenter.dtype, "labels": class_names(parsed, background), **chosen.plain()}
-    identity = json.loads(json.dumps(shown))
+    if found.left_out() and not quiet:
+        tell(f"not looked at: {found.left_out()}")
+    if model == "demo" and not quiet:
+        tell("demo is a small model that knows drawn things only; for photographs name another with --model.")
+    run = _Run(segmenter, model, parsed, settings, out, heatmaps, opacity, resume, quiet, as_json)
+    run.prepare()
+    run.all(with_stems(found.pictures))
 
-    failed: list[tuple[str, str]] = []
-    skipped = 0
-    console = Console(stderr=True)
-    progress = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
-        transient=True, disable=len(todo) == 1 or not console.is_terminal,
-    )  # fmt: skip
-    with progress:
-        task = progress.add_task("segmenting", total=len(todo))
-        for path, stem in todo:
-            progress.update(task, description=path.name)
-            if resume and _finished(out / f"{stem}.json", identity):
-                skipped += 1
-            else:
-                try:
-                    result = segmenter(path, parsed, **settings)
-                    result.settings = identity
-                    written = result.save(out, stem, heatmaps=heatmaps)
-                except (OSError, ValueError) as error:
-                    failed.append((str(path), str(error)))
-                else:
-                    areas = sorted(result.areas().items(), key=lambda item: -item[1])
-                    shares = ", ".join(f"{label} {100 * area:.0f} %" for label, area in areas if area >= 0.005)
-                    progress.console.print(f"{path}: {shares or 'nothing labelled'} -> {written['overlay']}", **_PLAIN)
-            progress.advance(task)
-    done = len(todo) - skipped - len(failed)
-    if len(todo) > 1:
-        typer.echo(f"{done} done, {skipped} skipped, {len(failed)} failed", err=True)
-    for name, reason in failed:
-        typer.echo(f"failed: {reason if name in reason else f'{name}: {reason}'}", err=True)
-    if failed:
-        raise typer.Exit(1)
+
+class _Run:
+    """One call of the command: what is done with each picture, and what came of it."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        model: str,
+        classes: list[list[str]],
+        settings: dict[str, Any],
+        out: Path,
+        heatmaps: bool,
+        opacity: float,
+        resume: bool,
+        quiet: bool,
+        as_json: bool,
+    ) -> None:
+        from ..evaluation.prediction import weights_fingerprint
+        from ..segment.results import file_names
+
+        self.segmenter = segmenter
+        self.classes = classes
+        self.settings = settings
+        self.out = out
+        self.heatmaps = heatmaps
+        self.opacity = opacity
+        self.resume = resume
+        self.quiet = quiet
+        self.as_json = as_json
+        chosen = segmenter.settings.changed(**settings)
+        shown_classes = class_names(classes, chosen.background)
+        identity = {
+            "model": model,
+            "weights": weights_fingerprint(segmenter.model),
+            "dtype": segmenter.dtype,
+            "labels": shown_classes,
+            "opacity": opacity,
+            **chosen.plain(),
+        }
+        self.identity = json.loads(json.dumps(identity))
+        self.kinds = list(file_names("", [names[0] for names in shown_classes], heatmaps))
+        self.prompts = sum(map(len, classes)) * len(chosen.templates)
+        self.done = self.skipped = 0
+        self.failed: list[tuple[str, str]] = []
+
+    def prepare(self) -> None:
+        """Embed the labels."""
+        if self.prompts > PROMPTS_TO_SAY and not self.quiet:
+            tell(f"embedding the labels: {self.prompts:,} prompts, kept for the next time")
+        self.segmenter.text_embeddings(self.classes, **self.settings)
+
+    def all(self, pictures: list[tuple[NamedPicture, str]]) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        progress = Progress(
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=console, transient=True, redirect_stdout=os.isatty(1),
+            disable=self.quiet or len(pictures) == 1 or not console.is_terminal,
+        )  # fmt: skip
+        stopped = ""
+        with progress:
+            task = progress.add_task("segmenting", total=len(pictures))
+            try:
+                for picture, stem in pictures:
+                    progress.update(task, description=shown(picture.relative.name))
+                    self.one(picture, stem)
+                    progress.advance(task)
+            except KeyboardInterrupt:
+                stopped = "stopped"
+            except _CannotWrite as error:
+                stopped = f"stopped, since nothing can be written any more: {error.__cause__}"
+        self.report(len(pictures), stopped)
+
+    def one(self, picture: NamedPicture, stem: str) -> None:
+        from ..imaging.pictures import read_picture
+        from ..segment.results import is_whole, source_of
+
+        try:
+            with picture.open() as file:
+                source = source_of(file, picture.given)
+                path = self.out / f"{stem}.json"
+                if self.resume and is_whole(path, self.identity, source, self.kinds):
+                    self.skipped += 1
+                    self.tell_of(picture, "skipped", path)
+                    return
+                rgb = read_picture(file)
+            result = self.segmenter(rgb, self.classes, **self.settings)
+        except (OSError, ValueError, MemoryError) as error:
+            self.failed.append((picture.given, str(error) or type(error).__name__))
+            self.tell_of(picture, "failed", None, self.failed[-1][1])
+            return
+        result.settings = self.identity
+        try:
+            written = result.save(self.out, stem, heatmaps=self.heatmaps, opacity=self.opacity, source=source)
+        except OSError as error:
+            raise _CannotWrite from error
+        self.done += 1
+        self.tell_of(picture, "done", written["json"])
+
+    def tell_of(self, picture: NamedPicture, status: str, path: Path | None, error: str = "") -> None:
+        """What came of a picture; ``path`` is its JSON."""
+        if self.as_json:
+            content = json.loads(path.read_text(encoding="utf-8")) if path else {}
+            files = {kind: str(path.parent / name) for kind, name in content.get("files", {}).items()} if path else {}
+            line = {"picture": picture.given, "status": status, "json": str(path) if path else None, "files": files}
+            say(json.dumps({**line, "labels": content.get("labels", []), **({"error": error} if error else {})}))
+        elif self.quiet or path is None:
+            return
+        elif status == "skipped":
+            tell(f"{picture.given}: done before, see {path}")
+        else:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            areas = sorted(content["labels"], key=lambda entry: -entry["area"])
+            shares = ", ".join(
+                f"{entry['label']} {100 * entry['area']:.0f} %" for entry in areas if entry["area"] >= 0.005
+            )
+            say(f"{picture.given}: {shares or 'nothing labelled'} -> {path.parent / content['files']['overlay']}")
+
+    def report(self, count: int, stopped: str) -> None:
+        """The last words, and the exit code."""
+        if not self.quiet and (count > 1 or self.skipped):
+            tell(f"{self.done} done, {self.skipped} skipped, {len(self.failed)} failed")
+        for name, reason in self.failed:
+            tell(f"failed: {reason if name in reason else f'{name}: {reason}'}")
+        if stopped:
+            left = count - self.done - self.skipped - len(self.failed)
+            tell(f"{stopped}; {left} of {count} left: the same command with --resume goes on.")
+            raise typer.Exit(130 if stopped == "stopped" else 1)
+        if self.failed:
+            raise typer.Exit(1)
+
+
+class _CannotWrite(Exception):
+    """The folder for results can't be written; its cause says why."""
 
 
 def class_names(classes: list[list[str]], background: bool) -> list[list[str]]:
     return [*classes, ["background"]] if background else classes
-
-
-def _finished(path: Path, identity: dict[str, Any]) -> bool:
-    try:
-        # Files from before dtype was among the settings are in single precision.
-        return {"dtype": "float32", **json.loads(path.read_text(encoding="utf-8"))["settings"]} == identity
-    except (OSError, ValueError, KeyError, TypeError):
-        return False

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from .checking import map_ahead
-from .datasets import UNREADABLE_PICTURE, MaskError, Problem
+from .datasets import MISSING, UNREADABLE_PICTURE, MaskError, Problem
 from .metric import IoUTotals, count_picture
 from .picture_log import PictureLog, PictureRecord
 from .processes import Processes
@@ -39,6 +39,7 @@ class EvaluationResult:
         totals: the sums, with `IoUTotals.miou` and so on.
         records: one per picture, in order of the set.
         problems: pictures left out, and why; what is wrong with the data set otherwise.
+        expected: how many pictures the whole set has, as far as is known.
         seconds: how long this run computed, and for how many pictures (the others were there from an earlier run).
     """
 
@@ -51,6 +52,7 @@ class EvaluationResult:
     problems: tuple[Problem, ...] = ()
     seconds: float = 0.0
     computed: int = 0
+    expected: int = 0
     published: tuple = field(default=())
 
     @property
@@ -162,6 +164,7 @@ def evaluate(
         problems=(*data.problems, *sorted(problems, key=lambda problem: problem.name)),
         seconds=max(processes.gather(seconds)),
         computed=sum(processes.gather(len(records))),
+        expected=max(benchmark.pictures or 0, len(data.names) + sum(p.kind in MISSING for p in data.problems)),
         published=benchmark.published,
     )
 

@@ -67,7 +67,7 @@ class TextBank:
     def _compute(self, names: Sequence[str], templates: Sequence[str]) -> tuple[Tensor, bool]:
         """The bank, and whether every prompt was read whole."""
         distinct = list(dict.fromkeys(names))
-        prompts = [template.format(name) for name in distinct for template in templates]
+        prompts = [template.replace("{}", name) for name in distinct for template in templates]
         unique = list(dict.fromkeys(prompts))
         tokens = self.tower.tokenize(unique)
         limit = self.tower.context_length

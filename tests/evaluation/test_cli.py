@@ -122,7 +122,7 @@ def test_pictures_left_out_are_named_and_the_exit_code_says_so(invoke, tmp_path)
     mask.write_bytes(mask.read_bytes()[:40])
     result = invoke("ade20k", "--data", tmp_path / "data", "--out", tmp_path, *QUICK)
     assert result.exit_code == 1
-    assert f"mask unreadable: {names[1]}" in result.stderr and "over 2 pictures" in result.stdout
+    assert f"mask unreadable: {names[1]}" in result.stderr and "over 2 of 2,000 pictures" in result.stdout
 
 
 class TestChecking:
