@@ -44,16 +44,21 @@ Background = Annotated[bool, typer.Option("--background", help="Add one more cla
 Refine = Annotated[bool, typer.Option("--refine", help="Sharpen along the picture's colours (PAMR, 10 steps).")]
 
 
+Labelled = list[list[str]] | dict[str, list[str]]
+"""Classes with their names, in a form that `parse_labels` takes."""
+
+
 def given(**settings: Any) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value is not None}
 
 
-def parse_labels_option(text: str) -> list[list[str]]:
+def parse_labels_option(text: str) -> Labelled:
     """The command line's form of labels: commas between classes, bars between synonyms, or @FILE."""
     from ..errors import LabelError
     from ..text.files import looks_like_file, read_labels, split_labels
     from ..text.labels import parse_labels
 
+    classes: Labelled
     if text.startswith("@"):
         classes = read_labels(text[1:])
     elif looks_like_file(text):

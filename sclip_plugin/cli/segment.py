@@ -14,6 +14,7 @@ from .options import (
     Background,
     Device,
     Dtype,
+    Labelled,
     Labels,
     MethodName,
     Model,
@@ -110,7 +111,7 @@ class _Run:
         self,
         segmenter: Segmenter,
         model: str,
-        classes: list[list[str]],
+        classes: Labelled,
         settings: dict[str, Any],
         out: Path,
         heatmaps: bool,
@@ -121,6 +122,7 @@ class _Run:
     ) -> None:
         from ..evaluation.prediction import weights_fingerprint
         from ..segment.results import file_names
+        from ..text.labels import parse_labels
 
         self.segmenter = segmenter
         self.classes = classes
@@ -132,18 +134,18 @@ class _Run:
         self.quiet = quiet
         self.as_json = as_json
         chosen = segmenter.settings.changed(**settings)
-        shown_classes = class_names(classes, chosen.background)
+        vocabulary = parse_labels(classes, chosen.background)
         identity = {
             "model": model,
             "weights": weights_fingerprint(segmenter.model),
             "dtype": segmenter.dtype,
-            "labels": shown_classes,
+            "labels": classes,
             "opacity": opacity,
             **chosen.plain(),
         }
         self.identity = json.loads(json.dumps(identity))
-        self.kinds = list(file_names("", [names[0] for names in shown_classes], heatmaps))
-        self.prompts = sum(map(len, classes)) * len(chosen.templates)
+        self.kinds = list(file_names("", vocabulary.labels, heatmaps))
+        self.prompts = len(vocabulary.names) * len(chosen.templates)
         self.done = self.skipped = 0
         self.failed: list[tuple[str, str]] = []
 
@@ -238,7 +240,3 @@ class _Run:
 
 class _CannotWrite(Exception):
     """The folder for results can't be written; its cause says why."""
-
-
-def class_names(classes: list[list[str]], background: bool) -> list[list[str]]:
-    return [*classes, ["background"]] if background else classes

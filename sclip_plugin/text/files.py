@@ -16,12 +16,16 @@ from ..reading import TextFileError, brief, lines_of, load_json, load_yaml, read
 _BETWEEN = re.compile(r"[,|]")
 
 
-def read_labels(path: str | os.PathLike[str]) -> list[list[str]]:
-    """The classes that a file names, each with its synonyms, the first of which is its label.
+def read_labels(path: str | os.PathLike[str]) -> list[list[str]] | dict[str, list[str]]:
+    """The classes that a file names, in a form that `parse_labels` takes.
 
     Args:
-        path: JSON or YAML (by its suffix): a list of names, in which a list holds synonyms, or a mapping of a label to
-            its synonyms. Any other file is text: one class a line, or all of them in a single line between commas.
+        path: JSON or YAML (by its suffix): a list of names, in which a list holds synonyms, or a mapping of a label,
+            which is shown, to the names that stand for it. Any other file is text: one class a line, or all of them in
+            a single line between commas.
+
+    Returns:
+        A list of classes, each with its names, the first of which is its label; or a dict of labels to names.
 
     In a line, and in a text within JSON or YAML, commas and bars stand between synonyms; in a file of a single line,
     commas stand between classes. Empty lines, and lines that begin with ``#``, count for nothing. Files are UTF-8, or
@@ -41,6 +45,7 @@ def read_labels(path: str | os.PathLike[str]) -> list[list[str]]:
         [['cat'], ['sofa', 'couch']]
     """
     path = Path(path)
+    classes: list[list[str]] | dict[str, list[str]]
     try:
         text = read_text(path)
         suffix = path.suffix.lower()
@@ -85,24 +90,31 @@ def _from_lines(lines: list[str]) -> list[list[str]]:
     return _named(_BETWEEN.split(line) for line in lines)
 
 
-def _from_tree(tree: Any, path: Path) -> list[list[str]]:
+def _from_tree(tree: Any, path: Path) -> list[list[str]] | dict[str, list[str]]:
     if isinstance(tree, dict):
-        entries = [[label, *(names if isinstance(names, list) else [names])] for label, names in tree.items()]
-    elif isinstance(tree, list):
-        entries = [entry if isinstance(entry, list) else [entry] for entry in tree]
-    else:
-        raise LabelError(
-            f"{path} holds {brief(tree)}, a {type(tree).__name__}; expected a list of names (a list in it holds "
-            "synonyms), or a mapping of label to synonyms."
-        )
-    for index, entry in enumerate(entries):
-        for name in entry:
-            if not isinstance(name, str):
-                raise LabelError(
-                    f"class {index} of {path} is {brief(name)}, a {type(name).__name__}; expected a name. What YAML "
-                    "reads as something else (yes, no, on, numbers, dates) needs quotes."
-                )
-    return _named([part for name in entry for part in _BETWEEN.split(name)] for entry in entries)
+        names = _named(_parts(entry, f"the class {brief(label)}", path) for label, entry in tree.items())
+        labels = [_parts(label, "a label", path, between=None)[0] for label in tree]
+        if len(names) != len(labels):
+            raise LabelError(f"{path} has a label without names; expected one name at least for each.")
+        return dict(zip(labels, names, strict=True))
+    if isinstance(tree, list):
+        return _named(_parts(entry, f"class {index}", path) for index, entry in enumerate(tree))
+    raise LabelError(
+        f"{path} holds {brief(tree)}, a {type(tree).__name__}; expected a list of names (a list in it holds synonyms), "
+        "or a mapping of label to names."
+    )
+
+
+def _parts(entry: Any, what: str, path: Path, between: re.Pattern[str] | None = _BETWEEN) -> list[str]:
+    """The names of one class: a text, or a list of texts."""
+    names = entry if isinstance(entry, list) else [entry]
+    for name in names:
+        if not isinstance(name, str):
+            raise LabelError(
+                f"{what} of {path} is {brief(name)}, a {type(name).__name__}; expected a name. What YAML reads as "
+                "something else (yes, no, on, numbers, dates) needs quotes."
+            )
+    return [part for name in names for part in (between.split(name) if between else [name])]
 
 
 def _named(classes: Any) -> list[list[str]]:
