@@ -9,11 +9,13 @@ process could not remove is hidden, named after it, and taken away by the next `
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
 import platform
 import re
+import shutil
 import time
 import uuid
 import zlib
@@ -216,7 +218,7 @@ def sweep(folder: str | os.PathLike[str]) -> int:
 def check_writable(folder: str | os.PathLike[str]) -> None:
     """Finds out before the work, not after it, whether a folder can be made and a file of a megabyte be written there.
 
-    Leaves nothing: a folder that was made for it is removed.
+    Leaves nothing, and makes no folder: of one that is still missing, the nearest above it is looked at.
 
     Raises:
         OSError: it can't be; the message says why.
@@ -227,21 +229,19 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     ...     os.listdir(folder)
     []
     """
-    folder = Path(os.path.realpath(folder))
-    made = [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]
+    given, folder = os.fspath(folder), Path(os.path.realpath(folder))
     try:
-        with atomic_path(Path(folder) / "probe") as lent:
-            lent.write_bytes(bytes(_PROBE_BYTES))
-            raise _Enough
-    except _Enough:
-        pass
+        there = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
+        if there == folder or not there.is_dir():
+            with contextlib.suppress(_Enough), atomic_path(folder / "probe") as lent:
+                lent.write_bytes(bytes(_PROBE_BYTES))
+                raise _Enough
+        elif not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"{there} may not be written")
+        elif shutil.disk_usage(there).free < _PROBE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"can't write into the folder {os.fspath(folder)!r}: {reason}; give another one") from error
-    finally:
-        for parent in made:
-            with contextlib.suppress(OSError):  # somebody else may have put something there
-                parent.rmdir()
+        raise OSError(f"can't write into the folder {given!r}: {error.strerror or error}; give another one") from error
 
 
 @contextlib.contextmanager
