@@ -193,6 +193,7 @@ class _Run:
                     return
                 rgb = read_picture(file)
             result = self.segmenter(rgb, self.classes, **self.settings)
+            del rgb  # the result has its own; of a large picture one is enough
         except (OSError, ValueError, MemoryError) as error:
             self.failed.append((picture.given, str(error) or type(error).__name__))
             self.tell_of(picture, "failed", None, self.failed[-1][1])

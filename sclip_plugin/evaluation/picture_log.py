@@ -32,10 +32,12 @@ class PictureRecord:
     Fields:
         name: as in `Sample`.
         counts: (3, C) int64, as `count_picture` gives them.
+        source: hash of the picture and its mask; "" where the set can't tell.
     """
 
     name: str
     counts: Counts
+    source: str = ""
 
     @property
     def miou(self) -> float:
@@ -53,7 +55,8 @@ class PictureRecord:
     def to_dict(self) -> dict[str, Any]:
         """As plain values: only classes that occur."""
         classes = np.flatnonzero(self.counts.any(axis=0))
-        return {"name": self.name, "counts": {str(index): self.counts[:, index].tolist() for index in classes.tolist()}}
+        counts = {str(index): self.counts[:, index].tolist() for index in classes.tolist()}
+        return {"name": self.name, "source": self.source, "counts": counts}
 
     @classmethod
     def from_dict(cls, line: dict[str, Any], num_classes: int) -> PictureRecord:
@@ -61,7 +64,7 @@ class PictureRecord:
         counts = np.zeros((3, num_classes), np.int64)
         for index, values in line["counts"].items():
             counts[:, int(index)] = values
-        return cls(line["name"], counts)
+        return cls(line["name"], counts, line["source"])
 
 
 class PictureLog:
@@ -98,7 +101,7 @@ class PictureLog:
                     self._check_settings(path, content["settings"])
                 elif "name" in content and content.get("check") == _check(_without_check(content), self._run):
                     record = PictureRecord.from_dict(content, self.num_classes)
-                    records.setdefault(record.name, record)
+                    records[record.name] = record  # the last: it may have been done again
                 else:
                     bad += line.endswith(b"\n")  # what a kill cut off is no news
             if bad:

@@ -129,7 +129,12 @@ def evaluate(
             known.update(earlier)
         log.open()
     wanted = set(names)
-    done = {name: record for name, record in known.items() if name in wanted and _has_map(output, save_maps, name)}
+    kept = sorted(name for name in known if name in wanted and _has_map(output, save_maps, name))
+    if data.source_hash:
+        hashes = zip(mine := processes.share(kept), map_ahead(data.source_hash, mine, workers), strict=True)
+        same = [name for name, source in hashes if known[name].source == source]
+        kept = [name for share in processes.gather(same) for name in share]
+    done = {name: known[name] for name in kept}
     mine = processes.share([name for name in names if name not in done])
 
     totals = IoUTotals(benchmark.num_classes, benchmark.ignore_index)
@@ -191,9 +196,8 @@ def _run(
         return name, picture, target
 
     def keep(name: str, label_map: np.ndarray, target: np.ndarray) -> PictureRecord:
-        record = PictureRecord(
-            name, count_picture(label_map, target, data.benchmark.num_classes, data.benchmark.ignore_index)
-        )
+        counts = count_picture(label_map, target, data.benchmark.num_classes, data.benchmark.ignore_index)
+        record = PictureRecord(name, counts, data.source_hash(name) if data.source_hash else "")
         if maps_of:
             _save_map(maps_of, name, label_map, data.benchmark.num_classes)
         if log:

@@ -24,6 +24,7 @@ from .windows import LogitMap
 
 UNLABELLED = -1
 SCORES_LIMIT = 2**26
+PIXELS_AT_ONCE = 2**22
 
 
 @dataclass
@@ -93,7 +94,7 @@ class Segmentation:
 
     def areas(self) -> dict[str, float]:
         """The share of the picture that each label covers, 0 to 1; unlabelled pixels are in none."""
-        counts = np.bincount(self.label_map.ravel() + 1, minlength=len(self.labels) + 1)[1:]
+        counts = _counts(self.label_map, len(self.labels))[1:]
         return {label: int(count) / self.label_map.size for label, count in zip(self.labels, counts, strict=True)}
 
     def mean_scores(self) -> dict[str, float]:
@@ -198,6 +199,18 @@ class Segmentation:
         return Image.new("RGB", self.size[::-1], "white")
 
 
+def _counts(label_map: np.ndarray, classes: int) -> np.ndarray:
+    """(classes + 1,) pixels of no label, then of each class.
+
+    numpy counts in eight bytes a pixel, so a part is counted at a time.
+    """
+    counts = np.zeros(classes + 1, dtype=np.int64)
+    pixels = label_map.reshape(-1)
+    for start in range(0, len(pixels), PIXELS_AT_ONCE):
+        counts += np.bincount(pixels[start : start + PIXELS_AT_ONCE] + 1, minlength=classes + 1)
+    return counts
+
+
 def class_scores(tile: Tensor, vocabulary: Vocabulary, decision: Decision, dropped: frozenset[int]) -> Tensor:
     """Scores of names (h, w, K) to scores of classes (classes, h, w): softmax over names, maximum over a class's."""
     scores = (tile * decision.logit_scale).softmax(dim=-1).permute(2, 0, 1).contiguous()
@@ -215,7 +228,7 @@ def decide(logits: LogitMap, vocabulary: Vocabulary, decision: Decision) -> tupl
     label_map = _argmax(logits, vocabulary, decision, frozenset())
     dropped: frozenset[int] = frozenset()
     if decision.area_threshold is not None:
-        areas = np.bincount(label_map.ravel(), minlength=len(vocabulary.labels))[1:]
+        areas = _counts(label_map, len(vocabulary.labels))[2:]
         if areas.sum():
             small = np.flatnonzero(~(areas > decision.area_threshold * areas.sum())) + 1
             dropped = frozenset(int(index) for index in small)

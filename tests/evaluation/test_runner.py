@@ -192,6 +192,19 @@ class TestResuming:
         assert model.pictures == (change != "the header")
         np.testing.assert_array_equal(result.totals.counts, expected.counts)
 
+    @pytest.mark.parametrize("what", ["images", "masks"])
+    def test_a_file_replaced_under_its_name_is_done_again(self, tmp_path, what):
+        names = write_dataset(BENCHMARK, tmp_path / "data", 5)
+        run(tmp_path / "data", tmp_path / "out")
+        path = tmp_path / "data" / fill(getattr(BENCHMARK, what), names[2])
+        picture = Image.open(path)
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+        model = StandIn(BENCHMARK.num_classes)
+        result = run(tmp_path / "data", tmp_path / "out", model)
+        assert model.pictures == 1
+        np.testing.assert_array_equal(result.totals.counts, run(tmp_path / "data").totals.counts)
+        assert run(tmp_path / "data", tmp_path / "out", model).computed == 0
+
     def test_part_of_a_set_is_said_beside_published_figures(self, data):
         result = run(data, limit=4)
         assert "4 of 1,449 pictures" in to_markdown(result) and to_dict(result)["expected"] == 1449

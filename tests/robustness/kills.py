@@ -12,6 +12,8 @@ import os
 import random
 import shutil
 import signal
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,7 +213,9 @@ def evaluating(count: int, seed: int, folder: Path) -> Tally:
     data = EvaluationSet(load_benchmark("voc20"), "drawn", names, load)
 
     def run(out: Path) -> Any:
-        return evaluate(data, lambda pictures: [np.asarray(p)[..., 0] // 2 for p in pictures], output=out, save_maps=True)
+        return evaluate(
+            data, lambda pictures: [np.asarray(p)[..., 0] // 2 for p in pictures], output=out, save_maps=True
+        )
 
     expected = run(folder / "whole").totals.counts
     maps = _contents(folder / "whole/maps")
@@ -226,11 +230,24 @@ def evaluating(count: int, seed: int, folder: Path) -> Tally:
         tally.expect(code in (-signal.SIGKILL, 0), f"{what}: exit code {code}")  # steps of threads are counted roughly
         result = tally.attempt(what, lambda out=out: run(out))
         tally.faults -= 1
-        fine = result is not None and np.array_equal(result.totals.counts, expected) and len(result.records) == len(names)
+        fine = (
+            result is not None and np.array_equal(result.totals.counts, expected) and len(result.records) == len(names)
+        )
         tally.expect(fine, f"{what}: other figures")
         visible = {name: data for name, data in _contents(out / "maps").items() if not name.startswith(".")}
         tally.expect(visible == maps, f"{what}: other maps")
     return tally
+
+
+def _replace_slowly(rng: random.Random) -> None:
+    """Rests between the steps in which a result takes its place, where others could come between."""
+    replace = os.replace
+
+    def slow(source: Any, target: Any) -> None:
+        time.sleep(rng.random() / 50)
+        replace(source, target)
+
+    os.replace = slow  # type: ignore[assignment]
 
 
 def sharing(count: int, seed: int, folder: Path) -> Tally:
@@ -244,7 +261,10 @@ def sharing(count: int, seed: int, folder: Path) -> Tally:
     def run(name: str, out: Path) -> Callable[[], int]:
         def action() -> int:
             one.text_bank.cache_dir = cache
-            return sclip(one, "segment", str(folder / "in"), "-o", str(out), *runs[name])[0]
+            code, _, said = sclip(one, "segment", str(folder / "in"), "-o", str(out), *runs[name])
+            if code:
+                print(f"{name} ends with {code}: {said}", file=sys.stderr)
+            return code
 
         return action
 
@@ -262,6 +282,7 @@ def sharing(count: int, seed: int, folder: Path) -> Tally:
             process = os.fork()
             if not process:
                 code = 98
+                _replace_slowly(random.Random(f"{seed} {index} {name}"))
                 try:
                     code = run(name, out)()
                 finally:
