@@ -10,6 +10,7 @@ Importing this package imports neither torch nor any framework: each name below 
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from .importing import after_import, lazy_names
@@ -32,6 +33,8 @@ _HOMES = {
     "register_tower": "towers",
     "Segmentation": "segment.segmentation",
     "Segmenter": "segment.segmenter",
+    "Settings": "settings",
+    "SclipError": "errors",
     "demo_model": "demo",
     "draw_scene": "demo",
 }
@@ -39,7 +42,9 @@ __all__ = [
     "AttentionMethod",
     "Method",
     "Segmentation",
+    "SclipError",
     "Segmenter",
+    "Settings",
     "Tower",
     "__version__",
     "applied",
@@ -60,10 +65,12 @@ __getattr__, __dir__ = lazy_names(__name__, _HOMES)
 if TYPE_CHECKING:
     from .demo import demo_model, draw_scene
     from .dense import dense_features
+    from .errors import SclipError
     from .methods import AttentionMethod, Method, list_methods, register_method
     from .patching import applied, apply, apply_csa, restore
     from .segment.segmentation import Segmentation
     from .segment.segmenter import Segmenter
+    from .settings import Settings
     from .towers import Tower, find_tower, list_towers, register_tower
 
 
@@ -73,5 +80,7 @@ def _register_pipeline() -> None:
     register()
 
 
-# transformers.pipeline("zero-shot-segmentation"), whichever of the two packages is imported first
-after_import("transformers.pipelines", _register_pipeline)
+# transformers.pipeline("zero-shot-segmentation"), whichever of the two packages is imported first. It puts a finder
+# into sys.meta_path; SCLIP_PIPELINE=0 avoids that, and integrations.transformers.register() does it by hand.
+if os.environ.get("SCLIP_PIPELINE", "1") != "0":
+    after_import("transformers.pipelines", _register_pipeline)

@@ -1,32 +1,71 @@
-"""The errors of the package; each is a subclass of the built-in that a caller would catch."""
+"""The errors of the package: all are `SclipError`, and each is also the built-in that a caller would catch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
-class UnknownNameError(ValueError):
+class SclipError(Exception):
+    """Base of every error that the package raises on purpose: its message says what was given, and what to do."""
+
+
+class UnknownNameError(SclipError, ValueError):
     """A method, tower, preset or option that does not exist."""
 
 
-class UnsupportedModelError(TypeError):
+class SettingError(SclipError, ValueError):
+    """A setting, an argument or an option of a method with a value of another type, or out of its range."""
+
+
+class ArgumentTypeError(SclipError, TypeError):
+    """An argument of another type than is worked on."""
+
+
+class RegistrationError(SclipError, ValueError):
+    """A name that is registered already."""
+
+
+class UnsupportedModelError(SclipError, TypeError):
     """A model whose structure no registered tower knows."""
 
 
-class LabelError(ValueError):
+class LabelError(SclipError, ValueError):
     """Labels that cannot name classes: none, empty, or in a form that is not understood."""
 
 
-class PictureError(ValueError):
+class PictureError(SclipError, ValueError):
     """A picture that cannot be read or has an unusable shape."""
 
 
-class ModelLoadError(OSError):
+class PictureNotFoundError(PictureError, FileNotFoundError):
+    """A picture's file that does not exist."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ShapeError(SclipError, ValueError):
+    """A tensor of another shape than is worked on."""
+
+
+class NotFiniteError(SclipError, ArithmeticError):
+    """A model whose features are not numbers: NaN or infinite."""
+
+
+class ModelLoadError(SclipError, OSError):
     """A model name that cannot be resolved to weights on this machine."""
 
 
-def unknown_name(kind: str, given: str, known) -> UnknownNameError:
-    """The one wording for a name that is not in a registry: what was given, the nearest names, what exists."""
-    import difflib
+class FileFormatError(SclipError, ValueError):
+    """A file that is read, and is not in the form that was expected."""
 
+
+def unknown_name(kind: str, given: object, known: Iterable[str]) -> UnknownNameError:
+    """The one wording for a name that is not in a registry: what was given, the nearest names, what exists."""
     known = sorted(known)
-    near = difflib.get_close_matches(str(given), known, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(str(given).lower(), lower, n=1)
+    hint = f" Did you mean '{lower[near[0]]}'?" if near else ""
     listed = known if len(known) <= 40 else [*difflib.get_close_matches(str(given), known, n=12, cutoff=0.3), "…"]
     return UnknownNameError(f"unknown {kind} '{given}'.{hint} Known: {', '.join(listed) or 'none'}.")

@@ -26,6 +26,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from .errors import ArgumentTypeError, SettingError
+
 __all__ = [
     "atomic_path",
     "check_writable",
@@ -36,11 +38,6 @@ __all__ = [
     "sweep",
     "write_atomically",
 ]
-
-
-class ImageFormatError(ValueError):
-    """A file name whose suffix names no format that pictures can be written in."""
-
 
 _LENT = re.compile(r"\..*\.sclip-(?P<host>[0-9a-f]{8})-(?P<process>[0-9a-f]+)-[0-9a-f]{16}(\..*)?", re.DOTALL)
 _LEFT_FOR = 24 * 3600.0  # seconds after which a lent file of another machine counts as left behind
@@ -110,7 +107,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | Callable[[Binar
     >>> folder.cleanup()
     """
     if not callable(data) and not isinstance(data, (bytes, bytearray, memoryview)):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"data is {type(data).__name__}, expected bytes or a function that writes into an open binary file; "
             "encode text first: text.encode('utf-8')"
         )
@@ -130,7 +127,7 @@ def save_image(image: Image.Image, path: str | os.PathLike[str], **options: Any)
         options: passed to `PIL.Image.Image.save`, e.g. `quality=90`; `format="PNG"` overrules the suffix.
 
     Raises:
-        ImageFormatError: no format is known for the suffix.
+        SettingError: no format is known for the suffix.
         OSError: the format can't hold this mode of picture, or `path` can't be written.
 
     >>> import tempfile
@@ -148,7 +145,7 @@ def image_format(path: str | os.PathLike[str], given: str | None = None) -> str:
     """The format that a picture of this name is written in, in Pillow's words; ``given`` overrules the suffix.
 
     Raises:
-        ImageFormatError: none is known.
+        SettingError: none is known.
 
     >>> image_format("a.jpg")
     'JPEG'
@@ -157,7 +154,7 @@ def image_format(path: str | os.PathLike[str], given: str | None = None) -> str:
     kind = given or Image.registered_extensions().get(suffix)
     if kind is None or kind.upper() not in Image.SAVE:
         known = ", ".join(s for s in (".png", ".jpg", ".webp", ".tif", ".bmp") if s in Image.registered_extensions())
-        raise ImageFormatError(
+        raise SettingError(
             f"can't tell a picture format from the suffix {suffix!r} of {os.fspath(path)!r}; "
             f"end the name in one of {known}, or give format='PNG'"
         )
@@ -308,7 +305,7 @@ def _plain(obj: Any) -> Any:
         return obj
     if isinstance(obj, os.PathLike):
         return os.fspath(obj)
-    raise TypeError(
+    raise ArgumentTypeError(
         f"can't write {type(obj).__name__} ({obj!r:.60}) as JSON; "
         "give dicts, lists, text, numbers, booleans, None, numpy arrays or paths"
     )

@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from .errors import FileFormatError
+
 LARGEST_FILE = 2**24  # bytes
 LARGEST_TREE = 200_000  # values that YAML or JSON may hold, aliases followed
 DEEPEST_TREE = 40
@@ -27,7 +29,7 @@ _MARKS = {
 }
 
 
-class TextFileError(ValueError):
+class TextFileError(FileFormatError):
     """A text file that cannot be read: says which, and in which encoding or form it seems to be."""
 
 

@@ -1,25 +1,27 @@
-"""Everything that turns a picture into a label map, beside the model and the labels."""
+"""Everything that turns a picture into a label map, beside the model and the labels: one list for every surface.
+
+The segmenter, the command lines, the pipeline, the Detectron2 node, presets and evaluation take their names, types,
+ranges and help from the fields of `Settings`. Importing this module imports no torch; making settings does, since the
+method's options are checked by the method.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
-from typing import Any
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
-from .errors import unknown_name
-from .methods import Method, make_method
-from .text.labels import parse_templates
+from .defaults import PAMR_STEPS
+from .errors import SettingError, unknown_name
+from .fields import check_fields, field_of
+from .text.labels import imagenet_templates, parse_templates
 
-
-@dataclass(frozen=True)
-class Decision:
-    """How scores of names become a label map; see `sclip_plugin.segmenter.Settings` for each field."""
-
-    logit_scale: float
-    prob_threshold: float = 0.0
-    area_threshold: float | None = None
-    threshold: float | None = None
-    normalize_scores: bool = False
+if TYPE_CHECKING:
+    from .methods import Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +29,13 @@ class Settings:
     """Everything that turns a picture into a label map, beside the model and the labels.
 
     Fields:
-        method: what the last block computes.
-        templates: prompts with ``{}`` for the name; see `parse_templates`.
-        resize_short_side: pixels; the long side stays below 2048. 0 keeps the picture's size.
+        method: what the last block computes, a name of `list_methods`; or a `Method` in hand, whose options become
+            ``method_options`` where it is a registered one.
+        method_options: the method's own options; what is not named has the method's default.
+        templates: prompts with ``{}`` for the name; anything that `parse_templates` takes.
+        resize_short_side: pixels of the picture's short side; the long side stays below 2048. 0 keeps its size.
         window: side of the square windows in pixels; 0 takes the whole picture in one pass.
-        stride: pixels from one window to the next.
+        stride: pixels from one window to the next; None for half the window.
         logit_scale: factor on the cosines before the softmax over names.
         background: add SCLIP's background vocabulary as one more class, ``"background"``.
         threshold: pixels whose best class has a lower score stay unlabelled; None for none.
@@ -42,64 +46,163 @@ class Settings:
             4 million pixels, or whose scores take more than 2 GiB, is refined at a smaller size.
         pamr_dilations: distances in pixels of the neighbours that it looks at.
         normalize_scores: divide class scores by their sum once labels are decided.
+
+    Raises:
+        SettingError: a value of another type, out of range, or that does not fit another.
+        UnknownNameError: no such method, or it has no such option.
+
+    Example:
+        >>> from sclip_plugin.settings import Settings
+        >>> settings = Settings(method="naclip", method_options={"std": 4}, window=96)
+        >>> settings.make_method().std, settings.window_stride
+        (4.0, 48)
     """
 
-    method: Method = field(default_factory=lambda: make_method("csa"))
-    templates: tuple[str, ...] = field(default_factory=lambda: parse_templates("imagenet"))
-    resize_short_side: int = 336
-    window: int = 224
-    stride: int = 112
-    logit_scale: float = 40.0
-    background: bool = False
-    threshold: float | None = None
-    prob_threshold: float = 0.0
-    area_threshold: float | None = None
-    pamr_steps: int = 0
-    pamr_dilations: tuple[int, ...] = (8, 16)
-    normalize_scores: bool = False
+    method: str | Method = field_of("csa", "what replaces the last block's attention; see 'sclip methods'")
+    method_options: Mapping[str, Any] = field_of(factory=dict, help="the method's own options")
+    templates: tuple[str, ...] = field_of(
+        factory=imagenet_templates,
+        help="prompts: imagenet (80 templates), plain (one), or your own text with {} for the name",
+    )
+    resize_short_side: int = field_of(
+        336, "short side that the picture is resized to, in pixels; 0: not resized", low=0, high=2**15
+    )
+    window: int = field_of(224, "side of the windows in pixels; 0: the whole picture in one pass", low=0, high=2**15)
+    stride: int | None = field_of(
+        None, "pixels from one window to the next; by default half the window", low=1, high=2**15
+    )
+    logit_scale: float = field_of(40.0, "factor on the cosines before the softmax over names", above=0, high=1e6)
+    background: bool = field_of(False, "add one more class for everything else")
+    threshold: float | None = field_of(None, "leave pixels with a lower best score unlabelled", low=0, high=1)
+    prob_threshold: float = field_of(0.0, "pixels with a lower best score become class 0", low=0, high=1)
+    area_threshold: float | None = field_of(
+        None, "drop classes whose share of all that is not class 0 is no larger", low=0, high=1
+    )
+    pamr_steps: int = field_of(
+        0, f"steps of refinement along the picture's colours (PAMR); {PAMR_STEPS} in the papers", low=0, high=1000
+    )
+    pamr_dilations: tuple[int, ...] = field_of(
+        (8, 16), "distances of the neighbours that it looks at", low=1, high=4096
+    )
+    normalize_scores: bool = field_of(False, "divide class scores by their sum once labels are decided")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "templates", parse_templates(self.templates))
+        check_fields(self, "")
+        if self.window and self.stride is not None and self.stride > self.window:
+            raise SettingError(
+                f"stride={self.stride} is larger than window={self.window}: pixels between the windows would have no "
+                "label. Give a stride of at most the window, or leave it out for half the window."
+            )
+        if not self.pamr_dilations or len(self.pamr_dilations) > 16:
+            raise SettingError(f"pamr_dilations={self.pamr_dilations!r}; expected 1 to 16 distances, such as (8, 16).")
+        from .methods import make_method, options_of
+
+        method = make_method(self.method, dict(_mapping(self.method_options)))
+        name, options = options_of(method)
+        object.__setattr__(self, "method", name)
+        object.__setattr__(self, "method_options", MappingProxyType(options))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "method_options": dict(self.method_options)}  # a proxy can't be pickled
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        object.__setattr__(self, "method_options", MappingProxyType(self.method_options))
+
+    @property
+    def window_stride(self) -> int:
+        """Pixels from one window to the next."""
+        return self.stride or max(1, self.window // 2)
+
+    @property
+    def method_name(self) -> str:
+        return self.method if isinstance(self.method, str) else self.method.name or type(self.method).__name__
+
+    def make_method(self) -> Method:
+        """The method with its options."""
+        from .methods import make_method
+
+        return make_method(self.method, dict(self.method_options))
 
     def changed(self, **changes: Any) -> Settings:
-        """A copy with other values. ``method`` may be a name, ``templates`` anything that `parse_templates` takes;
-        what is no field of the settings is an option of the method.
+        """A copy with other values.
+
+        What is no field of the settings is an option of the method: ``changed(method="naclip", std=4.0)``. An option
+        that is called like a setting goes into ``method_options``. With another method its options start anew; with
+        another window the stride becomes half of it, unless it is given.
 
         Raises:
             UnknownNameError: neither a field nor an option of the method.
-            ValueError: a value out of range.
+            SettingError: a value of another type, or out of range.
         """
-        known = {f.name for f in dataclasses.fields(self)}
+        from .methods import make_method, options_of
+
+        known = setting_names()
         options = {key: changes.pop(key) for key in list(changes) if key not in known}
-        method: Any = changes.pop("method", self.method)
-        method_options = {f.name for f in dataclasses.fields(method)} if isinstance(method, Method) else None
-        if method_options is not None:
-            for key in options:
-                if key not in method_options:
-                    raise unknown_name("setting", key, known | method_options)
-        if "templates" in changes:
-            changes["templates"] = parse_templates(changes["templates"])
-        settings = dataclasses.replace(self, method=make_method(method, options), **changes)
-        for name, low in (("resize_short_side", 0), ("window", 0), ("stride", 1), ("pamr_steps", 0)):
-            if getattr(settings, name) < low:
-                raise ValueError(f"{name}={getattr(settings, name)}; expected {low} or more.")
-        for name in ("threshold", "prob_threshold", "area_threshold"):
-            value = getattr(settings, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name}={value}; expected a share from 0 to 1.")
-        return settings
+        method = changes.pop("method", None)
+        before: dict[str, Any] = {}
+        if method is None:
+            method, before = self.method, dict(self.method_options)
+        method_fields = {f.name for f in dataclasses.fields(make_method(method)) if f.init}
+        for key in options:
+            if key not in method_fields:
+                raise unknown_name("setting", key, known | method_fields)
+        options = {**before, **_mapping(changes.pop("method_options", {})), **options}
+        if "window" in changes and "stride" not in changes:
+            changes["stride"] = None
+        if not isinstance(method, str):
+            method, options = make_method(method, options), {}
+            method, options = options_of(method)
+        return dataclasses.replace(self, method=method, method_options=options, **changes)
 
     def plain(self) -> dict[str, Any]:
-        """As values that JSON holds: the method by its name and options, templates by their number."""
-        out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        method = self.method
-        out["method"] = method.name
-        out["method_options"] = {
-            f.name: value
-            if isinstance(value := getattr(method, f.name), (str, int, float, bool, tuple))
-            else repr(value)
-            for f in dataclasses.fields(method)
-            if f.repr and getattr(method, f.name) is not None
-        }
-        out["templates"] = list(self.templates) if len(self.templates) <= 3 else f"{len(self.templates)} templates"
-        return out
+        """For people, as values that JSON holds: templates by their number, and all of the method's options.
 
-    def decision(self) -> Decision:
-        return Decision(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Decision)})
+        `identity` tells two settings apart; this may not.
+        """
+        out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        out["method"], out["stride"] = self.method_name, self.window_stride
+        out["method_options"] = {key: _plain(value) for key, value in self._all_options().items() if value is not None}
+        out["templates"] = list(self.templates) if len(self.templates) <= 3 else f"{len(self.templates)} templates"
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in out.items()}
+
+    def identity(self) -> str:
+        """A hash of all that these settings say, templates and method options in full."""
+        exact = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        kind = type(self.make_method())
+        exact["method"], exact["stride"] = f"{kind.__module__}.{kind.__qualname__}", self.window_stride
+        exact["method_options"] = {key: _plain(value) for key, value in self._all_options().items()}
+        return hashlib.sha256(json.dumps(exact, sort_keys=True).encode()).hexdigest()
+
+    def _all_options(self) -> dict[str, Any]:
+        method = self.make_method()
+        return {f.name: getattr(method, f.name) for f in dataclasses.fields(method) if f.name != "text"}
+
+
+def setting_names() -> set[str]:
+    """Names of all settings."""
+    return {f.name for f in dataclasses.fields(Settings)}
+
+
+def _mapping(options: Any) -> Mapping[str, Any]:
+    if not isinstance(options, Mapping) or not all(isinstance(key, str) for key in options):
+        raise SettingError(
+            f"method_options={options!r}; expected a mapping of names to values, such as {{'std': 4.0}}."
+        )
+    return options
+
+
+def _plain(value: Any) -> Any:
+    """A method's option for JSON: a model or a tensor by a hash of its values, another method by its ``repr``."""
+    from .fingerprint import fingerprint
+
+    if hasattr(value, "state_dict"):
+        return f"{type(value).__qualname__} {fingerprint(value.state_dict().values())}"
+    if hasattr(value, "untyped_storage"):
+        return f"tensor {fingerprint([value])}"
+    if isinstance(value, (str, int, float, bool)) or value is None:
+        return value
+    if isinstance(value, (tuple, list)):
+        return [_plain(entry) for entry in value]
+    return repr(value)

@@ -13,29 +13,18 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from sclip_plugin.errors import LabelError, unknown_name
-from sclip_plugin.methods import list_methods, make_method
+from sclip_plugin.defaults import DEFAULT_MODEL
+from sclip_plugin.errors import LabelError, SettingError, unknown_name
+from sclip_plugin.methods import METHODS, list_methods
 from sclip_plugin.protocols import load_benchmark, load_preset
+from sclip_plugin.settings import Settings
 from sclip_plugin.text.files import read_labels
 from sclip_plugin.text.labels import Labels
 
 CONFIGS = Path(__file__).parent / "configs"
 
-# Keys whose lower-case form is a field of `sclip_plugin.settings.Settings`.
-SETTINGS = (
-    "METHOD",
-    "TEMPLATES",
-    "BACKGROUND",
-    "RESIZE_SHORT_SIDE",
-    "WINDOW",
-    "STRIDE",
-    "LOGIT_SCALE",
-    "PROB_THRESHOLD",
-    "AREA_THRESHOLD",
-    "PAMR_STEPS",
-    "PAMR_DILATIONS",
-    "NORMALIZE_SCORES",
-)
+# A key for each field of `sclip_plugin.settings.Settings`; the method's options have a node of their own.
+SETTINGS = tuple(field.name.upper() for field in dataclasses.fields(Settings) if field.name != "method_options")
 
 
 def add_sclip_config(cfg: CfgNode) -> None:
@@ -54,7 +43,7 @@ def add_sclip_config(cfg: CfgNode) -> None:
     """
     node = CfgNode()
     # A model by name, as `sclip_plugin.Segmenter.from_pretrained` takes it.
-    node.NAME = "openai/clip-vit-base-patch16"
+    node.NAME = DEFAULT_MODEL
     # Settings and classes as the authors evaluate a benchmark, such as "sclip/voc21".
     node.PRESET = None
     # Classes: a list of names, in which a list names synonyms of one class; or a text with commas.
@@ -113,7 +102,7 @@ def classes_of(cfg: CfgNode) -> Labels | None:
     node = cfg.MODEL.SCLIP
     given = [key for key in ("CLASSES", "CLASSES_FILE", "CLASSES_FROM") if node[key]]
     if len(given) > 1:
-        raise ValueError(f"MODEL.SCLIP has {' and '.join(given)}; give one of them, and null for the others.")
+        raise SettingError(f"MODEL.SCLIP has {' and '.join(given)}; give one of them, and null for the others.")
     if node.CLASSES:
         return node.CLASSES
     if node.CLASSES_FILE:
@@ -139,13 +128,10 @@ def settings_of(cfg: CfgNode) -> dict[str, Any]:
     """What a config sets, as arguments of `sclip_plugin.Segmenter`; keys that are null are left out."""
     node = cfg.MODEL.SCLIP
     settings = {key.lower(): node[key] for key in SETTINGS if node[key] is not None}
-    if "pamr_dilations" in settings:
-        settings["pamr_dilations"] = tuple(settings["pamr_dilations"])
-    return {**settings, **{key: value for key, value in node.METHOD_OPTIONS.items() if value is not None}}
+    options = {key: value for key, value in node.METHOD_OPTIONS.items() if value is not None}
+    return {**settings, "method_options": options} if options else settings
 
 
 def _method_options() -> list[str]:
     """Options that any of the registered methods has."""
-    fields = {field for name in list_methods() for field in dataclasses.fields(make_method(name)) if field.repr}
-    # The segmenter hands its own scale on to methods that ask for it.
-    return sorted({field.name for field in fields} - {key.lower() for key in SETTINGS})
+    return sorted({f.name for name in list_methods() for f in dataclasses.fields(METHODS[name]) if f.repr})

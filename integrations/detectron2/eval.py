@@ -22,6 +22,7 @@ from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
+from sclip_plugin.errors import SettingError
 from sclip_plugin.evaluation.processes import Processes
 from sclip_plugin.files import save_json
 
@@ -63,7 +64,7 @@ def _run_yaml(args: argparse.Namespace) -> tuple[Results, str]:
     DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     results = {}
     if not cfg.DATASETS.TEST:
-        raise ValueError(
+        raise SettingError(
             "DATASETS.TEST names no data set, for instance DATASETS.TEST \"('sclip_voc21_sem_seg_val',)\"."
         )
     for name in cfg.DATASETS.TEST:

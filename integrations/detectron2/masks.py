@@ -15,6 +15,7 @@ import numpy as np
 from detectron2.utils.file_io import PathHandler, PathManager
 from PIL import Image
 
+from sclip_plugin.errors import SettingError
 from sclip_plugin.evaluation import read_mask
 from sclip_plugin.protocols import Benchmark, load_benchmark
 
@@ -54,7 +55,7 @@ class MaskHandler(PathHandler):
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[bytes]:
         if mode != "rb":
-            raise ValueError(f"{path} was opened with mode {mode!r}; masks are read with 'rb'.")
+            raise SettingError(f"{path} was opened with mode {mode!r}; masks are read with 'rb'.")
         benchmark, _, file = path.removeprefix(PREFIX).partition("!")
         classes = read_mask(file, _load_benchmark(benchmark))
         stream = io.BytesIO()

@@ -13,7 +13,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from sclip_plugin.draw.overlay import palette
-from sclip_plugin.errors import LabelError, PictureError
+from sclip_plugin.errors import LabelError, PictureError, SettingError
 from sclip_plugin.segment.segmentation import Segmentation
 from sclip_plugin.segment.segmenter import Prepared, Segmenter
 from sclip_plugin.text.bank import TextBank
@@ -56,9 +56,11 @@ class SCLIPSegmentor(nn.Module):
     def __init__(self, *, segmenter: Segmenter, classes: Labels | None = None, input_format: str = "RGB") -> None:
         super().__init__()
         if input_format not in FORMATS:
-            raise ValueError(f"input_format (INPUT.FORMAT) is {input_format!r}; expected one of {', '.join(FORMATS)}.")
+            raise SettingError(
+                f"input_format (INPUT.FORMAT) is {input_format!r}; expected one of {', '.join(FORMATS)}."
+            )
         if segmenter.settings.threshold:
-            raise ValueError(
+            raise SettingError(
                 f"the segmenter has threshold={segmenter.settings.threshold}, which leaves pixels without a class, but "
                 "every pixel of sem_seg has one; use prob_threshold, which gives such pixels to class 0."
             )

@@ -21,15 +21,15 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.image_utils import load_image
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 
-from sclip_plugin.errors import LabelError, PictureError
+from sclip_plugin.defaults import DEFAULT_MODEL, PAMR_STEPS
+from sclip_plugin.errors import LabelError, PictureError, SettingError
 
 if TYPE_CHECKING:
     from sclip_plugin.imaging.pictures import Picture
     from sclip_plugin.segment.segmentation import Segmentation
 
 TASK = "zero-shot-segmentation"
-DEFAULT_MODEL = ("openai/clip-vit-base-patch16", "57c2164")
-PAMR_STEPS = 10
+REVISION = "57c2164"
 
 
 class ZeroShotSegmentationPipeline(Pipeline):
@@ -153,7 +153,7 @@ class ZeroShotSegmentationPipeline(Pipeline):
         if candidate_labels is not None:
             _check(candidate_labels)
         if output not in (None, "masks", "semantic"):
-            raise ValueError(f"output={output!r}; expected 'masks' or 'semantic'.")
+            raise SettingError(f"output={output!r}; expected 'masks' or 'semantic'.")
         if settings and hasattr(self, "segmenter"):
             self.segmenter.settings.changed(**settings)
         shared = {"settings": settings} if settings else {}
@@ -245,10 +245,9 @@ def register() -> None:
     """Make the task known to ``transformers.pipeline``. ``import sclip_plugin`` does it, in either order of imports."""
     if TASK in PIPELINE_REGISTRY.supported_tasks:
         return
-    name, revision = DEFAULT_MODEL
     # transformers 4 names the framework in front of a default model, as its own tasks do.
     by_framework = isinstance(PIPELINE_REGISTRY.supported_tasks["image-segmentation"]["default"]["model"], dict)
-    default = {"model": {"pt": (name, revision)} if by_framework else (name, revision)}
+    default = {"model": {"pt": (DEFAULT_MODEL, REVISION)} if by_framework else (DEFAULT_MODEL, REVISION)}
     PIPELINE_REGISTRY.register_pipeline(
         TASK, ZeroShotSegmentationPipeline, pt_model=(AutoModel,), default=default, type="multimodal"
     )

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from ..defaults import DEFAULT_MODEL
-from .options import MethodName, make_segmenter
+from .options import make_segmenter, setting
 from .terminal import say
 
 
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("sclip-demo"),
     seed: Annotated[int, typer.Option(min=0, help="Which scene is drawn; 2 is one of the clearer ones.")] = 2,
-    method: MethodName = "csa",
+    method: Annotated[str, setting("method")] = "csa",
 ) -> None:
     """Draw a scene, segment it by its labels with the CLIP that ships with the package, and write the pictures.
 
@@ -27,7 +27,7 @@ def demo(
     from ..files import save_image
 
     scene = draw_scene(seed)
-    segmenter = make_segmenter("demo", method, None)
+    segmenter = make_segmenter("demo", None, method=method)
     result = segmenter(scene.picture, list(scene.labels))
     paths = result.save(out, "scene", heatmaps=True)
     save_image(scene.picture, out / "scene.png")

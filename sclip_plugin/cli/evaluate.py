@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..defaults import DEFAULT_MODEL
-from .options import quiet_transformers
-from .terminal import say, shown, tell
+from .options import Changes, Device, Dtype, parse_changes, quiet_transformers
+from .terminal import say, tell
 
 if TYPE_CHECKING:
     from ..evaluation.processes import Processes
@@ -39,7 +39,7 @@ class _Run:
 
     @property
     def name(self) -> str:
-        return f"{self.data.benchmark.name}-{self.preset.method}"
+        return f"{self.data.benchmark.name}-{self.preset.settings.method_name}"
 
 
 @eval_app.callback()
@@ -67,10 +67,7 @@ def evaluate_command(
         str | None,
         typer.Option(help="Settings: sclip, naclip, clearclip, resclip, scclip; by default the method's own."),
     ] = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the preset or an option of the method."),
-    ] = None,
+    change: Changes = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for results; each run has its own in it.")] = Path(
         "out/eval"
     ),
@@ -83,8 +80,8 @@ def evaluate_command(
     batch: Annotated[int, typer.Option(min=1, help="Pictures given to the model at once.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read and decode.")] = 2,
     scenes: Annotated[int, typer.Option(min=1, help="How many scenes 'demo' has.")] = 120,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default CUDA where there is one.")] = None,
-    dtype: Annotated[str, typer.Option(help="Of the weights: float32, float16, bfloat16, or auto.")] = "float32",
+    device: Device = None,
+    dtype: Dtype = "float32",
 ) -> None:
     """Evaluate a model on a benchmark: mIoU, aAcc and per-class IoU, in JSON and Markdown beside published figures.
 
@@ -105,7 +102,7 @@ def evaluate_command(
             return
         if benchmark is None:
             raise typer.BadParameter("name a benchmark (voc21, ..., demo, all, or a YAML file), or give --check DATA.")
-        runs, missing = _plan(benchmark, data, method, preset, _parse_changes(change or []), scenes)
+        runs, missing = _plan(benchmark, data, method, preset, parse_changes(change or []), scenes)
         model = model or ("demo" if benchmark == "demo" else DEFAULT_MODEL)
         options = {"limit": limit, "save_maps": save_maps, "resume": resume, "batch": batch, "workers": workers}
         _evaluate(runs, missing, model, device, dtype, out, worst, options, processes)
@@ -153,27 +150,12 @@ def _plan(
 
 
 def _preset(benchmark: Benchmark, method: str, preset: str | None, explicit: bool) -> Preset:
-    from ..protocols.presets import benchmark_preset, preset_for_method
+    from ..protocols.presets import benchmark_preset, preset_for_method, with_method
 
     if preset is None:
         return preset_for_method(benchmark, method)
     chosen = benchmark_preset(benchmark, preset.partition("/")[0])
-    if explicit and chosen.method != method:
-        return dataclasses.replace(chosen, method=method, method_options={}, published_as="")
-    return chosen
-
-
-def _parse_changes(changes: list[str]) -> dict[str, Any]:
-    import yaml
-
-    parsed = {}
-    for change in changes:
-        key, equals, value = change.partition("=")
-        if not equals or not key.strip():
-            raise typer.BadParameter(f"--set {shown(change)}: expected NAME=VALUE, for instance --set logit_scale=50.")
-        value = yaml.safe_load(value)
-        parsed[key.strip()] = tuple(value) if isinstance(value, list) else value
-    return parsed
+    return with_method(chosen, method) if explicit else chosen
 
 
 def _evaluate(

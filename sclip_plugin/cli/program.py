@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from ..errors import SclipError
 from .compare import compare
 from .convert import convert_app
 from .demo import demo
@@ -50,14 +51,6 @@ def run() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         app()
-    except (OSError, ValueError, TypeError) as error:
-        if not _is_ours(error):
-            raise
+    except (SclipError, OSError) as error:
         tell(f"error: {error}")
         sys.exit(2)
-
-
-def _is_ours(error: Exception) -> bool:
-    from .. import errors
-
-    return type(error).__module__.startswith(errors.__name__.rpartition(".")[0]) or isinstance(error, OSError)

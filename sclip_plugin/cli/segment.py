@@ -5,24 +5,31 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..defaults import DEFAULT_MODEL, PAMR_STEPS
+from ..defaults import DEFAULT_MODEL
 from .options import (
     Background,
+    Changes,
     Device,
     Dtype,
     Labelled,
     Labels,
     MethodName,
     Model,
+    PresetName,
     Refine,
     Resize,
+    Stride,
+    Templates,
+    Threshold,
     Window,
-    given,
+    check_labels,
+    chosen_settings,
     make_segmenter,
+    parse_changes,
     parse_labels_option,
 )
 from .pictures import MaxPixels, NamedPicture, find_pictures, limit_pixels, with_stems
@@ -42,24 +49,23 @@ def segment(
             "standard input, one a line."
         ),
     ],
-    labels: Labels,
+    labels: Labels = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made where it is missing.")] = Path(
         "out"
     ),
     model: Model = DEFAULT_MODEL,
-    method: MethodName = "csa",
+    method: MethodName = None,
+    preset: PresetName = None,
     background: Background = False,
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Leave pixels with a lower best score unlabelled.")
-    ] = None,
+    threshold: Threshold = None,
     refine: Refine = False,
     heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Write a heat map of every label, too.")] = False,
     opacity: Opacity = 0.55,
     window: Window = None,
+    stride: Stride = None,
     resize: Resize = None,
-    templates: Annotated[
-        str, typer.Option(help="Prompts: imagenet (80 templates), plain (one), or your own text with {} for the name.")
-    ] = "imagenet",
+    templates: Templates = None,
+    change: Changes = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Skip pictures whose results are whole and of the same picture and settings."),
@@ -81,25 +87,24 @@ def segment(
     Example: sclip segment photo.jpg --labels "cat, remote control, sofa" --model demo
     """
     from ..files import check_writable, sweep
-    from ..text.labels import parse_labels
 
     limit_pixels(max_pixels)
     parsed = parse_labels_option(labels)
-    parse_labels(parsed, background)  # a label of the name "background" beside it is said now
+    settings = chosen_settings(
+        method, preset, parse_changes(change or []), refine, background=background or None, threshold=threshold,
+        window=window, stride=stride, resize_short_side=resize, templates=templates,
+    )  # fmt: skip
+    check_labels(parsed, preset, settings)
     found = find_pictures(pictures, out)
     check_writable(out)
     sweep(out)
-    settings = given(
-        background=background, threshold=threshold, window=window, resize_short_side=resize, templates=templates
-    )
-    if refine:
-        settings["pamr_steps"] = PAMR_STEPS
-    segmenter = make_segmenter(model, method, device, dtype)
-    if found.left_out() and not quiet:
-        tell(f"not looked at: {found.left_out()}")
-    if model == "demo" and not quiet:
-        tell("demo is a small model that knows drawn things only; for photographs name another with --model.")
-    run = _Run(segmenter, model, parsed, settings, out, heatmaps, opacity, resume, quiet, as_json)
+    segmenter = make_segmenter(model, device, dtype, preset, **settings)
+    if not quiet:
+        if found.left_out():
+            tell(f"not looked at: {found.left_out()}")
+        if model == "demo":
+            tell("demo is a small model that knows drawn things only; for photographs name another with --model.")
+    run = _Run(segmenter, model, parsed, out, heatmaps, opacity, resume, quiet, as_json)
     run.prepare()
     run.all(with_stems(found.pictures))
 
@@ -111,8 +116,7 @@ class _Run:
         self,
         segmenter: Segmenter,
         model: str,
-        classes: Labelled,
-        settings: dict[str, Any],
+        classes: Labelled | None,
         out: Path,
         heatmaps: bool,
         opacity: float,
@@ -120,32 +124,30 @@ class _Run:
         quiet: bool,
         as_json: bool,
     ) -> None:
-        from ..evaluation.prediction import weights_fingerprint
         from ..segment.results import file_names
         from ..text.labels import parse_labels
 
         self.segmenter = segmenter
         self.classes = classes
-        self.settings = settings
         self.out = out
         self.heatmaps = heatmaps
         self.opacity = opacity
         self.resume = resume
         self.quiet = quiet
         self.as_json = as_json
-        chosen = segmenter.settings.changed(**settings)
-        vocabulary = parse_labels(classes, chosen.background)
         identity = {
             "model": model,
-            "weights": weights_fingerprint(segmenter.model),
             "dtype": segmenter.dtype,
             "labels": classes,
             "opacity": opacity,
-            **chosen.plain(),
+            **segmenter.settings.plain(),
+            "identity": segmenter.identity(classes),
         }
-        self.identity = json.loads(json.dumps(identity))
+        self.settings = json.loads(json.dumps(identity))
+        vocabulary = parse_labels(classes, segmenter.settings.background) if classes else segmenter.vocabulary
+        assert vocabulary is not None, "check_labels comes first"
+        self.prompts = len(vocabulary.names) * len(segmenter.settings.templates)
         self.kinds = list(file_names("", vocabulary.labels, heatmaps))
-        self.prompts = len(vocabulary.names) * len(chosen.templates)
         self.done = self.skipped = 0
         self.failed: list[tuple[str, str]] = []
 
@@ -153,7 +155,7 @@ class _Run:
         """Embed the labels."""
         if self.prompts > PROMPTS_TO_SAY and not self.quiet:
             tell(f"embedding the labels: {self.prompts:,} prompts, kept for the next time")
-        self.segmenter.text_embeddings(self.classes, **self.settings)
+        self.segmenter.text_embeddings(self.classes)
 
     def all(self, pictures: list[tuple[NamedPicture, str]]) -> None:
         from rich.console import Console
@@ -180,6 +182,7 @@ class _Run:
         self.report(len(pictures), stopped)
 
     def one(self, picture: NamedPicture, stem: str) -> None:
+        from ..errors import SclipError
         from ..imaging.pictures import read_picture
         from ..segment.results import is_whole, source_of
 
@@ -187,18 +190,18 @@ class _Run:
             with picture.open() as file:
                 source = source_of(file, picture.given)
                 path = self.out / f"{stem}.json"
-                if self.resume and is_whole(path, self.identity, source, self.kinds):
+                if self.resume and is_whole(path, self.settings, source, self.kinds):
                     self.skipped += 1
                     self.tell_of(picture, "skipped", path)
                     return
                 rgb = read_picture(file)
-            result = self.segmenter(rgb, self.classes, **self.settings)
+            result = self.segmenter(rgb, self.classes)
             del rgb  # the result has its own; of a large picture one is enough
-        except (OSError, ValueError, MemoryError) as error:
+        except (SclipError, OSError, MemoryError) as error:
             self.failed.append((picture.given, str(error) or type(error).__name__))
             self.tell_of(picture, "failed", None, self.failed[-1][1])
             return
-        result.settings = self.identity
+        result.settings = self.settings
         try:
             written = result.save(self.out, stem, heatmaps=self.heatmaps, opacity=self.opacity, source=source)
         except OSError as error:

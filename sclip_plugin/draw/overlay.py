@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ..errors import ArgumentTypeError, SettingError
 from . import fonts
 from . import legend as _legend
 from .legend import BACKGROUND, INK, Entry
@@ -48,7 +49,7 @@ def palette(count: int) -> np.ndarray:
     [[230, 159, 0], [0, 114, 178]]
     """
     if count < 0:
-        raise ValueError(f"can't make {count} colours; give 0 or more")
+        raise SettingError(f"can't make {count} colours; give 0 or more")
     chosen = _chosen_colours()
     if count <= len(chosen):
         return chosen[:count].copy()
@@ -96,7 +97,7 @@ def overlay(
     names = _checked_labels(labels)
     label_map = _checked_map(label_map, len(names), picture)
     if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity is {opacity}, expected 0 (picture only) to 1 (colours only)")
+        raise SettingError(f"opacity is {opacity}, expected 0 (picture only) to 1 (colours only)")
     areas = np.zeros(len(names) + 1, np.int64)
     for rows in _stripes(*label_map.shape):
         areas += np.bincount(label_map[rows].ravel().astype(np.intp) + 1, minlength=len(areas))
@@ -133,11 +134,11 @@ def heatmap(picture: Image.Image, scores: np.ndarray, label: str) -> Image.Image
     """
     scores = np.asarray(scores)
     if scores.dtype.kind not in "fiub":
-        raise TypeError(f"scores are of type {scores.dtype}, expected numbers from 0 to 1")
+        raise ArgumentTypeError(f"scores are of type {scores.dtype}, expected numbers from 0 to 1")
     _check_size("scores", scores, picture)
     low, high = float(scores.min()), float(scores.max())
     if not (low >= 0 and high <= 1):
-        raise ValueError(f"scores go from {low:g} to {high:g}, expected 0 to 1; rescale them, e.g. by a softmax")
+        raise SettingError(f"scores go from {low:g} to {high:g}, expected 0 to 1; rescale them, e.g. by a softmax")
     scale = _legend.display_scale(picture.size)
     image, scores, colours = _enlarged(picture, scale), _repeated(scores, scale), _magma()
     result = Image.new("RGB", image.size)
@@ -169,7 +170,7 @@ def palette_png(label_map: np.ndarray, count: int) -> Image.Image:
     [[0, 1, 255]]
     """
     if not 0 <= count <= 65535:
-        raise ValueError(f"{count} classes don't fit a palette PNG; expected 0 to 65535")
+        raise SettingError(f"{count} classes don't fit a palette PNG; expected 0 to 65535")
     label_map = _checked_map(label_map, count)
     if count > 255:
         return Image.fromarray(label_map.astype(np.uint16))  # -1 wraps round to 65535
@@ -291,21 +292,23 @@ def _with_bar(image: Image.Image, label: str, colours: np.ndarray) -> Image.Imag
 
 def _checked_labels(labels: Sequence[str]) -> list[str]:
     if isinstance(labels, str):
-        raise TypeError(f"labels is the text {labels!r}, expected a list of names such as {[labels]!r}")
+        raise ArgumentTypeError(f"labels is the text {labels!r}, expected a list of names such as {[labels]!r}")
     for name in labels:
         if not isinstance(name, str):
-            raise TypeError(f"labels holds {name!r} ({type(name).__name__}), expected names as text")
+            raise ArgumentTypeError(f"labels holds {name!r} ({type(name).__name__}), expected names as text")
     return list(labels)
 
 
 def _checked_map(label_map: np.ndarray, count: int, picture: Image.Image | None = None) -> np.ndarray:
     label_map = np.asarray(label_map)
     if label_map.dtype.kind not in "iu":
-        raise TypeError(f"the label map is of type {label_map.dtype}, expected integers; convert it by .astype(int)")
+        raise ArgumentTypeError(
+            f"the label map is of type {label_map.dtype}, expected integers; convert it by .astype(int)"
+        )
     _check_size("the label map", label_map, picture)
     low, high = int(label_map.min()), int(label_map.max())
     if low < -1 or high >= count:
-        raise ValueError(
+        raise SettingError(
             f"the label map goes from {low} to {high}, but there are {count} labels: expected 0 to {count - 1}, "
             "and -1 where there is no label"
         )
@@ -314,13 +317,15 @@ def _checked_map(label_map: np.ndarray, count: int, picture: Image.Image | None 
 
 def _check_size(what: str, values: np.ndarray, picture: Image.Image | None) -> None:
     if values.ndim != 2 or 0 in values.shape:
-        raise ValueError(f"{what} has shape {values.shape}, expected (height, width) with neither being 0")
+        raise SettingError(f"{what} has shape {values.shape}, expected (height, width) with neither being 0")
     if picture is None:
         return
     if not isinstance(picture, Image.Image):
-        raise TypeError(f"the picture is {type(picture).__name__}, expected a PIL image; see PIL.Image.fromarray")
+        raise ArgumentTypeError(
+            f"the picture is {type(picture).__name__}, expected a PIL image; see PIL.Image.fromarray"
+        )
     if values.shape != (picture.height, picture.width):
-        raise ValueError(
+        raise SettingError(
             f"{what} is {values.shape[0]} x {values.shape[1]} (height x width), "
             f"but the picture is {picture.height} x {picture.width}; resize one to the other"
         )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from ..errors import SettingError
 from . import fonts
 from .legend import BACKGROUND, INK, Entry, display_scale, fill, font_size, rgb
 
@@ -44,9 +45,9 @@ def side_by_side(
     627
     """
     if not panels:
-        raise ValueError("no panels were given; expected at least one (caption, picture)")
+        raise SettingError("no panels were given; expected at least one (caption, picture)")
     if columns is not None and columns < 1:
-        raise ValueError(f"columns is {columns}, expected 1 or more, or None")
+        raise SettingError(f"columns is {columns}, expected 1 or more, or None")
     cell_width, cell_height = (int(np.median(sides)) for sides in zip(*(p.size for _, p in panels), strict=True))
     enlarge = display_scale((cell_width, cell_height))
     columns = min(columns or _screen_columns(len(panels), cell_width / cell_height), len(panels))

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..errors import SclipError
 from ..files import save_image
 from .checking import map_ahead
 from .datasets import OUT_OF_RANGE, UNREADABLE_MASK, DatasetError, MaskError, Problem, listing, read_labels, some
@@ -50,7 +51,7 @@ class ConversionReport:
         return "\n".join(lines + [f"    {problem}" for problem in self.problems])
 
 
-class SourceError(ValueError):
+class SourceError(SclipError, ValueError):
     """A file that no mask can be made from; ``kind`` as in `Problem`."""
 
     def __init__(self, message: str, kind: str = UNREADABLE_MASK) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import PictureError
+from ..errors import PictureError, SclipError
 from ..imaging.opening import opened, orientation, upright
 from ..protocols.benchmarks import Benchmark
 from ..reading import TextFileError, lines_of, read_text
@@ -38,11 +38,11 @@ _SPREAD = {"L;2": 85, "L;4": 17}
 _LOSSY = ("JPEG", "MPO")
 
 
-class DatasetError(FileNotFoundError):
+class DatasetError(SclipError, FileNotFoundError):
     """A folder that does not hold the data set: says what was looked for and what was found."""
 
 
-class MaskError(ValueError):
+class MaskError(SclipError, ValueError):
     """A mask that cannot be used; ``kind`` is one of the kinds of problems above."""
 
     def __init__(self, message: str, kind: str) -> None:

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import SclipError, SettingError
+
 Counts = NDArray[np.int64]
 
 
-class LabelRangeError(ValueError):
+class LabelRangeError(SclipError, ValueError):
     """A label map or a mask holds a value that names no class."""
 
 
@@ -38,7 +40,7 @@ def count_picture(prediction: np.ndarray, target: np.ndarray, num_classes: int, 
     [[1, 0], [1, 1], [2, 0]]
     """
     if prediction.shape != target.shape:
-        raise ValueError(f"prediction of shape {prediction.shape} and target of shape {target.shape} must agree.")
+        raise SettingError(f"prediction of shape {prediction.shape} and target of shape {target.shape} must agree.")
     if prediction.size == 0:
         return np.zeros((3, num_classes), np.int64)
     check_labels("prediction", prediction, 0, num_classes, allowed=(-1,))

@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import SclipError
 from .metric import Counts
 
 
-class ResumeError(ValueError):
+class ResumeError(SclipError, ValueError):
     """The output folder holds partial results of a run with other settings."""
 
 
@@ -147,7 +148,7 @@ class PictureLog:
         if found == self.settings:
             return
         found = found if isinstance(found, dict) else {}
-        for key in sorted({*found, *self.settings}):
+        for key in sorted({*found, *self.settings}, key=lambda key: (key == "identity", key)):
             if found.get(key) != self.settings.get(key):
                 raise ResumeError(
                     f"'{path}' holds results of another run: {key} was {found.get(key)!r}, now it is "

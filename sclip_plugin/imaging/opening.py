@@ -14,7 +14,7 @@ from typing import IO, Union
 
 from PIL import Image, ImageFile
 
-from ..errors import PictureError
+from ..errors import PictureError, PictureNotFoundError
 
 Source = Union[str, "os.PathLike[str]", IO[bytes], Image.Image]
 
@@ -39,10 +39,6 @@ _WANTED = {
 }
 
 
-class MissingPictureError(PictureError, FileNotFoundError):
-    """A path at which there is no picture."""
-
-
 @contextlib.contextmanager
 def opened(source: Source) -> Iterator[Image.Image]:
     """A picture as Pillow opens it, within the limit on pixels; whatever breaks in the block is a `PictureError`.
@@ -54,7 +50,7 @@ def opened(source: Source) -> Iterator[Image.Image]:
         source: a path to an ordinary file, an open binary file, or a picture that Pillow has opened.
 
     Raises:
-        MissingPictureError: no such file.
+        PictureNotFoundError: no such file.
         PictureError: no picture, a broken one, one with too many pixels, a folder, a device or a pipe.
 
     Example:
@@ -99,14 +95,14 @@ def open_file(source: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """An ordinary file's bytes, once it is known to be one: a pipe would be waited for, a device may have no end.
 
     Raises:
-        MissingPictureError: no such file.
+        PictureNotFoundError: no such file.
         PictureError: a folder, a device or a pipe, or a file that may not be read.
     """
     path = Path(source)
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
-        raise MissingPictureError(f"no such picture: {path}") from error
+        raise PictureNotFoundError(f"no such picture: {path}") from error
     except (OSError, ValueError) as error:
         raise PictureError(f"{path} cannot be read as a picture: {error}") from error
     if stat.S_ISDIR(mode):

@@ -35,7 +35,7 @@ def read_picture(source: Picture, *, paths: bool = True) -> Image.Image:
 
     Raises:
         PictureError: not a picture, one with more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels, or of another shape. For
-            a path at which there is no file it is a FileNotFoundError, too.
+            a path at which there is no file it is a PictureNotFoundError.
 
     Example:
         >>> import numpy as np

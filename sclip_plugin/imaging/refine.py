@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..device import budget
+from ..defaults import PAMR_STEPS
+from ..device import Budget, budget
 
 PIXELS_AT_ONCE = 2**14
 
 
-def pamr(mask: Tensor, image: Tensor, steps: int = 10, dilations: tuple[int, ...] = (8, 16)) -> Tensor:
+def pamr(mask: Tensor, image: Tensor, steps: int = PAMR_STEPS, dilations: tuple[int, ...] = (8, 16)) -> Tensor:
     """Refine score maps so that neighbouring pixels of similar colour agree.
 
     Each step replaces a pixel's scores by the affinity-weighted sum of its 8 neighbours at every dilation. The
@@ -42,12 +43,19 @@ def pamr(mask: Tensor, image: Tensor, steps: int = 10, dilations: tuple[int, ...
     return torch.stack(refined).view_as(mask)
 
 
-def refine_pixels(scores: Tensor, image: Tensor, steps: int = 10, dilations: tuple[int, ...] = (8, 16)) -> Tensor:
+def refine_pixels(
+    scores: Tensor,
+    image: Tensor,
+    steps: int = PAMR_STEPS,
+    dilations: tuple[int, ...] = (8, 16),
+    limits: Budget | None = None,
+) -> Tensor:
     """`pamr` of one picture, scores of a pixel in one piece: a step is one weighted gather of rows.
 
     Args:
         scores: (H W, K), pixels in row-major order. The result is linear in them.
         image: (3, H, W).
+        limits: how many values are smoothed together; what suits the device where None.
 
     Returns:
         (H W, K).
@@ -58,7 +66,7 @@ def refine_pixels(scores: Tensor, image: Tensor, steps: int = 10, dilations: tup
     parts = torch.cat([index, own], dim=1).split(PIXELS_AT_ONCE)
     weights = torch.cat([affinity(pixels, part, len(dilations)) for part in parts]).to(scores.dtype)
     refined = []
-    for names in scores.split(max(16, budget(scores.device).pamr_values // len(scores)), dim=1):
+    for names in scores.split(max(16, (limits or budget(scores.device)).pamr_values // len(scores)), dim=1):
         names = names.contiguous()
         for _ in range(steps):
             names = F.embedding_bag(index, names, per_sample_weights=weights, mode="sum")

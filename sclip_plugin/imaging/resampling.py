@@ -84,11 +84,11 @@ def bilinear_matrix(size: int, target: int) -> Tensor:
 def upsampled(scores: Tensor, size: tuple[int, int]) -> Tensor:
     """(h, w, K) to (H, W, K), bilinear, align_corners False; nothing depends on the values."""
     rows, columns = (bilinear_matrix(old, new).to(scores) for old, new in zip(scores.shape, size, strict=False))
-    band = _weighted(rows, scores.flatten(1)[None])[0].unflatten(1, scores.shape[1:])
-    return _weighted(columns, band)
+    band = weighted(rows, scores.flatten(1)[None])[0].unflatten(1, scores.shape[1:])
+    return weighted(columns, band)
 
 
-def _weighted(weights: Tensor | None, scores: Tensor) -> Tensor:
+def weighted(weights: Tensor | None, scores: Tensor) -> Tensor:
     """(m, n) by (B, n, K), in single precision under autocast too; the scores themselves where weights are None."""
     if weights is None:
         return scores

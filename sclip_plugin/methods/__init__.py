@@ -3,6 +3,6 @@
 # The order of these modules is the order in which `list_methods` and `sclip methods` show what they register.
 from . import attention, gem, resclip, scclip  # noqa: F401
 from .base import AttentionMethod, Method
-from .registry import METHODS, list_methods, make_method, register_method
+from .registry import METHODS, list_methods, make_method, options_of, register_method
 
-__all__ = ["METHODS", "AttentionMethod", "Method", "list_methods", "make_method", "register_method"]
+__all__ = ["METHODS", "AttentionMethod", "Method", "list_methods", "make_method", "options_of", "register_method"]

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import UnknownNameError
+from ..errors import SettingError
+from ..fields import field_of
 from .base import AttentionMethod
 from .registry import register_method
 
@@ -27,7 +28,7 @@ class Vanilla(AttentionMethod):
         return [(block.q, block.k)]
 
 
-@register_method("csa")
+@register_method("csa", aliases=("sclip",))
 @dataclass(frozen=True, kw_only=True)
 class CorrelativeSelfAttention(AttentionMethod):
     """(softmax(s q qᵀ) + softmax(s k kᵀ)) v, the sum not halved.
@@ -42,9 +43,9 @@ class CorrelativeSelfAttention(AttentionMethod):
     projections: tuple[str, ...] = ("q", "k")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "projections", tuple(self.projections))
+        super().__post_init__()
         if not self.projections or not set(self.projections) <= {"q", "k", "v", "x"}:
-            raise UnknownNameError(
+            raise SettingError(
                 f"csa got projections={self.projections!r}; expected one or more of 'q', 'k', 'v', 'x', "
                 "for instance projections=('q', 'k')."
             )
@@ -120,7 +121,7 @@ class NACLIP(_WithoutResidual):
 
     summary = "key-key attention that favours each patch's neighbourhood"
     source = "NACLIP, arXiv 2404.08181"
-    std: float = 5.0
+    std: float = field_of(5.0, "σ of the Gaussian, in patches", above=0)
 
     def similarities(self, block):
         return [(block.k, block.k)]

@@ -6,12 +6,14 @@ A method knows no framework. It is handed a `BlockInput` (the last block with th
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..fields import check_fields, field_of
 from ..towers.running import before_last_block
 
 if TYPE_CHECKING:
@@ -41,11 +43,26 @@ class Method:
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""
 
+    def __post_init__(self) -> None:
+        check_fields(self, self.name or type(self).__name__)
+
     @property
     def needs_text(self) -> bool:
-        """True if the method, with its options, has a field ``text`` that must hold the text embeddings of all names,
-        (K, D) and normalised, before it can run; the segmenter fills it in."""
+        """Whether what the method computes, with its options, depends on the words; `bind` then takes them."""
         return False
+
+    def bind(self, *, text: Tensor, logit_scale: float, image_mean: Tensor, image_std: Tensor) -> Method:
+        """The method for one question: the segmenter calls this before the method runs.
+
+        Args:
+            text: (K, D) float32, the unit embeddings of all names.
+            logit_scale: the factor on cosines before the softmax, of the settings.
+            image_mean, image_std: (3,), what ``context.pixel_values`` are normalised with.
+
+        Returns:
+            This method, or a copy that holds what it needs of it. A method with a field ``text`` gets it there.
+        """
+        return dataclasses.replace(self, text=text) if self.needs_text else self  # type: ignore[call-arg]
 
     def taps(self, depth: int) -> tuple[int, ...]:
         """Indices (from 0, of ``depth`` blocks) of earlier blocks whose input the method needs in ``context.taps``."""
@@ -93,7 +110,7 @@ class AttentionMethod(Method):
 
     residual: bool = True
     ffn: bool = True
-    temperature: float = 1.0
+    temperature: float = field_of(1.0, "multiplies the scale of the scores", above=0)
 
     def similarities(self, block: BlockInput) -> list[tuple[Tensor, Tensor]]:
         raise NotImplementedError

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch.nn.functional as F
 
+from ..fields import field_of
 from .base import Method, PositionResize
 from .registry import register_method
 
@@ -27,15 +28,8 @@ class GEM(Method):
     summary = "a second path of v-v, k-k and q-q attention through the last blocks"
     source = "GEM, arXiv 2312.00878"
     position_resize: PositionResize = "size_antialias"
-    depth: int = 7
-    iterations: int = 1
-
-    def __post_init__(self) -> None:
-        if self.depth < 2 or self.iterations < 0:
-            raise ValueError(
-                f"gem got depth={self.depth}, iterations={self.iterations}; expected depth of 2 or more (the second "
-                "path runs through the last depth - 1 blocks) and iterations of 0 or more. The authors use 7 and 1."
-            )
+    depth: int = field_of(7, "the second path runs through the last depth - 1 blocks", low=2)
+    iterations: int = field_of(1, "how often the clusters are sharpened", low=0)
 
     def taps(self, depth):
         return tuple(range(max(0, depth - self.depth + 1), depth - 1))

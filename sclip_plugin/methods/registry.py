@@ -13,13 +13,15 @@ METHODS: Registry[type[Method]] = Registry("method", "sclip_plugin.methods")
 """Maps a name to a `Method` subclass: a frozen dataclass, called with its options as keywords."""
 
 
-def register_method(name: str):
+def register_method(name: str, *, replace: bool = False, aliases: tuple[str, ...] = ()):
     """Class decorator: make a `Method` subclass available under ``name`` everywhere a method is named.
+
+    A name that is taken is an error unless ``replace`` is set; ``aliases`` lead to the method too, and are not listed.
 
     An installed package can do the same with an entry point in the group ``sclip_plugin.methods``.
     For an example that runs, see `AttentionMethod`.
     """
-    return METHODS.register(name)
+    return METHODS.register(name, replace=replace, aliases=aliases)
 
 
 def list_methods() -> tuple[str, ...]:
@@ -46,3 +48,17 @@ def make_method(method: str | Method, options: dict[str, Any] | None = None) -> 
     if unknown:
         raise UnknownNameError(f"method '{cls.name}' has no option {unknown[0]!r}; it has {', '.join(known)}.")
     return dataclasses.replace(method, **options) if isinstance(method, Method) else cls(**options)
+
+
+def options_of(method: Method) -> tuple[str | Method, dict[str, Any]]:
+    """A method as its name and the options that differ from their defaults.
+
+    A method that is not registered, or holds what cannot be compared (another model), stays as it is. The ``text`` that
+    the segmenter binds is not among the options.
+    """
+    fields = [f for f in dataclasses.fields(method) if f.name != "text"]
+    if type(method) not in METHODS or not all(f.compare for f in fields):
+        return method, {}
+    plain = type(method)()
+    own = {f.name: getattr(method, f.name) for f in fields}
+    return method.name, {key: value for key, value in own.items() if value != getattr(plain, key)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -10,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..device import budget, without_autocast
+from ..errors import SettingError
+from ..fields import field_of
 from ..imaging.refine import refine_pixels
 from ..imaging.resampling import upsampled
 from .base import AttentionMethod, Method
@@ -33,7 +36,7 @@ class ResCLIP(Method):
         sfr: (τ_s, λ_s), or None for off. It needs ``text``, which the segmenter fills in.
         rcs_blocks: numbers, counted from 1 of 12, of the blocks averaged in Ā; at the same fractions of another depth.
         sfr_threshold: pixels whose best probability is below it take label 0 in the first pass.
-        logit_scale: multiplies cosines before the first pass's softmax.
+        logit_scale: multiplies cosines before the first pass's softmax; None for the segmenter's, or 40 without one.
         delete_same_entity: weaken S between patches of one label with another label on the line between them.
         text: (K, D), the normalised text embeddings of all names.
     """
@@ -41,36 +44,36 @@ class ResCLIP(Method):
     summary = "adds attention of earlier blocks (rcs) and of a first segmentation (sfr) to a base method"
     source = "ResCLIP, arXiv 2411.15851"
     base: str | AttentionMethod = "naclip"
-    rcs: tuple[float, float] | None = (2.0, 0.3)
-    sfr: tuple[float, float] | None = (2.2, 0.7)
-    rcs_blocks: tuple[int, ...] = (6, 7, 8, 9)
-    sfr_threshold: float = 0.15
-    logit_scale: float = 40.0
+    rcs: tuple[float, float] | None = field_of((2.0, 0.3), "(τ, λ) of the attention of earlier blocks; None: off")
+    sfr: tuple[float, float] | None = field_of((2.2, 0.7), "(τ, λ) of the first segmentation; None: off")
+    rcs_blocks: tuple[int, ...] = field_of((6, 7, 8, 9), "blocks that are averaged, of 12", low=1)
+    sfr_threshold: float = field_of(0.15, "less likely pixels take label 0 in the first pass", low=0, high=1)
+    logit_scale: float | None = field_of(None, "factor on the first pass's cosines; None: the settings'", above=0)
     delete_same_entity: bool = True
     text: Tensor | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         base = make_method(self.base)
         if not (
             isinstance(base, AttentionMethod)
             and type(base).attend is AttentionMethod.attend
             and type(base).similarities is not AttentionMethod.similarities
         ):
-            raise ValueError(
+            raise SettingError(
                 f"resclip got base {base.name!r}, whose attention is not a softmax of similarities; "
                 "expected one such as 'naclip', 'clearclip', 'csa' or 'vanilla'."
             )
         object.__setattr__(self, "base", base)
-        for part in ("rcs", "sfr"):
-            given = getattr(self, part)
-            if given is not None and (not isinstance(given, (tuple, list)) or len(given) != 2):
-                raise ValueError(f"resclip got {part}={given!r}; expected (τ, λ), such as (2.0, 0.3), or None for off.")
-            object.__setattr__(self, part, given and tuple(given))
-        object.__setattr__(self, "rcs_blocks", tuple(self.rcs_blocks))
 
     @property
     def needs_text(self) -> bool:
         return self.sfr is not None
+
+    def bind(self, *, text, logit_scale, image_mean, image_std):
+        if not self.needs_text:
+            return self
+        return dataclasses.replace(self, text=text, logit_scale=self.logit_scale or logit_scale)
 
     def rcs_taps(self, depth: int) -> tuple[int, ...]:
         return tuple(number - 1 for number in at_depth(self.rcs_blocks, depth)) if self.rcs else ()
@@ -104,7 +107,7 @@ class ResCLIP(Method):
     def semantic_feedback(self, block, context) -> Tensor:
         """S from the labels of a first pass: (B, 1, P + N, P + N), in half precision."""
         if self.text is None:
-            raise ValueError(
+            raise SettingError(
                 "resclip with sfr on needs the text embeddings of all names, text=(K, D) and normalised, for its first "
                 "pass. Use sclip_plugin.Segmenter, which fills them in, or pass text=…, or turn sfr off with sfr=None."
             )
@@ -134,7 +137,7 @@ class ResCLIP(Method):
         labels = []
         for part in refined.split(max(1, budget(cosine.device).tile_values // cosine.shape[1])):
             logits = part @ cosine if patches_first else part
-            probability, label = (self.logit_scale * logits).softmax(dim=1).max(dim=1)
+            probability, label = ((self.logit_scale or 40.0) * logits).softmax(dim=1).max(dim=1)
             labels.append(label.where(probability >= self.sfr_threshold, 0))
         return torch.cat(labels).view(size)
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import SettingError
+from ..fields import field_of
 from .base import Method
 from .depth import at_depth
 from .registry import register_method
@@ -33,18 +35,18 @@ class SCCLIP(Method):
 
     summary = "repairs outlier patches and aggregates patches by earlier blocks' similarity"
     source = "SC-CLIP, arXiv 2411.15869"
-    beta: float = 0.4
-    early_layer: int = 9
-    late_layer: int = 4
-    multi_layers: tuple[int, int] = (4, 10)
-    cls_residual: float = 0.3
-    lof_neighbours: int = 30
-    lof_contamination: float = 0.05
+    beta: float = field_of(0.4, "similarities below it count as 0", low=-1, high=1)
+    early_layer: int = field_of(9, "features that say which patches attend to each other", low=1)
+    late_layer: int = field_of(4, "features that aggregate what comes out", low=1)
+    multi_layers: tuple[int, int] = field_of((4, 10), "first and last of the features that are summed", low=1)
+    cls_residual: float = field_of(0.3, "how much of CLS is added to each patch")
+    lof_neighbours: int = field_of(30, "of the local outlier factor", low=1)
+    lof_contamination: float = field_of(0.05, "the share of patches taken for outliers", low=0, high=1)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "multi_layers", tuple(self.multi_layers))
-        if len(self.multi_layers) != 2 or self.multi_layers[0] > self.multi_layers[1]:
-            raise ValueError(
+        super().__post_init__()
+        if self.multi_layers[0] > self.multi_layers[1]:
+            raise SettingError(
                 f"scclip got multi_layers={self.multi_layers!r}; expected the first and the last of a range: (4, 10)."
             )
 

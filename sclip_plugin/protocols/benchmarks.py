@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from ..errors import unknown_name
+from ..errors import SclipError, unknown_name
 from ..reading import TextFileError, brief, load_yaml, read_text
 
 Classes = tuple[tuple[str, ...], ...]
@@ -28,7 +28,7 @@ _NAME = re.compile(r"[^\W_][\w.+ -]{0,99}")
 _MASK_KEYS = ("reduce_zero_label", "ignore_index", "note")
 
 
-class BenchmarkFileError(ValueError):
+class BenchmarkFileError(SclipError, ValueError):
     """A benchmark file that cannot be read, or that says something that cannot be."""
 
 

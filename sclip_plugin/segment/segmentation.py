@@ -17,7 +17,7 @@ from torch import Tensor
 from ..draw import overlay as drawing
 from ..errors import unknown_name
 from ..files import atomic_path, locked_folder, save_json
-from ..settings import Decision
+from ..settings import Settings
 from ..text.labels import Vocabulary
 from . import results
 from .windows import LogitMap
@@ -51,7 +51,7 @@ class Segmentation:
     settings: dict[str, Any]
     _logits: LogitMap = field(repr=False)
     _vocabulary: Vocabulary = field(repr=False)
-    _decision: Decision = field(repr=False)
+    _chosen: Settings = field(repr=False)
     _dropped: frozenset[int] = field(repr=False, default=frozenset())
 
     @property
@@ -82,7 +82,7 @@ class Segmentation:
 
     def _score_tiles(self, logits: LogitMap) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
         for place, tile in logits.tiles():
-            yield place, class_scores(tile, self._vocabulary, self._decision, self._dropped)
+            yield place, class_scores(tile, self._vocabulary, self._chosen, self._dropped)
 
     def mask(self, label: str) -> np.ndarray:
         """(H, W) bool: the pixels of one label.
@@ -211,50 +211,50 @@ def _counts(label_map: np.ndarray, classes: int) -> np.ndarray:
     return counts
 
 
-def class_scores(tile: Tensor, vocabulary: Vocabulary, decision: Decision, dropped: frozenset[int]) -> Tensor:
+def class_scores(tile: Tensor, vocabulary: Vocabulary, settings: Settings, dropped: frozenset[int]) -> Tensor:
     """Scores of names (h, w, K) to scores of classes (classes, h, w): softmax over names, maximum over a class's."""
-    scores = (tile * decision.logit_scale).softmax(dim=-1).permute(2, 0, 1).contiguous()
+    scores = (tile * settings.logit_scale).softmax(dim=-1).permute(2, 0, 1).contiguous()
     if len(vocabulary.labels) != len(vocabulary.names):
         index = torch.tensor(vocabulary.class_of_name, device=tile.device)[:, None, None].expand_as(scores)
         empty = scores.new_zeros(len(vocabulary.labels), *scores.shape[1:])
         scores = empty.scatter_reduce(0, index, scores, "amax", include_self=False)
     if dropped:
         scores[sorted(dropped)] = 0
-    return scores / scores.sum(dim=0) if decision.normalize_scores else scores
+    return scores / scores.sum(dim=0) if settings.normalize_scores else scores
 
 
-def decide(logits: LogitMap, vocabulary: Vocabulary, decision: Decision) -> tuple[np.ndarray, frozenset[int]]:
+def decide(logits: LogitMap, vocabulary: Vocabulary, settings: Settings) -> tuple[np.ndarray, frozenset[int]]:
     """The label map (H, W) int16, and the classes that the area threshold dropped."""
-    label_map = _argmax(logits, vocabulary, decision, frozenset())
+    label_map = _argmax(logits, vocabulary, settings, frozenset())
     dropped: frozenset[int] = frozenset()
-    if decision.area_threshold is not None:
+    if settings.area_threshold is not None:
         areas = _counts(label_map, len(vocabulary.labels))[2:]
         if areas.sum():
-            small = np.flatnonzero(~(areas > decision.area_threshold * areas.sum())) + 1
+            small = np.flatnonzero(~(areas > settings.area_threshold * areas.sum())) + 1
             dropped = frozenset(int(index) for index in small)
-    if dropped or decision.prob_threshold or decision.threshold:
-        label_map = _argmax(logits, vocabulary, decision, dropped, thresholds=True)
+    if dropped or settings.prob_threshold or settings.threshold:
+        label_map = _argmax(logits, vocabulary, settings, dropped, thresholds=True)
     return label_map, dropped
 
 
 def _argmax(
-    logits: LogitMap, vocabulary: Vocabulary, decision: Decision, dropped: frozenset[int], thresholds: bool = False
+    logits: LogitMap, vocabulary: Vocabulary, settings: Settings, dropped: frozenset[int], thresholds: bool = False
 ) -> np.ndarray:
     """The class of the best name of each pixel; with ``thresholds``, those too."""
     class_of_name = torch.tensor(vocabulary.class_of_name, device=logits.logits.device)
     gone = torch.tensor([c in dropped for c in vocabulary.class_of_name], device=logits.logits.device)
     label_map = np.empty(logits.size, dtype=np.int16)
-    thresholds = thresholds and bool(decision.prob_threshold or decision.threshold)
+    thresholds = thresholds and bool(settings.prob_threshold or settings.threshold)
     for place, tile in logits.tiles():
         # The softmax keeps the order, so the best class is that of the best name.
-        total = (tile * decision.logit_scale).logsumexp(dim=-1) if thresholds else None
+        total = (tile * settings.logit_scale).logsumexp(dim=-1) if thresholds else None
         best, name = (tile.masked_fill(gone, -torch.inf) if dropped else tile).max(dim=-1)
         labels = class_of_name[name]
         if total is not None:
-            score = (best * decision.logit_scale - total).exp()
-            if decision.prob_threshold:
-                labels = labels.masked_fill(score < decision.prob_threshold, 0)
-            if decision.threshold:
-                labels = labels.masked_fill(score < decision.threshold, UNLABELLED)
+            score = (best * settings.logit_scale - total).exp()
+            if settings.prob_threshold:
+                labels = labels.masked_fill(score < settings.prob_threshold, 0)
+            if settings.threshold:
+                labels = labels.masked_fill(score < settings.threshold, UNLABELLED)
         label_map[place] = labels.to(torch.int16).cpu().numpy()
     return label_map

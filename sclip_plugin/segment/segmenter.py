@@ -7,6 +7,8 @@ window leaves only its patch scores, (h, w, names), which `windows.LogitMap` tur
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,12 +22,15 @@ from torch import Tensor, nn
 
 from ..defaults import CLIP_MEAN, CLIP_STD
 from ..dense import dense_features
-from ..device import budget, without_autocast
-from ..errors import LabelError, PictureError
+from ..device import Budget, without_autocast
+from ..device import budget as budget_of
+from ..errors import ArgumentTypeError, LabelError, NotFiniteError, PictureError
+from ..fingerprint import fingerprint
 from ..imaging.pictures import Picture, read_picture, to_tensor
 from ..imaging.refine import refine_pixels
 from ..imaging.resampling import normalise, resize, target_size
-from ..methods import Method, make_method
+from ..methods import Method
+from ..protocols import load_benchmark, load_preset
 from ..settings import Settings
 from ..text.bank import TextBank
 from ..text.labels import Labels, Vocabulary, parse_labels
@@ -64,13 +69,17 @@ class Segmenter:
         image_mean, image_std: of the model's pictures, for values 0 to 1; CLIP's where None.
         preset: settings and labels as the authors evaluate a benchmark, ``"sclip/voc21"``; see
             `sclip_plugin.protocols.presets`.
+        settings: all settings; the preset's where None. Without either, windows have the model's native size, the
+            stride is half of it, and the short side one and a half of it.
         cache_dir: of the text bank; None for the user's cache folder, False for none.
-        **settings: fields of `Settings`, and options of the method. Where they and the preset say nothing, windows have
-            the model's native size, stride half of it, and the short side one and a half of it.
+        budget: how much is computed at once, for whoever runs out of memory; what suits the device where None, see
+            `sclip_plugin.device.Budget`.
+        **changes: fields of `Settings` and options of the method that differ.
 
     Raises:
         UnsupportedModelError: the structure of the image or the text tower is not known.
         UnknownNameError: no such preset, method or setting.
+        SettingError: a setting of another type, or out of range.
 
     Source: SCLIP, arXiv 2312.01597, for the protocol and the default method.
 
@@ -91,8 +100,10 @@ class Segmenter:
         image_mean: Sequence[float] | None = None,
         image_std: Sequence[float] | None = None,
         preset: str | None = None,
+        settings: Settings | None = None,
         cache_dir: str | Path | None | bool = None,
-        **settings: Any,
+        budget: Budget | None = None,
+        **changes: Any,
     ) -> None:
         self.model = model.eval()
         self.tower = find_tower(model)
@@ -100,12 +111,19 @@ class Segmenter:
         # Pixels are normalised in single precision whatever the tower's own is.
         self._mean = torch.tensor(image_mean or CLIP_MEAN)
         self._std = torch.tensor(image_std or CLIP_STD)
-        self.vocabulary: Vocabulary | None = None
+        self.budget = budget
+        self._preset_labels: dict[str, tuple[str, ...]] | None = None
         native = self.tower.native_grid[0] * self.tower.patch_size[0]
-        defaults = Settings(resize_short_side=native * 3 // 2, window=native, stride=native // 2)
+        defaults = Settings(resize_short_side=native * 3 // 2, window=native)
         if preset is not None:
-            defaults, self.vocabulary = _from_preset(preset)
-        self.settings = defaults.changed(**settings)
+            defaults, self._preset_labels = _from_preset(preset)
+        self.settings = _chosen(defaults, settings, changes)
+        self._vocabulary(None, self.settings, needed=False)  # says a background that the preset has too
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The classes of the preset, which are asked for where a call names none; None without a preset."""
+        return self._vocabulary(None, self.settings, needed=False)
 
     @property
     def device(self) -> torch.device:
@@ -116,6 +134,24 @@ class Segmenter:
     def dtype(self) -> str:
         """What the model's weights are in, such as ``"float32"``."""
         return str(next(self.tower.trunk.parameters()).dtype).removeprefix("torch.")
+
+    def weights(self) -> str:
+        """A hash that reads all bits of the model's weights and buffers."""
+        return fingerprint(self.model.state_dict().values())
+
+    def identity(self, labels: Labels | None = None, settings: Settings | None = None, **changes: Any) -> str:
+        """A hash of all that a result depends on beside the picture: weights, normalisation, labels, settings.
+
+        Arguments as for a call. Two results with one identity were made in the same way, templates and method options
+        included.
+        """
+        chosen = _chosen(self.settings, settings, changes)
+        vocabulary = self._vocabulary(labels, chosen)
+        said = [
+            self.weights(), chosen.identity(), self._mean.tolist(), self._std.tolist(),
+            vocabulary.labels, vocabulary.names, vocabulary.class_of_name,
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
     @classmethod
     def from_pretrained(
@@ -148,18 +184,23 @@ class Segmenter:
         )
 
     @overload
-    def __call__(self, picture: Picture, labels: Labels | None = None, **settings: Any) -> Segmentation: ...
+    def __call__(
+        self, picture: Picture, labels: Labels | None = None, settings: Settings | None = None, **changes: Any
+    ) -> Segmentation: ...
     @overload
-    def __call__(self, picture: list | tuple, labels: Labels | None = None, **settings: Any) -> list[Segmentation]: ...
+    def __call__(
+        self, picture: list | tuple, labels: Labels | None = None, settings: Settings | None = None, **changes: Any
+    ) -> list[Segmentation]: ...
 
-    def __call__(self, picture, labels=None, **settings):
+    def __call__(self, picture, labels=None, settings=None, **changes):
         """Segment one picture, or a list of them.
 
         Args:
             picture: a path, an open file, a PIL picture, an array (H, W, 3), a tensor (3, H, W); or a list of those.
             labels: names; a list in the list names synonyms of one class; a dict maps a label to its synonyms. None for
                 the preset's.
-            **settings: fields of `Settings` and options of the method, for this call.
+            settings: for this call, in place of the segmenter's own.
+            **changes: fields of `Settings` and options of the method that differ, for this call.
 
         Returns:
             A `Segmentation`, or a list of them in the order of the pictures.
@@ -169,58 +210,79 @@ class Segmenter:
             PictureError, FileNotFoundError: a picture that can't be read.
         """
         if isinstance(picture, (list, tuple)):
-            return list(self.stream(picture, labels, **settings))
-        return next(self.stream([picture], labels, **settings))
+            return list(self.stream(picture, labels, settings, **changes))
+        return next(self.stream([picture], labels, settings, **changes))
 
     def stream(
-        self, pictures: Iterable[Picture], labels: Labels | None = None, **settings: Any
+        self,
+        pictures: Iterable[Picture],
+        labels: Labels | None = None,
+        settings: Settings | None = None,
+        **changes: Any,
     ) -> Iterator[Segmentation]:
         """Segment pictures one after the other as they are needed; windows of several share batches.
 
         Arguments as for a call, but ``pictures`` may be any iterable, even an endless one. Up to 16 pictures are read
         ahead of the one that is given, as many as fill a batch on the device.
         """
-        chosen = self.settings.changed(**settings)
+        chosen = _chosen(self.settings, settings, changes)
         vocabulary = self._vocabulary(labels, chosen)
         prepared = (self._prepared(picture, chosen, self.device) for picture in pictures)
         return self._run(prepared, vocabulary, chosen)
 
-    def prepare(self, picture: Picture, **settings: Any) -> Prepared:
+    def prepare(self, picture: Picture, settings: Settings | None = None, **changes: Any) -> Prepared:
         """The part of a call that comes before the model: read and resize. A worker process may do it."""
-        return self._prepared(picture, self.settings.changed(**settings), torch.device("cpu"))
+        return self._prepared(picture, _chosen(self.settings, settings, changes), torch.device("cpu"))
 
     def stream_prepared(
-        self, pictures: Iterable[Prepared], labels: Labels | None = None, **settings: Any
+        self,
+        pictures: Iterable[Prepared],
+        labels: Labels | None = None,
+        settings: Settings | None = None,
+        **changes: Any,
     ) -> Iterator[Segmentation]:
         """Segment what `prepare` gave, with the same settings; `stream` is both."""
-        chosen = self.settings.changed(**settings)
+        chosen = _chosen(self.settings, settings, changes)
         return self._run(pictures, self._vocabulary(labels, chosen), chosen)
 
     def segment_pixels(
-        self, pixels: Tensor, labels: Labels | None = None, output_size: tuple[int, int] | None = None, **settings: Any
+        self,
+        pixels: Tensor,
+        labels: Labels | None = None,
+        output_size: tuple[int, int] | None = None,
+        settings: Settings | None = None,
+        **changes: Any,
     ) -> Segmentation:
         """Segment pixels that are already of the size at which the tower shall see them: nothing is resized before.
 
         Args:
             pixels: (3, H, W), uint8, or floating point and normalised.
-            labels, settings: as for a call.
+            labels, settings, changes: as for a call.
             output_size: (height, width) of the label map; that of the pixels where None.
         """
         size = output_size or (pixels.shape[-2], pixels.shape[-1])
-        return next(self.stream_prepared([(None, pixels, size)], labels, **settings))
+        return next(self.stream_prepared([(None, pixels, size)], labels, settings, **changes))
 
-    def text_embeddings(self, labels: Labels | None = None, **settings: Any) -> tuple[Vocabulary, Tensor]:
+    def text_embeddings(
+        self, labels: Labels | None = None, settings: Settings | None = None, **changes: Any
+    ) -> tuple[Vocabulary, Tensor]:
         """The classes and names of labels, and the names' unit embeddings (K, D) float32."""
-        chosen = self.settings.changed(**settings)
+        chosen = _chosen(self.settings, settings, changes)
         vocabulary = self._vocabulary(labels, chosen)
         return vocabulary, self.text_bank.embed(vocabulary.names, chosen.templates)
 
-    def _vocabulary(self, labels: Labels | None, settings: Settings) -> Vocabulary:
+    @overload
+    def _vocabulary(self, labels: Labels | None, settings: Settings) -> Vocabulary: ...
+    @overload
+    def _vocabulary(self, labels: Labels | None, settings: Settings, needed: bool) -> Vocabulary | None: ...
+
+    def _vocabulary(self, labels, settings, needed=True):
+        labels = self._preset_labels if labels is None else labels
         if labels is not None:
             return parse_labels(labels, settings.background)
-        if self.vocabulary is None:
+        if needed:
             raise LabelError("no labels were given; expected a list of names such as ['cat', 'dog'], or a preset.")
-        return self.vocabulary
+        return None
 
     def _prepared(self, picture: Picture, settings: Settings, device: torch.device) -> Prepared:
         rgb = read_picture(picture)
@@ -235,9 +297,9 @@ class Segmenter:
     @torch.inference_mode()
     def _run(self, pictures: Iterable[Prepared], vocabulary: Vocabulary, settings: Settings) -> Iterator[Segmentation]:
         text = self.text_bank.embed(vocabulary.names, settings.templates)
-        method = settings.method
-        if method.needs_text:
-            method = make_method(method, {"text": text, "logit_scale": settings.logit_scale})
+        method = settings.make_method().bind(
+            text=text, logit_scale=settings.logit_scale, image_mean=self._mean, image_std=self._std
+        )
         jobs: deque[_Job] = deque()
         windows: deque[tuple[_Job, int, tuple[int, int]]] = deque()
         for picture, pixels, output_size in pictures:
@@ -246,7 +308,7 @@ class Segmenter:
                     f"pixels of shape {tuple(pixels.shape)} are smaller than a patch {self.tower.patch_size}."
                 )
             size = (pixels.shape[-2], pixels.shape[-1])
-            plan = WindowPlan.of(size, settings.window, settings.stride, self.tower.patch_size)
+            plan = WindowPlan.of(size, settings.window, settings.window_stride, self.tower.patch_size)
             jobs.append(_Job(picture, pixels, output_size, plan, plan.empty_logits(len(text), text), len(plan)))
             windows.extend((jobs[-1], index, box) for index, box in enumerate(plan.boxes()))
             while windows and (
@@ -262,7 +324,7 @@ class Segmenter:
 
     def _windows_at_once(self, plan: WindowPlan) -> int:
         tokens = plan.patches[0] * plan.patches[1] + self.tower.prefix_tokens
-        return max(1, budget(self.device).tokens // tokens)
+        return max(1, (self.budget or budget_of(self.device)).tokens // tokens)
 
     def _run_batch(self, windows: deque[tuple[_Job, int, tuple[int, int]]], method: Method, text: Tensor) -> None:
         """Take the first windows of one size through the tower, and put their scores into their pictures' places."""
@@ -281,18 +343,23 @@ class Segmenter:
             job.waiting -= 1
 
     def _finish(self, job: _Job, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
-        logits = job.plan.stitched(job.logits, job.output_size)
+        if not torch.isfinite(job.logits).all():
+            raise NotFiniteError(
+                f"the model's features are not numbers (NaN or infinite), with weights in {self.dtype} and method "
+                f"{settings.method_name}. In half precision that is an overflow: load the model in float32 or bfloat16."
+            )
+        logits = dataclasses.replace(job.plan.stitched(job.logits, job.output_size), limits=self.budget)
         if settings.pamr_steps:
             logits = self._refined(logits, job.pixels, settings)
-        label_map, dropped = decide(logits, vocabulary, settings.decision())
+        label_map, dropped = decide(logits, vocabulary, settings)
         return Segmentation(
             labels=vocabulary.labels,
             label_map=label_map,
             picture=job.picture,
-            settings=settings.plain(),
+            settings={**settings.plain(), "identity": settings.identity()},
             _logits=logits,
             _vocabulary=vocabulary,
-            _decision=settings.decision(),
+            _chosen=settings,
             _dropped=dropped,
         )
 
@@ -305,18 +372,20 @@ class Segmenter:
         guide = normalise(pixels.to(self.device), self._mean, self._std)[None]
         guide = F.interpolate(guide, size=size, mode="bilinear", align_corners=False)[0]
         scores = logits.resized(size).full()
-        refined = refine_pixels(scores.flatten(0, 1), guide, settings.pamr_steps, settings.pamr_dilations)
-        return LogitMap(refined.view_as(scores)).resized((height, width))
+        refined = refine_pixels(
+            scores.flatten(0, 1), guide, settings.pamr_steps, settings.pamr_dilations, limits=self.budget
+        )
+        return LogitMap(refined.view_as(scores), limits=self.budget).resized((height, width))
 
 
-def _from_preset(name: str) -> tuple[Settings, Vocabulary]:
-    """The settings and the vocabulary of a preset."""
-    from ..protocols.benchmarks import load_benchmark
-    from ..protocols.presets import load_preset
+def _chosen(base: Settings, settings: Settings | None, changes: dict[str, Any]) -> Settings:
+    if settings is not None and not isinstance(settings, Settings):
+        raise ArgumentTypeError(f"settings is a {type(settings).__name__}; expected sclip_plugin.Settings(...).")
+    return (base if settings is None else settings).changed(**changes)
 
+
+def _from_preset(name: str) -> tuple[Settings, dict[str, tuple[str, ...]]]:
+    """The settings of a preset, and its classes by the names that are shown."""
     preset = load_preset(name)
     shown = load_benchmark(name.partition("/")[2]).class_names
-    shared = {f.name for f in dataclasses.fields(Settings)} & {f.name for f in dataclasses.fields(preset)}
-    values = {key: getattr(preset, key) for key in shared - {"method"}}
-    settings = Settings(method=make_method(preset.method, dict(preset.method_options)), **values)
-    return settings, parse_labels(dict(zip(shown, preset.classes, strict=True)))
+    return preset.settings, dict(zip(shown, preset.classes, strict=True))

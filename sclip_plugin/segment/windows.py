@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..device import budget
-from ..imaging.resampling import _weighted, bilinear_matrix
+from ..device import Budget, budget
+from ..imaging.resampling import bilinear_matrix, weighted
 
 
 def window_starts(size: int, window: int, stride: int) -> list[int]:
@@ -116,11 +116,13 @@ class LogitMap:
         rows: (H, gh) on the CPU, each pixel row as weights of the rows of ``logits``; None where they are the pixel
             rows.
         columns: (W, gw), or None.
+        limits: how much is computed at once; what suits the device where None.
     """
 
     logits: Tensor
     rows: Tensor | None = None
     columns: Tensor | None = None
+    limits: Budget | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -129,7 +131,7 @@ class LogitMap:
 
     def tiles(self) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
         """All pixels, in tiles of bounded size: the rows and columns of each, and its scores (h, w, K)."""
-        (height, width), limits = self.size, budget(self.logits.device)
+        (height, width), limits = self.size, self.limits or budget(self.logits.device)
         across = min(width, limits.tile_columns)
         down = max(1, limits.tile_values // (across * self.logits.shape[2]))
         blocks = [(columns, self._weights(self.columns, columns)) for columns in _parts(width, across)]
@@ -137,9 +139,9 @@ class LogitMap:
             weights, used = self._weights(self.rows, rows)
             # (h, gh) by (gh, gw K), then (w, gw) by (gw, K) for each pixel row.
             taken = self.logits[used]
-            band = _weighted(weights, taken.flatten(1)[None])[0].unflatten(1, taken.shape[1:])
+            band = weighted(weights, taken.flatten(1)[None])[0].unflatten(1, taken.shape[1:])
             for columns, (across_weights, across_used) in blocks:
-                yield (rows, columns), _weighted(across_weights, band[:, across_used])
+                yield (rows, columns), weighted(across_weights, band[:, across_used])
 
     def full(self) -> Tensor:
         """Scores of every pixel at once, (H, W, K)."""
@@ -154,9 +156,10 @@ class LogitMap:
         for old, new, operator in zip(self.size, size, (self.rows, self.columns), strict=True):
             if old != new:
                 resizing = bilinear_matrix(old, new)
-                operator = resizing if operator is None else _weighted(resizing, operator[None])[0]
+                operator = resizing if operator is None else weighted(resizing, operator[None])[0]
             operators.append(operator)
-        return LogitMap(self.logits, *operators)
+        rows, columns = operators
+        return LogitMap(self.logits, rows, columns, self.limits)
 
     def _weights(self, matrix: Tensor | None, part: slice) -> tuple[Tensor | None, slice]:
         """Of a banded matrix the rows ``part`` without the columns that are all zero, and where those left stand."""

@@ -7,7 +7,6 @@ Other text towers (bidirectional ones, SigLIP's) go through their model's own ``
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from ..device import budget
 from ..errors import UnsupportedModelError
+from ..fingerprint import fingerprint
 from ..towers.open_clip import OpenCLIPBlockInput
 from ..towers.transformers import TransformersBlockInput
 from .prefixes import Edge, edges_after
@@ -54,26 +54,8 @@ class TextTower(ABC):
         """Token ids, each with start and end tokens and nothing after, to (len(tokens), D) embeddings."""
 
     def fingerprint(self) -> str:
-        """A hash that changes with any one weight, at the speed of memory: of sums of the weights' bits."""
-        digest = hashlib.sha256(b"sclip_plugin text bank 2")
-        for parameter in self._parameters:
-            digest.update(f"{tuple(parameter.shape)} {parameter.dtype}".encode())
-            digest.update(_bit_sums(parameter.detach()).cpu().numpy().tobytes())
-        return digest.hexdigest()
-
-
-def _bit_sums(values: Tensor) -> Tensor:
-    """The bits of a tensor as words of 64, summed along the rows and the columns of tables of 512 x 256 words."""
-    values = values.contiguous()
-    if values.storage_offset() * values.itemsize % 8:  # words begin at multiples of their size
-        values = values.clone()
-    data = values.flatten().view(torch.uint8)
-    whole = len(data) // 8 * 8
-    sums = [data[whole:].long()]
-    for words in data[:whole].view(torch.int64).split(512 * 256):
-        table = F.pad(words, (0, -len(words) % 256)) if len(words) % 256 else words
-        sums += [table.view(-1, 256).sum(dim=dim) for dim in (0, 1)]
-    return torch.cat(sums)
+        """A hash that changes with any one weight of the text tower."""
+        return fingerprint(self._parameters)
 
 
 class CausalTextTower(TextTower):

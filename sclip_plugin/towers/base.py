@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import SettingError, ShapeError
+
 
 class TrunkPatch(Protocol):
     """What a patched trunk knows beside its own modules: its tower, and the tokens that its method computes."""
@@ -188,13 +190,13 @@ class Tower(ABC):
             ValueError: not (B, 3, H, W), or a side that the patch does not divide.
         """
         if pixel_values.dim() != 4 or pixel_values.shape[1] != 3:
-            raise ValueError(
+            raise ShapeError(
                 f"pixel_values has shape {tuple(pixel_values.shape)}; expected (batch, 3, height, width), normalised."
             )
         height, width = pixel_values.shape[-2:]
         patch_height, patch_width = self.patch_size
         if height % patch_height or width % patch_width or not height or not width:
-            raise ValueError(
+            raise ShapeError(
                 f"a picture of {height} x {width} pixels cannot be cut into patches of {patch_height} x {patch_width}: "
                 f"make its sides multiples, for instance {max(1, height // patch_height) * patch_height} x "
                 f"{max(1, width // patch_width) * patch_width}."
@@ -225,7 +227,7 @@ def resize_positions(positions: Tensor, native: tuple[int, int], grid: tuple[int
     elif how in ("size", "size_antialias"):
         square = F.interpolate(square, size=list(grid), mode="bicubic", antialias=how == "size_antialias")
     else:
-        raise ValueError(f"position_resize={how!r}; expected 'scale_factor', 'size' or 'size_antialias'.")
+        raise SettingError(f"position_resize={how!r}; expected 'scale_factor', 'size' or 'size_antialias'.")
     resized = square.permute(0, 2, 3, 1).flatten(1, 2)[0].to(positions.dtype)
     return torch.cat([positions[:prefix], resized])
 
@@ -250,7 +252,7 @@ def take_intermediates(
         Patches and prefix tokens (B, P, C) that left each block taken, in the order of the blocks.
     """
     if output_fmt not in ("NCHW", "NLC"):
-        raise ValueError(f"output_fmt={output_fmt!r}; expected 'NCHW' or 'NLC'.")
+        raise SettingError(f"output_fmt={output_fmt!r}; expected 'NCHW' or 'NLC'.")
     after = hidden_states[1:]
     if indices is None or isinstance(indices, int):
         taken = after if indices is None else after[-indices:]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
+from ..errors import SettingError
 from .base import BlockInput, PatchedTrunk, Tower, resize_positions, take_intermediates
 from .registry import register_tower
 
@@ -93,7 +94,7 @@ class PatchedTimmTrunk(PatchedTrunk):
 
     def _dense_tokens(self, x: Tensor, attn_mask, is_causal: bool, hidden_states: list[Tensor] | None = None):
         if attn_mask is not None or is_causal:
-            raise ValueError("a patched model takes no attn_mask; call sclip_plugin.restore(model) to use one.")
+            raise SettingError("a patched model takes no attn_mask; call sclip_plugin.restore(model) to use one.")
         return self._sclip_patch.dense_tokens(self, x, hidden_states)
 
 

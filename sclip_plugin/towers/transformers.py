@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, cat, nn
 
+from ..errors import SettingError
 from .base import BlockInput, PatchedTrunk, Tower, resize_positions
 from .registry import register_tower
 
@@ -71,9 +72,9 @@ class PatchedTransformersTrunk(PatchedTrunk):
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
         if pixel_values is None:
-            raise ValueError("You have to specify pixel_values")
+            raise SettingError("You have to specify pixel_values")
         if output_attentions:
-            raise ValueError(
+            raise SettingError(
                 "output_attentions=True: fused attention forms no maps on a patched model. "
                 "Call sclip_plugin.restore(model) to read the ordinary attention."
             )

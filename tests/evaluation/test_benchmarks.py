@@ -42,10 +42,10 @@ class TestAgainstTheReference:
 
     def test_sclip(self, reference, name):
         expected = reference["benchmarks"][name]
-        preset = load_preset(f"sclip/{name}")
-        assert preset.method == "csa"
+        settings = load_preset(f"sclip/{name}").settings
+        assert settings.method == "csa"
         for key in SETTINGS:
-            assert getattr(preset, key) == {**expected, **expected["sclip"]}[key], key
+            assert getattr(settings, key) == {**expected, **expected["sclip"]}[key], key
 
     @pytest.mark.parametrize("method", ["naclip", "clearclip", "resclip", "scclip"])
     def test_other_methods(self, reference, name, method):
@@ -58,7 +58,7 @@ class TestAgainstTheReference:
         }
         preset = load_preset(f"{method}/{name}")
         for key in SETTINGS:
-            assert getattr(preset, key) == expected[key], key
+            assert getattr(preset.settings, key) == expected[key], key
         own = preset.classes == load_benchmark(name).classes
         assert own == (method != "clearclip" or name not in reference["alternate_classes"])
 
@@ -78,16 +78,16 @@ def test_every_preset_loads_and_names_a_benchmark():
         assert len(preset.classes) == load_benchmark(name.partition("/")[2]).num_classes
 
 
-def test_reading_presets_does_not_import_torch():
-    code = "import sys; from sclip_plugin.protocols.presets import load_preset; load_preset('sclip/voc21'); "
+def test_reading_benchmarks_does_not_import_torch():
+    code = "import sys; from sclip_plugin.protocols import load_benchmark; load_benchmark('voc21'); "
     subprocess.run([sys.executable, "-c", code + "sys.exit('torch' in sys.modules)"], check=True)
 
 
 @pytest.mark.parametrize("method", ["csa", "maskclip", "vanilla", "naclip", "gem"])
 def test_a_method_without_a_preset_of_its_own_borrows_sclips(method):
     preset = preset_for_method(load_benchmark("voc21"), method)
-    assert preset.method == method
-    assert preset.logit_scale == (40 if method == "naclip" else 65)
+    assert preset.settings.method == method
+    assert preset.settings.logit_scale == (40 if method == "naclip" else 65)
     assert preset.published_as == {"csa": "SCLIP", "naclip": "NACLIP"}.get(method, "")
 
 
@@ -124,8 +124,8 @@ def test_a_benchmark_of_ones_own_needs_four_keys(tmp_path):
     benchmark = load_benchmark(write(tmp_path))
     assert benchmark.classes == (("grass",), ("sofa", "couch"))
     assert benchmark.title == "mine" and benchmark.ignore_index == 255 and benchmark.split is None
-    assert benchmark_preset(benchmark, "sclip").method == "csa"
-    assert preset_for_method(benchmark, "maskclip").method == "maskclip"
+    assert benchmark_preset(benchmark, "sclip").settings.method == "csa"
+    assert preset_for_method(benchmark, "maskclip").settings.method == "maskclip"
 
 
 @pytest.mark.parametrize(
@@ -174,6 +174,9 @@ def test_a_wrong_file_says_what_is_wrong(tmp_path, changes, says):
         ({"method": "csa", "logit_scal": 1}, "Did you mean 'logit_scale'"),
         ({"logit_scale": 1}, "does not say its method"),
         ({"method": "csa", "vocabulary": "plain"}, "unknown vocabulary 'plain'"),
+        ({"method": "csa", "prob_threshold": True}, "prob_threshold=True; expected a number from 0 to 1"),
+        ({"method": "csa", "window": 100, "stride": 200}, "stride=200 is larger than window=100"),
+        ({"method": "scclip", "method_options": {"lof_contamination": -1}}, "lof_contamination=-1; expected"),
     ],
 )
 def test_a_wrong_preset_says_what_is_wrong(tmp_path, preset, says):

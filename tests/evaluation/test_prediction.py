@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sclip_plugin.errors import UnknownNameError
+from sclip_plugin.errors import SettingError, UnknownNameError
 from sclip_plugin.evaluation.prediction import SegmenterPrediction
 from sclip_plugin.protocols import list_presets, load_benchmark, load_preset
 
@@ -43,10 +43,29 @@ def test_label_maps_are_the_segmenters(tiny_segmenter):
     np.testing.assert_array_equal(label_map, result.label_map)
 
 
-@pytest.mark.parametrize("change", ["logit_scal", "method", "std"])
-def test_a_change_of_what_is_no_setting_is_refused(tiny_segmenter, change):
-    with pytest.raises(UnknownNameError, match=f"unknown setting '{change}'"):
-        SegmenterPrediction(tiny_segmenter, load_preset("sclip/voc21"), {change: 1})
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"logit_scal": 1}, UnknownNameError, "unknown setting 'logit_scal'"),
+        ({"std": 1}, UnknownNameError, "unknown setting 'std'"),
+        ({"method": "naclip"}, SettingError, "--method"),
+        ({"logit_scale": "abc"}, SettingError, "expected a number above 0"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused(tiny_segmenter, change, error, says):
+    with pytest.raises(error, match=says):
+        SegmenterPrediction(tiny_segmenter, load_preset("sclip/voc21"), change)
+
+
+def test_other_templates_are_another_identity(tiny_segmenter):
+    preset = load_preset("sclip/voc21")
+    four = [f"{word} {{}}" for word in ("a", "the", "one", "this")]
+    others = [f"{word} {{}}" for word in ("a", "the", "one", "that")]
+    first, second = (
+        SegmenterPrediction(tiny_segmenter, preset, {"templates": texts}).settings("m") for texts in (four, others)
+    )
+    assert first["templates"] == second["templates"] == "4 templates"
+    assert first["identity"] != second["identity"]
 
 
 def test_other_weights_of_the_same_name_are_told_apart(tiny_segmenter):
@@ -61,4 +80,4 @@ def test_other_weights_of_the_same_name_are_told_apart(tiny_segmenter):
     with torch.no_grad():
         other.model.visual_projection.weight.add_(1e-3)
     changed = SegmenterPrediction(other, load_preset("sclip/voc21")).settings("model")
-    assert [key for key in settings if settings[key] != changed[key]] == ["weights"]
+    assert [key for key in settings if settings[key] != changed[key]] == ["identity"]

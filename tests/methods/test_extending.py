@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -171,3 +172,40 @@ def test_a_method_by_entry_point(tmp_path):
     )
     path = os.pathsep.join([str(tmp_path), str(Path(sp.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     subprocess.run([sys.executable, "-c", ask], check=True, env={**os.environ, "PYTHONPATH": path}, cwd=tmp_path)
+
+
+def test_a_name_is_registered_once():
+    @dataclass(frozen=True, kw_only=True)
+    class Mine(sp.AttentionMethod):
+        def similarities(self, block):
+            return [(block.q, block.v)]
+
+    for taken in ("csa", "sclip"):
+        with pytest.raises(sp.SclipError, match=f"method '{taken}' is registered already"):
+            sp.register_method(taken)(Mine)
+    sp.register_method("mine-once")(Mine)
+    sp.register_method("mine-once", replace=True)(Mine)
+    assert METHODS["mine-once"] is Mine and METHODS["sclip"] is METHODS["csa"] and "sclip" not in sp.list_methods()
+
+
+def test_a_plug_in_that_fails_is_warned_of_once_and_the_others_load(monkeypatch):
+    from sclip_plugin import registry
+
+    class EntryPoint:
+        def __init__(self, name, load):
+            self.name, self.load, self.value = name, load, f"package:{name}"
+
+    def broken():
+        raise ImportError("no module named 'cuda_11'")
+
+    class Works:
+        pass
+
+    points = [EntryPoint("broken", broken), EntryPoint("works", lambda: Works)]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    fresh = registry.Registry("method", "anything")
+    with pytest.warns(UserWarning, match="method 'broken' of package:broken could not be loaded: ImportError"):
+        assert fresh.names() == ("works",)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fresh["works"] is Works

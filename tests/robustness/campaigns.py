@@ -24,7 +24,7 @@ import golden
 import numpy as np
 from PIL import Image
 
-from sclip_plugin import errors
+from sclip_plugin.errors import SclipError
 
 
 @dataclass
@@ -49,7 +49,8 @@ class Tally:
                     self.accidents.append(f"{what}: an error of {len(str(error)):,} characters")
             else:
                 where = traceback.extract_tb(error.__traceback__)[-1]
-                self.accidents.append(f"{what}: {type(error).__name__}: {error!s:.200} ({where.filename}:{where.lineno})")
+                place = f"{where.filename}:{where.lineno}"
+                self.accidents.append(f"{what}: {type(error).__name__}: {error!s:.200} ({place})")
             return None
 
     def expect(self, condition: bool, what: str) -> None:
@@ -61,8 +62,7 @@ class Tally:
 
 
 def is_ours(error: Exception) -> bool:
-    package = errors.__name__.rpartition(".")[0]
-    return type(error).__module__.startswith(package) or isinstance(error, OSError)
+    return isinstance(error, (SclipError, OSError))
 
 
 # --- what faults are made of
@@ -201,7 +201,8 @@ def pictures_on_the_command_line(count: int, seed: int, folder: Path) -> Tally:
             path.write_bytes(mutated(data, rng))
             names.append(path)
         before = set(everything_in(folder))
-        code, printed, said = sclip(one, "segment", str(room / "in"), "-l", "cat,dog", "-o", str(room / "out"), "--json")
+        command = ["segment", str(room / "in"), "-l", "cat,dog", "-o", str(room / "out"), "--json"]
+        code, printed, said = sclip(one, *command)
         tally.faults += len(names)
         lines = [json.loads(line) for line in printed.splitlines()]
         tally.refused += sum(line["status"] == "failed" for line in lines)
@@ -290,7 +291,8 @@ def masks(count: int, seed: int, folder: Path) -> Tally:
     rng, tally, benchmark = random.Random(seed), Tally(), load_benchmark("voc21")
     labels = Image.fromarray(np.random.default_rng(0).integers(0, 21, (20, 30)).astype(np.uint8))
     seeds = []
-    for mode, kind in (("L", "PNG"), ("P", "PNG"), ("I;16", "PNG"), ("L", "TIFF"), ("L", "BMP"), ("L", "GIF"), ("L", "JPEG")):
+    kinds = ("L", "PNG"), ("P", "PNG"), ("I;16", "PNG"), ("L", "TIFF"), ("L", "BMP"), ("L", "GIF"), ("L", "JPEG")
+    for mode, kind in kinds:
         file = io.BytesIO()
         labels.convert(mode).save(file, kind)
         seeds.append((f"{kind}-{mode}", file.getvalue()))
@@ -317,6 +319,7 @@ def benchmark_files(count: int, seed: int, folder: Path) -> Tally:
     data = Path(sys.modules["sclip_plugin.protocols.benchmarks"].__file__).parent / "data"
     texts = [(data / f"{name}.yaml").read_bytes() for name in list_benchmarks()]
     trees = [yaml.safe_load(text) for text in texts]
+    plain = [v for v in (*VALUES, *NAMES) if isinstance(v, (str, int, float, list, dict, type(None)))]
     path = folder / "mine.yaml"
     for index in range(count):
         if index % 2:
@@ -327,7 +330,7 @@ def benchmark_files(count: int, seed: int, folder: Path) -> Tally:
             while isinstance(spot[key], (dict, list)) and spot[key] and rng.random() < 0.7:
                 spot = spot[key]
                 key = rng.choice(list(spot)) if isinstance(spot, dict) else rng.randrange(len(spot))
-            spot[key] = rng.choice([v for v in (*VALUES, *NAMES) if isinstance(v, (str, int, float, list, dict, type(None)))])
+            spot[key] = rng.choice(plain)
             path.write_text(json.dumps(tree), encoding="utf-8")
         what = f"benchmark file, fault {index} of seed {seed}"
         found = tally.attempt(what, lambda: load_benchmark(path))
@@ -379,9 +382,9 @@ def model_folders(count: int, seed: int, folder: Path) -> Tally:
     rng, tally = random.Random(seed), Tally()
     golden.save_folder(folder / "whole")
     files = {path.name: path.read_bytes() for path in (folder / "whole").iterdir() if path.is_file()}
+    room = folder / "model"
+    room.mkdir()
     for index in range(count):
-        room = folder / "model"
-        room.mkdir(exist_ok=True)
         for name, data in files.items():
             (room / name).write_bytes(data)
         for name in rng.sample(sorted(files), rng.choice((1, 1, 2))):

@@ -29,7 +29,7 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def test_defaults_follow_the_tower(segmenter):
-    assert (segmenter.settings.window, segmenter.settings.stride, segmenter.settings.resize_short_side) == (
+    assert (segmenter.settings.window, segmenter.settings.window_stride, segmenter.settings.resize_short_side) == (
         112,
         56,
         168,
@@ -112,7 +112,7 @@ def test_class_scores_are_the_best_of_the_names(segmenter):
     result = segmenter(noise(64, 64), LABELS)
     names = (result._logits.full() * segmenter.settings.logit_scale).softmax(dim=-1)
     expected = torch.stack([names[..., 0], names[..., 1:3].amax(dim=-1), names[..., 3]])
-    given = class_scores(result._logits.full(), result._vocabulary, result._decision, frozenset())
+    given = class_scores(result._logits.full(), result._vocabulary, result._chosen, frozenset())
     torch.testing.assert_close(given, expected)
 
 
@@ -160,12 +160,12 @@ def test_presets_set_what_the_authors_set():
     model, tokenizer = golden.model("open_clip"), golden.tokenizer_of("open_clip")
     segmenter = Segmenter(model, tokenizer, preset="sclip/voc21", cache_dir=False, templates="plain")
     settings = segmenter.settings
-    assert (settings.method.name, settings.logit_scale, settings.area_threshold) == ("csa", 65, 0.1)
+    assert (settings.method, settings.logit_scale, settings.area_threshold) == ("csa", 65, 0.1)
     assert (settings.window, settings.stride, settings.resize_short_side) == (224, 112, 336)
     assert len(segmenter.vocabulary.labels) == 21 and len(segmenter.vocabulary.names) == 56
     assert len(segmenter(noise(64, 48)).labels) == 21
     naclip = Segmenter(model, tokenizer, preset="naclip/ade20k", cache_dir=False).settings
-    assert (naclip.method.name, naclip.method.std, naclip.pamr_steps) == ("naclip", 5.0, 10)
+    assert (naclip.method, naclip.make_method().std, naclip.pamr_steps) == ("naclip", 5.0, 10)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 
 from sclip_plugin.device import CPU
 from sclip_plugin.errors import LabelError, UnknownNameError, UnsupportedModelError
+from sclip_plugin.fingerprint import bit_sums
 from sclip_plugin.text.bank import TextBank
 from sclip_plugin.text.labels import background_names, imagenet_templates, parse_labels, parse_templates
-from sclip_plugin.text.towers import _bit_sums, find_text_tower
+from sclip_plugin.text.towers import find_text_tower
 
 NAMES = ("cat", "potted plant", "person in shirt", "dog", "cat")
 TEMPLATES = imagenet_templates()[:7] + ("a photo of a {}.", "{}")
@@ -115,14 +116,14 @@ def test_the_cache_serves_the_next_process_and_follows_weights_names_and_templat
 @pytest.mark.parametrize("size", [1, 7, 8, 2047, 2048, 300_001])
 def test_no_weight_changes_unnoticed(size, dtype):
     weights = (torch.arange(2 * size + 1) % 101).to(dtype)[1 : size + 1]  # not at the start of its memory
-    before = _bit_sums(weights)
-    assert torch.equal(_bit_sums(weights.clone()), before)
+    before = bit_sums(weights)
+    assert torch.equal(bit_sums(weights.clone()), before)
     for place in {0, size // 3, size - 1}:
         changed = weights.clone()
         changed[place] += 1
-        assert not torch.equal(_bit_sums(changed), before)
+        assert not torch.equal(bit_sums(changed), before)
     if size > 1:
-        assert not torch.equal(_bit_sums(weights.flip(0)), before)
+        assert not torch.equal(bit_sums(weights.flip(0)), before)
 
 
 def test_a_broken_cache_file_is_made_again(tower, monkeypatch, tmp_path):
