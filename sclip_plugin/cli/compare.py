@@ -81,9 +81,9 @@ def compare(
     parsed = parse_labels_option(labels)
     check_labels(parsed, preset, settings)
     # What would fail at the end is found out now.
-    marked = {"pnginfo": png_info()} if image_format(out) == "PNG" else {}
     if out.is_dir():
         raise IsADirectoryError(f"--out {out} is a folder; give the name of a picture, such as {out / 'compare.png'}.")
+    marked = {"pnginfo": png_info()} if image_format(out) == "PNG" else {}
     check_writable(out.parent)
     with NamedPicture.of(picture).open() as file:
         shown = read_picture(file)

@@ -173,10 +173,12 @@ def _evaluate(
     from ..evaluation.progress import duration, shown_progress
     from ..evaluation.report import comparison_table, how_many, show, worst_sheet, write_report
     from ..evaluation.runner import evaluate
-    from ..files import check_writable
+    from ..files import check_writable, sweep
     from ..segment.segmenter import Segmenter
 
     check_writable(out)
+    if processes.first:
+        sweep(out)
     quiet_transformers()
     if device is None and processes.world > 1:
         device = processes.device()

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SclipError
-from ..files import save_image
+from ..files import save_image, sweep
 from .checking import map_ahead
 from .datasets import OUT_OF_RANGE, UNREADABLE_MASK, DatasetError, MaskError, Problem, listing, read_labels, some
 
@@ -198,6 +198,8 @@ def convert_masks(
             return Problem(error.kind, source.name, str(error))
         return None
 
+    for folder in {target.parent for _, target in waiting}:
+        sweep(folder)
     there = len(jobs) - len(waiting)
     problems = []
     for done, problem in enumerate(map_ahead(convert, waiting, workers), start=there + 1):
