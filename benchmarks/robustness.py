@@ -10,6 +10,7 @@ not what it says, other figures after going on, or more than 2 GiB of memory. Th
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import inspect
 import json
 import resource
@@ -47,7 +48,7 @@ def run_one(name: str, count: int, seed: int) -> None:
         tally = campaign(count, seed, Path(folder)) if wants_folder else campaign(count, seed)
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     memory = max(resource.getrusage(one).ru_maxrss for one in who) // (2**20 if sys.platform == "darwin" else 2**10)
-    print(json.dumps({**vars(tally), "memory": memory}))
+    print(json.dumps({**dataclasses.asdict(tally), "memory": memory}))
 
 
 def main() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..defaults import DEFAULT_MODEL
-from .options import Changes, Device, Dtype, parse_changes, quiet_transformers
-from .terminal import say, tell
+from .options import Changes, Device, Dtype, parse_changes, quiet_transformers, tell_of_long_bank
+from .terminal import say, shown, tell
 
 if TYPE_CHECKING:
     from ..evaluation.processes import Processes
@@ -130,7 +132,7 @@ def _plan(
         sets = [demo_set(scenes)]
     else:
         if data is None:
-            raise typer.BadParameter(f"'{name}' needs --data, the folder of the data set.")
+            raise typer.BadParameter(f"'{shown(name)}' needs --data, the folder of the data set.")
         if name == "all":
             sets = []
             for one in list_benchmarks():
@@ -187,6 +189,8 @@ def _evaluate(
     for run in runs:
         predict = SegmenterPrediction(segmenter, run.preset, run.changes)
         folder = out / _slug(model) / run.name
+        if processes.first:
+            tell_of_long_bank(sum(map(len, predict.labels)), len(predict.chosen.templates))
         settings = predict.settings(model)
         with shown_progress(run.name, quiet=not processes.first) as report:
             result = evaluate(
@@ -271,5 +275,8 @@ def _check(name: str | None, root: Path, limit: int | None, workers: int, proces
 
 
 def _slug(model: str) -> str:
-    """A model's name as a folder's."""
-    return "".join(character if character.isalnum() or character in "._-" else "-" for character in model).strip("-.")
+    """A model's name as a folder's; of a long path the end, with a hash of all of it."""
+    slug = "".join(character if character.isalnum() or character in "._-" else "-" for character in model).strip("-.")
+    if len(os.fsencode(slug)) <= 200:
+        return slug
+    return f"{slug[-40:].strip('-.')}-{hashlib.sha256(os.fsencode(model)).hexdigest()[:8]}"

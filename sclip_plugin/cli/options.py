@@ -9,9 +9,13 @@ import typer
 
 from ..defaults import PAMR_STEPS
 from ..settings import Settings
+from .terminal import tell
 
 if TYPE_CHECKING:
     from ..segment.segmenter import Segmenter
+
+
+PROMPTS_TO_SAY = 4000  # as many take a while on a processor
 
 
 def setting(name: str, *flags: str) -> typer.models.OptionInfo:
@@ -156,6 +160,12 @@ def make_segmenter(
 
     quiet_transformers()
     return Segmenter.from_pretrained(model, device=device, dtype=dtype, preset=preset, **changes)
+
+
+def tell_of_long_bank(names: int, templates: int) -> None:
+    """Say that embedding the labels will take a while, where it will."""
+    if names * templates > PROMPTS_TO_SAY:
+        tell(f"embedding the labels: {names * templates:,} prompts; kept for the next time")
 
 
 def quiet_transformers() -> None:

@@ -31,14 +31,13 @@ from .options import (
     make_segmenter,
     parse_changes,
     parse_labels_option,
+    tell_of_long_bank,
 )
 from .pictures import MaxPixels, NamedPicture, find_pictures, limit_pixels, with_stems
 from .terminal import AsJson, Opacity, Quiet, say, shown, tell
 
 if TYPE_CHECKING:
     from ..segment.segmenter import Segmenter
-
-PROMPTS_TO_SAY = 4000  # as many take a while on a processor
 
 
 def segment(
@@ -146,15 +145,15 @@ class _Run:
         self.settings = json.loads(json.dumps(identity))
         vocabulary = parse_labels(classes, segmenter.settings.background) if classes else segmenter.vocabulary
         assert vocabulary is not None, "check_labels comes first"
-        self.prompts = len(vocabulary.names) * len(segmenter.settings.templates)
+        self.vocabulary = vocabulary
         self.kinds = list(file_names("", vocabulary.labels, heatmaps))
         self.done = self.skipped = 0
         self.failed: list[tuple[str, str]] = []
 
     def prepare(self) -> None:
         """Embed the labels."""
-        if self.prompts > PROMPTS_TO_SAY and not self.quiet:
-            tell(f"embedding the labels: {self.prompts:,} prompts, kept for the next time")
+        if not self.quiet:
+            tell_of_long_bank(len(self.vocabulary.names), len(self.segmenter.settings.templates))
         self.segmenter.text_embeddings(self.classes)
 
     def all(self, pictures: list[tuple[NamedPicture, str]]) -> None:
