@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -191,14 +191,14 @@ class _Run:
                 path = self.out / f"{stem}.json"
                 if self.resume and is_whole(path, self.settings, source, self.kinds):
                     self.skipped += 1
-                    self.tell_of(picture, "skipped", path)
+                    self.tell_of(picture, "skipped", json=str(path))
                     return
                 rgb = read_picture(file)
             result = self.segmenter(rgb, self.classes)
             del rgb  # the result has its own; of a large picture one is enough
         except (SclipError, OSError, MemoryError) as error:
             self.failed.append((picture.given, str(error) or type(error).__name__))
-            self.tell_of(picture, "failed", None, self.failed[-1][1])
+            self.tell_of(picture, "failed", error=self.failed[-1][1])
             return
         result.settings = self.settings
         try:
@@ -206,26 +206,25 @@ class _Run:
         except OSError as error:
             raise _CannotWrite from error
         self.done += 1
-        self.tell_of(picture, "done", written["json"])
+        # Not from the JSON: another process may have put its own there by now.
+        labels = [{"label": label, "area": area} for label, area in result.areas().items()]
+        files = {kind: str(path) for kind, path in written.items() if kind != "json"}
+        self.tell_of(picture, "done", json=str(written["json"]), files=files, labels=labels)
 
-    def tell_of(self, picture: NamedPicture, status: str, path: Path | None, error: str = "") -> None:
-        """What came of a picture; ``path`` is its JSON."""
+    def tell_of(self, picture: NamedPicture, status: str, **more: Any) -> None:
+        """What came of a picture: a line of JSON, or words."""
         if self.as_json:
-            content = json.loads(path.read_text(encoding="utf-8")) if path else {}
-            files = {kind: str(path.parent / name) for kind, name in content.get("files", {}).items()} if path else {}
-            line = {"picture": picture.given, "status": status, "json": str(path) if path else None, "files": files}
-            say(json.dumps({**line, "labels": content.get("labels", []), **({"error": error} if error else {})}))
-        elif self.quiet or path is None:
-            return
+            say(json.dumps({"picture": picture.given, "status": status, **more}))
+        elif self.quiet or status == "failed":
+            return  # `report` names it
         elif status == "skipped":
-            tell(f"{picture.given}: done before, see {path}")
+            tell(f"{picture.given}: done before, see {more['json']}")
         else:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            areas = sorted(content["labels"], key=lambda entry: -entry["area"])
+            areas = sorted(more["labels"], key=lambda entry: -entry["area"])
             shares = ", ".join(
                 f"{entry['label']} {100 * entry['area']:.0f} %" for entry in areas if entry["area"] >= 0.005
             )
-            say(f"{picture.given}: {shares or 'nothing labelled'} -> {path.parent / content['files']['overlay']}")
+            say(f"{picture.given}: {shares or 'nothing labelled'} -> {more['files']['overlay']}")
 
     def report(self, count: int, stopped: str) -> None:
         """The last words, and the exit code."""

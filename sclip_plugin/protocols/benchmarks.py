@@ -198,7 +198,7 @@ def _read(path: Path) -> Benchmark:
         vocabularies=vocabularies,
         made_from=tuple(_below(path, "made_from.files", f) for f in _list(path, "files", made_from.get("files"))),
         made_by=_text(path, "made_from.command", made_from.get("command", "")),
-        presets={key: _mapping(path, f"presets.{key}", preset) for key, preset in presets.items()},
+        presets={key: _preset(path, f"presets.{key}", preset) for key, preset in presets.items()},
         pictures=None if pictures is None else _integer(path, "pictures", pictures, 1, 2**31 - 1),
         published=tuple(_published(path, given.get("published"))),
         notes=_text(path, "notes", given.get("notes", "")),
@@ -210,6 +210,14 @@ def _read(path: Path) -> Benchmark:
             f"ignore_index of {benchmark.num_classes} or more (or below 0)."
         )
     return benchmark
+
+
+def _preset(path: Path, key: str, given: Any) -> Mapping[str, Any]:
+    """Settings by name; what they may be is for `Settings` to say, when the preset is asked for."""
+    preset = _mapping(path, key, given)
+    for name in {"method", "vocabulary", "published_as"} & set(preset):
+        _text(path, f"{key}.{name}", preset[name])
+    return preset
 
 
 def _published(path: Path, given: Any) -> list[PublishedFigure]:

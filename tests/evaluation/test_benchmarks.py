@@ -158,6 +158,7 @@ def test_a_benchmark_of_ones_own_needs_four_keys(tmp_path):
         ({"mask": ["x"]}, "keys and values"),
         ({"mask": {"reduce_zero_label": "no"}}, "true or false"),
         ({"presets": {"sclip": ["csa"]}}, "keys and values"),
+        *(({"presets": {"x": {key: ["a"]}}}, "expected a text") for key in ("method", "vocabulary", "published_as")),
         ({"published": [{"source": "x", "miou": {"A": "high"}}]}, "expected a number"),
         ({"classes": [["grass", {"x": 1}]]}, "class 0"),
         ({"vocabularies": {"plain": ["one"]}}, "has 1 classes, 'classes' has 2"),
