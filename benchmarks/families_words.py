@@ -15,16 +15,17 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 PROMPTS = ["cat", "a photo of a Fire Hydrant, red.", "a " + "long " * 20 + "text"]
 
 
 def words_table() -> dict[str, str]:
     """For each name ``"exact (fast)"``, ``"exact (own)"``, ``"WRONG (cosine)"`` or why it is refused."""
+    from text.open_clip_models import NAMES, build
+
     from sclip_plugin.errors import SclipError
     from sclip_plugin.text.towers import CausalTextTower, find_text_tower
-    from tests.text.open_clip_models import NAMES, build
 
     table = {}
     for name in NAMES:

@@ -64,6 +64,7 @@ class FileFormatError(SclipError, ValueError):
 def unknown_name(kind: str, given: object, known: Iterable[str]) -> UnknownNameError:
     """The one wording for a name that is not in a registry: what was given, the nearest names, what exists."""
     known = sorted(known)
+    given = str(given) if len(str(given)) <= 80 else f"{str(given)[:79]}…"
     lower = {name.lower(): name for name in known}
     near = difflib.get_close_matches(str(given).lower(), lower, n=1)
     hint = f" Did you mean '{lower[near[0]]}'?" if near else ""

@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it, so ``--help`` is quick.
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from typing import Annotated
@@ -20,6 +21,7 @@ from .demo import demo
 from .evaluate import eval_app
 from .methods import methods
 from .segment import segment
+from .terminal import tell
 
 app = typer.Typer(
     help="Segment pictures into any classes named in words, with a frozen CLIP and no training.",
@@ -43,9 +45,13 @@ def main(version: Annotated[bool, typer.Option("--version", help="Show the versi
 
 def run() -> None:
     """Run the command line; what users got wrong ends in one sentence, not in a traceback."""
-    warnings.showwarning = lambda message, *rest: typer.echo(f"warning: {message}", err=True)
+    warnings.showwarning = lambda message, *rest: tell(f"warning: {message}")
+    warnings.filterwarnings("ignore", message="Image size")  # Pillow's, of what is refused here
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter shows its number
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except (SclipError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
+        tell(f"error: {error}")
         sys.exit(2)

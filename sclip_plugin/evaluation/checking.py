@@ -12,7 +12,18 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..protocols.benchmarks import Benchmark
-from .datasets import UNREADABLE_PICTURE, MaskError, Problem, Sample, find_samples, picture_size, read_mask, some
+from .datasets import (
+    TURNED,
+    UNREADABLE_PICTURE,
+    MaskError,
+    Problem,
+    Sample,
+    find_samples,
+    picture_size,
+    read_mask,
+    some,
+    turned_without_its_mask,
+)
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -160,6 +171,8 @@ def _look_at(sample: Sample, benchmark: Benchmark) -> tuple[list[Problem], np.nd
     except MaskError as error:
         problems.append(Problem(error.kind, sample.name, str(error)))
         return problems, none, 0
+    if turned_without_its_mask(sample):
+        problems.append(Problem(TURNED, sample.name, "see that the mask fits the upright picture; then save that"))
     kept = labels != benchmark.ignore_index
     counts = np.bincount(labels[kept].ravel(), minlength=benchmark.num_classes)[: benchmark.num_classes]
     return problems, counts.astype(np.int64), int(labels.size - kept.sum())

@@ -137,8 +137,8 @@ def test_saved_files_are_what_they_say(segmenter, tmp_path):
     result = segmenter(noise(120, 90), LABELS, threshold=0.3)
     paths = result.save(tmp_path / "new", "photo", heatmaps=True)
     assert {path.name for path in paths.values()} == {
-        "photo.overlay.png", "photo.labels.png", "photo.json", "photo.heatmap.cat.png",
-        "photo.heatmap.person.png", "photo.heatmap.potted plant.png",
+        "photo.overlay.png", "photo.labels.png", "photo.json", "photo.heatmap.0-cat.png",
+        "photo.heatmap.1-person.png", "photo.heatmap.2-potted plant.png",
     }  # fmt: skip
     labels = Image.open(paths["labels"])
     assert labels.mode == "P"
