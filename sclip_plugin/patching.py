@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from .dense import dense_tokens
+from .errors import UnsupportedModelError
 from .methods import Method, make_method
 from .towers import Tower, find_tower
 
@@ -59,6 +60,39 @@ def _patched_class(base: Any, mixin: Any) -> type:
     return type(base.__name__, (mixin, base), namespace)
 
 
+def _unpatched_class(cls: Any) -> type:
+    """The class without our patch: its base, or, where others have made a class of it, the same made of the base."""
+    if "_sclip_base" in cls.__dict__:
+        return cls._sclip_base
+    bases = tuple(_unpatched_class(base) if hasattr(base, "_sclip_base") else base for base in cls.__bases__)
+    return type(cls.__name__, bases, {k: v for k, v in cls.__dict__.items() if k not in ("__dict__", "__weakref__")})
+
+
+def check_effect(model: nn.Module, tower: Tower, keep_cls: bool) -> None:
+    """Refuse to patch where it would have no effect, or more than was asked for; see `apply`."""
+    trunk = tower.trunk
+    own = trunk.__dict__.get("forward")
+    if getattr(own, "__func__", None) is type(trunk).forward:
+        del trunk.__dict__["forward"]  # what accelerate leaves behind: the forward of the class
+    hooked = any("_hf_hook" in module.__dict__ for module in trunk.modules())
+    devices = {parameter.device.type if parameter.is_meta else parameter.device for parameter in trunk.parameters()}
+    if "forward" in trunk.__dict__ or hooked and (len(devices) > 1 or "meta" in devices):
+        raise UnsupportedModelError(
+            f"{type(trunk).__name__} runs under accelerate's hooks (dispatch_model, cpu_offload, a device_map over several "
+            "devices), or has another forward on the instance: a patch of its class would have no effect or miss the "
+            "weights. Load it onto one device, or remove the hooks with "
+            "accelerate.hooks.remove_hook_from_submodules(model)."
+        )
+    for module in model.modules():
+        classifies = isinstance(getattr(module, "classifier", None), nn.Module) and hasattr(module, "vision_model")
+        if keep_cls and classifies and module is not trunk:
+            outer = type(module).__name__
+            raise ValueError(
+                f"{outer} classifies by the mean of its patches, which become dense: keep_cls=True cannot keep its "
+                f"logits. Pass keep_cls=False, or patch model.vision_model alone. dense_features leaves {outer} as it is."
+            )
+
+
 def _new_patched(base: type, mixin: type) -> nn.Module:
     cls: Any = _patched_class(base, mixin)
     return cls.__new__(cls)
@@ -83,8 +117,10 @@ def apply(model: M, method: str | Method = "csa", *, keep_cls: bool = True, **op
         The same model.
 
     Raises:
-        UnsupportedModelError: no registered tower knows the model's structure.
+        UnsupportedModelError: no registered tower knows the model's structure, or accelerate's hooks stand in front of
+            its forward.
         UnknownNameError: no such method or option.
+        ValueError: ``keep_cls`` on a model that classifies by the mean of its patches, which become dense.
 
     Source: SCLIP, arXiv 2312.01597, for the default method.
 
@@ -98,6 +134,7 @@ def apply(model: M, method: str | Method = "csa", *, keep_cls: bool = True, **op
     """
     tower = find_tower(model)
     chosen = make_method(method, options)
+    check_effect(model, tower, keep_cls)
     restore(model)
     trunk = tower.trunk
     trunk.__dict__["_sclip_patch"] = Patch(chosen, keep_cls, type(tower), tower.projection)
@@ -119,6 +156,8 @@ def apply_csa(model: M, **options) -> M:
 def restore(model: M) -> M:
     """Take away what `apply` did; the outputs are bit-identical to those before. Without effect on other models.
 
+    What others did to the model since stays: accelerate's hooks, a class that FSDP2 or a parametrization put on top.
+
     Example:
         >>> import sclip_plugin as sp
         >>> from transformers import CLIPModel
@@ -128,8 +167,12 @@ def restore(model: M) -> M:
     """
     trunk = find_tower(model).trunk
     if "_sclip_patch" in trunk.__dict__:
-        trunk.__class__ = type(trunk)._sclip_base
+        patched = type(trunk).forward
+        trunk.__class__ = _unpatched_class(type(trunk))
         del trunk.__dict__["_sclip_patch"]
+        for name in ("forward", "_old_forward"):  # accelerate's hooks keep the forward that they found
+            if getattr(trunk.__dict__.get(name), "__func__", None) is patched:
+                trunk.__dict__[name] = type(trunk).forward.__get__(trunk)
     return model
 
 

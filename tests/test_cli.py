@@ -136,6 +136,14 @@ def test_the_demo_needs_nothing(sclip, tmp_path):
     }
 
 
+def test_the_cache_is_shown_and_cleared(sclip, model, pictures, tmp_path):
+    assert "nothing is kept" in sclip("cache")[1]
+    sclip("segment", pictures / "a.png", "-l", "cat", "-m", model, "-o", tmp_path / "out", "--templates", "plain")
+    assert "text: 1 files" in sclip("cache")[1]
+    assert "1 files, 0.0 MiB removed" in sclip("cache", "--clear")[1]
+    assert "text: 0 files" in sclip("cache")[1]
+
+
 def test_methods_are_listed(sclip):
     code, said = sclip("methods")
     assert code == 0

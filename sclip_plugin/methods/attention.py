@@ -148,5 +148,5 @@ def gaussian_neighbourhood(grid: tuple[int, int], std: float, prefix_tokens: int
     # The Gaussian of the distance is the product of those of its row and column parts.
     over_rows = torch.exp(-((rows[:, None] - rows) ** 2) / (2 * std**2))
     over_columns = torch.exp(-((columns[:, None] - columns) ** 2) / (2 * std**2))
-    omega = torch.kron(over_rows, over_columns)
+    omega = (over_rows[:, None, :, None] * over_columns[None, :, None, :]).reshape(h * w, h * w)
     return torch.nn.functional.pad(omega, (prefix_tokens, 0, prefix_tokens, 0)).to(like.dtype)

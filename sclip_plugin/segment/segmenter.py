@@ -147,10 +147,8 @@ class Segmenter:
         """
         chosen = _chosen(self.settings, settings, changes)
         vocabulary = self._vocabulary(labels, chosen)
-        said = [
-            self.weights(), chosen.identity(), self._mean.tolist(), self._std.tolist(),
-            vocabulary.labels, vocabulary.names, vocabulary.class_of_name,
-        ]  # fmt: skip
+        pixels = [self._mean.tolist(), self._std.tolist()]
+        said = [self.weights(), chosen.identity(), pixels, vocabulary.identity()]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
     @classmethod
@@ -269,7 +267,7 @@ class Segmenter:
         """The classes and names of labels, and the names' unit embeddings (K, D) float32."""
         chosen = _chosen(self.settings, settings, changes)
         vocabulary = self._vocabulary(labels, chosen)
-        return vocabulary, self.text_bank.embed(vocabulary.names, chosen.templates)
+        return vocabulary, self.text_bank.embed_vocabulary(vocabulary, chosen.templates)
 
     @overload
     def _vocabulary(self, labels: Labels | None, settings: Settings) -> Vocabulary: ...
@@ -296,7 +294,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def _run(self, pictures: Iterable[Prepared], vocabulary: Vocabulary, settings: Settings) -> Iterator[Segmentation]:
-        text = self.text_bank.embed(vocabulary.names, settings.templates)
+        text = self.text_bank.embed_vocabulary(vocabulary, settings.templates)
         method = settings.make_method().bind(
             text=text, logit_scale=settings.logit_scale, image_mean=self._mean, image_std=self._std
         )

@@ -138,8 +138,11 @@ class Tower(ABC):
         blocks: the transformer blocks in order.
         patch_size: (height, width) of a patch in pixels.
         native_grid: (h, w) of the positional embedding, in patches.
+        native_size: (H, W) in pixels that the model was made for, if the patch does not divide it: such pictures are
+            taken as the model itself takes them, without the rows and columns that fill no patch.
         prefix_tokens: how many tokens stand before the patches (1 for CLS, 0 for SigLIP).
         pools_patches: whether the image embedding is pooled from the patches too, and not read off the CLS token alone.
+        takes_alpha: whether pixels may have a fourth channel, an alpha normalised as the model wants it.
         patched: a `PatchedTrunk`, the mixin class that overrides the trunk's forward.
     """
 
@@ -151,8 +154,10 @@ class Tower(ABC):
     blocks: Sequence[nn.Module]
     patch_size: tuple[int, int]
     native_grid: tuple[int, int]
+    native_size: tuple[int, int] | None = None
     prefix_tokens: int = 1
     pools_patches: bool = False
+    takes_alpha: bool = False
 
     def __init__(self, trunk: Any, projection: nn.Module | None = None) -> None:
         self.trunk = trunk
@@ -187,21 +192,28 @@ class Tower(ABC):
         """Patches (h, w) of a batch of pixels.
 
         Raises:
-            ValueError: not (B, 3, H, W), or a side that the patch does not divide.
+            ValueError: not (B, 3, H, W), or a side that the patch does not divide and that is not the native one.
         """
-        if pixel_values.dim() != 4 or pixel_values.shape[1] != 3:
+        if pixel_values.dim() != 4 or not (pixel_values.shape[1] == 3 or self.takes_alpha and pixel_values.shape[1] == 4):
             raise ShapeError(
                 f"pixel_values has shape {tuple(pixel_values.shape)}; expected (batch, 3, height, width), normalised."
             )
-        height, width = pixel_values.shape[-2:]
+        height, width = (int(s) if isinstance(s, Tensor) else s for s in pixel_values.shape[-2:])  # torch.jit.trace
         patch_height, patch_width = self.patch_size
-        if height % patch_height or width % patch_width or not height or not width:
+        whole = height % patch_height == 0 and width % patch_width == 0 and height > 0 and width > 0
+        if not whole and (height, width) != self.native_size:
             raise ShapeError(
                 f"a picture of {height} x {width} pixels cannot be cut into patches of {patch_height} x {patch_width}: "
                 f"make its sides multiples, for instance {max(1, height // patch_height) * patch_height} x "
                 f"{max(1, width // patch_width) * patch_width}."
             )
         return height // patch_height, width // patch_width
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """(H, W) of a side or of both, as configurations hold them."""
+    height, width = value if isinstance(value, Sequence) else (value, value)
+    return int(height), int(width)
 
 
 def resize_positions(positions: Tensor, native: tuple[int, int], grid: tuple[int, int], how: str) -> Tensor:
@@ -216,20 +228,55 @@ def resize_positions(positions: Tensor, native: tuple[int, int], grid: tuple[int
     Returns:
         (P + h w, C) in the dtype of ``positions``.
     """
+    if how not in ("scale_factor", "size", "size_antialias"):
+        raise ValueError(f"position_resize={how!r}; expected 'scale_factor', 'size' or 'size_antialias'.")
+    prefix = positions.shape[0] - native[0] * native[1]
+    if not all(isinstance(side, int) for side in grid):  # a size that torch.export leaves open
+        return torch.cat([positions[:prefix], resized_to_symbols(positions[prefix:], native, grid, how)])
     if tuple(grid) == tuple(native):
         return positions
-    prefix = positions.shape[0] - native[0] * native[1]
     square = positions[prefix:].float().reshape(1, *native, -1).permute(0, 3, 1, 2)
     if how == "scale_factor":
         # The published code passes factors, which the resampling then uses as they are instead of the ratio of sizes.
         factors = [(grid[0] + 0.1) / native[0], (grid[1] + 0.1) / native[1]]
         square = F.interpolate(square, scale_factor=factors, mode="bicubic", recompute_scale_factor=False)
-    elif how in ("size", "size_antialias"):
-        square = F.interpolate(square, size=list(grid), mode="bicubic", antialias=how == "size_antialias")
     else:
-        raise SettingError(f"position_resize={how!r}; expected 'scale_factor', 'size' or 'size_antialias'.")
+        square = F.interpolate(square, size=list(grid), mode="bicubic", antialias=how == "size_antialias")
     resized = square.permute(0, 2, 3, 1).flatten(1, 2)[0].to(positions.dtype)
     return torch.cat([positions[:prefix], resized])
+
+
+def resized_to_symbols(positions: Tensor, native: tuple[int, int], grid: tuple[Any, Any], how: str) -> Tensor:
+    """`resize_positions` to sizes that are no numbers yet: the same resampling as products with its weights.
+
+    Nothing here asks for the value of a size, so what torch.export makes of it holds for all sizes.
+    """
+    height, width = (torch.scalar_tensor(side, device=positions.device) for side in grid)
+    unchanged = (height == native[0]) & (width == native[1])
+    weights = []
+    for side, size, g in zip(grid, (height, width), native, strict=True):
+        step = g / (size + 0.1 if how == "scale_factor" else size)
+        source = torch.arange(g, device=positions.device)
+        target = torch.arange(side, device=positions.device)[:, None]
+        centre = (target + 0.5) * step - 0.5
+        if how == "size_antialias":
+            row = cubic((source - centre) / step.clamp_min(1.0), -0.5)
+            row = row / row.sum(dim=1, keepdim=True)
+        else:
+            taps = centre.floor() + torch.arange(-1, 3, device=positions.device)
+            row = torch.zeros_like(centre).expand(-1, g).scatter_add(
+                1, taps.clamp(0, g - 1).long(), cubic(taps - centre, -0.75)
+            )
+        weights.append(torch.where(unchanged, (source == target).float(), row))
+    square = positions.float().unflatten(0, native)
+    return torch.einsum("hi,wj,ijc->hwc", *weights, square).flatten(0, 1).to(positions.dtype)
+
+
+def cubic(distance: Tensor, a: float) -> Tensor:
+    """Keys' cubic kernel."""
+    x = distance.abs()
+    near, far = ((a + 2) * x - (a + 3)) * x * x + 1, ((x - 5) * x + 8) * x * a - 4 * a
+    return torch.where(x <= 1, near, torch.where(x < 2, far, 0.0))
 
 
 def take_intermediates(

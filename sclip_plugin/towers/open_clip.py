@@ -2,18 +2,24 @@
 
 Both name their parts alike (``conv1``, ``class_embedding``, ``ln_pre``, ``transformer.resblocks``, ``ln_post``,
 ``proj``). They differ in whether a block takes (batch, tokens, width) or (tokens, batch, width), and open_clip has
-variants: layer scale, blocks with norms of q and k, the embedding as the mean of the patches (CLIPA).
+variants: layer scale, blocks with norms of q and k, the embedding as the mean of the patches (CLIPA). Long-CLIP has this
+layout; CLIP-MoE has experts in place of the last blocks' MLPs; Alpha-CLIP takes a fourth channel, what to look at.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
-from .base import BlockInput, PatchedTrunk, Tower, resize_positions, take_intermediates
+from .base import BlockInput, PatchedTrunk, Tower, pair, resize_positions, take_intermediates
 from .registry import register_tower
+
+ALL_OF_IT = (1 - 0.5) / 0.26
+"""Alpha-CLIP's alpha of 1, the whole picture, normalised as its own code does."""
 
 
 class OpenCLIPBlockInput(BlockInput):
@@ -32,10 +38,11 @@ class OpenCLIPBlockInput(BlockInput):
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
         attention = self.block.attn
-        width = attention.in_proj_weight.shape[1]
+        joined = getattr(attention, "in_proj", None)  # Alpha-CLIP has a Linear where torch has two parameters
+        weight, bias = (attention.in_proj_weight, attention.in_proj_bias) if joined is None else (joined.weight, joined.bias)
+        width = weight.shape[1]
         rows = slice("qkv".index(name) * width, ("qkv".index(name) + 1) * width)
-        bias = None if attention.in_proj_bias is None else attention.in_proj_bias[rows]
-        return F.linear(x, attention.in_proj_weight[rows], bias)
+        return F.linear(x, weight[rows], None if bias is None else bias[rows])
 
     def _after_split(self, name: str, heads: Tensor) -> Tensor:
         return self._optional(self.block.attn, "ln_" + name, heads)
@@ -49,7 +56,15 @@ class OpenCLIPBlockInput(BlockInput):
         return self._optional(self.block, "ls_1", self._optional(self.block, "ln_attn", merged))
 
     def ffn(self, tokens: Tensor) -> Tensor:
-        return self._optional(self.block, "ls_2", self.block.mlp(self.block.ln_2(tokens)))
+        x = self.block.ln_2(tokens)
+        return self._optional(self.block, "ls_2", self._experts(x) if hasattr(self.block, "experts") else self.block.mlp(x))
+
+    def _experts(self, x: Tensor) -> Tensor:
+        """CLIP-MoE's mixture: the ``top_k`` experts that the gate likes best, by their shares of its softmax."""
+        shares = self.block.gate(x).float().softmax(dim=-1)
+        best, index = shares.topk(self.block.top_k, dim=-1)
+        weights = torch.zeros_like(shares).scatter(-1, index, best / best.sum(dim=-1, keepdim=True)).to(x.dtype)
+        return sum(weights[..., e, None] * expert(x) for e, expert in enumerate(self.block.experts))  # type: ignore[return-value]
 
     @staticmethod
     def _optional(module: nn.Module, name: str, tokens: Tensor) -> Tensor:
@@ -59,12 +74,14 @@ class OpenCLIPBlockInput(BlockInput):
 class PatchedOpenCLIPTrunk(PatchedTrunk):
     """``visual(pixels)``: the embedding, and with ``output_tokens`` the dense tokens, as the trunk returns them."""
 
-    def forward(self, x: Tensor):
+    def forward(self, x: Tensor, alpha: Tensor | None = None):
         tower = OpenCLIPTower(self)
-        tokens, for_embedding = self._sclip_patch.dense_tokens(self, x)
+        tokens, for_embedding = self._sclip_patch.dense_tokens(self, x if alpha is None else cat([x, alpha], dim=1))
+        embedding = tower.embedding(for_embedding)
         if getattr(self, "output_tokens", False):
-            return tower.embedding(for_embedding), tower.returned(tokens)[:, 1:]
-        return tower.embedding(for_embedding)
+            return embedding, tower.returned(tokens)[:, 1:]
+        # CLIP-MoE returns its routers' logits too, which its loss needs; a patched last block has none.
+        return (embedding, None) if getattr(self, "MoE_args", None) else embedding
 
     def forward_intermediates(
         self,
@@ -101,9 +118,11 @@ class OpenCLIPTower(Tower):
         super().__init__(trunk, projection)
         self.blocks = trunk.transformer.resblocks
         self.patch_size = tuple(trunk.conv1.kernel_size)
-        side = round((trunk.positional_embedding.shape[0] - 1) ** 0.5)
-        self.native_grid = tuple(getattr(trunk, "grid_size", (side, side)))
+        side = math.isqrt(int(trunk.positional_embedding.shape[0]) - 1)
+        self.native_grid = pair(getattr(trunk, "grid_size", side))
+        self.native_size = pair(getattr(trunk, "image_size", None) or trunk.input_resolution)
         self.pools_patches = getattr(trunk, "pool_type", "tok") == "avg"
+        self.takes_alpha = hasattr(trunk, "conv1_alpha")
 
     @classmethod
     def find(cls, model: nn.Module) -> OpenCLIPTower | None:
@@ -113,13 +132,21 @@ class OpenCLIPTower(Tower):
         if getattr(trunk, "attn_pool", None) is not None or getattr(trunk, "pool_type", "tok") not in ("tok", "avg"):
             return None  # CoCa: its pooling attends with 256 queries, so its tokens are no patches
         attention = getattr(trunk.transformer.resblocks[0], "attn", None)
-        if not hasattr(attention, "in_proj_weight") or getattr(attention, "scaled_cosine", False):
+        if not (hasattr(attention, "in_proj_weight") or isinstance(getattr(attention, "in_proj", None), nn.Linear)):
+            return None
+        if getattr(attention, "scaled_cosine", False):
             return None
         return cls(trunk)
 
     def embed(self, pixel_values: Tensor, position_resize: str) -> Tensor:
         trunk = self.trunk
-        patches = trunk.conv1(pixel_values.to(trunk.conv1.weight.dtype)).flatten(2).transpose(1, 2)
+        pixel_values = pixel_values.to(trunk.conv1.weight.dtype)
+        patches = trunk.conv1(pixel_values[:, :3])
+        if self.takes_alpha:
+            patches = patches + trunk.conv1_alpha(
+                pixel_values[:, 3:] if pixel_values.shape[1] > 3 else torch.full_like(pixel_values[:, :1], ALL_OF_IT)
+            )
+        patches = patches.flatten(2).transpose(1, 2)
         cls_token = trunk.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         positions = resize_positions(
             trunk.positional_embedding, self.native_grid, self.grid(pixel_values), position_resize
@@ -132,7 +159,8 @@ class OpenCLIPTower(Tower):
     def run_block(self, block: nn.Module, tokens: Tensor) -> Tensor:
         if getattr(self.trunk.transformer, "batch_first", False):
             return block(tokens)
-        return block(tokens.transpose(0, 1)).transpose(0, 1)
+        output = block(tokens.transpose(0, 1))  # with CLIP-MoE (tokens, the router's logits)
+        return (output[0] if isinstance(output, tuple) else output).transpose(0, 1)
 
     def project(self, tokens: Tensor) -> Tensor:
         tokens = self.trunk.ln_post(tokens)

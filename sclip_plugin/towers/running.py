@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ..errors import UnsupportedModelError
 from .base import BlockInput, Tower
 
 
@@ -57,10 +58,11 @@ def before_last_block(
     Returns:
         The last block with the tokens that enter it, and the context: what the method is called with.
     """
+    check_weights(tower, pixel_values)
     whole_patches = drop_remainder(pixel_values, tower.patch_size)
     grid = tower.grid(whole_patches)
     tower = tower.at_grid(grid)
-    context = Context(tower, pixel_values, grid)
+    context = Context(tower, pixel_values[:, :3], grid)
     tokens = tower.embed(whole_patches, position_resize)
     last = len(tower.blocks) - 1
     for index, block in enumerate(tower.blocks):
@@ -71,6 +73,26 @@ def before_last_block(
         if index < last:
             tokens = tower.run_block(block, tokens)
     return tower.block_input(tower.blocks[last], tokens), context
+
+
+def check_weights(tower: Tower, pixel_values: Tensor) -> None:
+    """Refuse a last block whose weights come only when it is called whole, since a method calls its parts.
+
+    Raises:
+        UnsupportedModelError: they are sharded (FSDP2) or offloaded (accelerate).
+    """
+    weight = next(tower.blocks[-1].parameters(), None)
+    if type(weight).__name__ == "DTensor":
+        raise UnsupportedModelError(
+            f"the last block of {type(tower.trunk).__name__} is sharded over processes (DTensor), and a method calls its "
+            "parts. Call unshard() on it and on the modules above it first, or shard all blocks but the last."
+        )
+    if weight is not None and weight.is_meta and not pixel_values.is_meta:
+        raise UnsupportedModelError(
+            f"the weights of {type(tower.trunk).__name__} are offloaded, and a method calls the parts of its last block, "
+            "past the hooks that fetch them. Load it onto one device, with accelerate's hooks removed "
+            "(accelerate.hooks.remove_hook_from_submodules(model))."
+        )
 
 
 def drop_remainder(pixel_values: Tensor, patch_size: tuple[int, int]) -> Tensor:

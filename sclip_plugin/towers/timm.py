@@ -106,8 +106,8 @@ def find_timm_trunk(model: nn.Module) -> tuple[Any, nn.Module | None]:
     parts = ("patch_embed", "blocks", "norm", "fc_norm", "global_pool", "num_prefix_tokens", "forward_head")
     if not all(hasattr(trunk, name) for name in parts) or hasattr(trunk, "dist_token"):
         return None, None
-    if not hasattr(trunk.patch_embed, "proj") or hasattr(trunk.patch_embed, "backbone"):
-        return None, None  # patches made by a convolutional network, whose size is not the kernel's
+    if not hasattr(trunk.patch_embed, "proj"):
+        return None, None
     pool = getattr(trunk, "attn_pool", None)
     if pool is not None and (not hasattr(pool, "kv") or pool.pos_embed is not None):
         return None, None
@@ -120,14 +120,20 @@ def find_timm_trunk(model: nn.Module) -> tuple[Any, nn.Module | None]:
 class TimmTower(Tower):
     """timm's VisionTransformer with learned positions, with and without a projecting head."""
 
-    models = "timm: VisionTransformer (vit_*_clip_*, vit_*_siglip_*), alone or in open_clip"
+    models = (
+        "timm: VisionTransformer (vit_*_clip_*, vit_*_siglip_*; with a convolutional stem vitamin_*, vit_base_mci_224), "
+        "alone or in open_clip"
+    )
     patched = PatchedTimmTrunk
 
     def __init__(self, trunk, projection=None) -> None:
         super().__init__(trunk, projection)
         self.blocks = trunk.blocks
-        self.patch_size = tuple(trunk.patch_embed.proj.kernel_size)
+        self.patch_size = tuple(
+            trunk.patch_embed.feat_ratio(as_scalar=False) if self.hybrid else trunk.patch_embed.proj.kernel_size
+        )
         self.native_grid = tuple(trunk.patch_embed.grid_size)
+        self.native_size = trunk.patch_embed.img_size
         self.prefix_tokens = trunk.num_prefix_tokens
         self.pools_patches = getattr(trunk, "attn_pool", None) is not None or trunk.global_pool not in ("token", "")
 
@@ -142,10 +148,23 @@ class TimmTower(Tower):
             return None
         return cls(trunk, projection)
 
+    @property
+    def hybrid(self) -> bool:
+        """Whether a convolutional network makes the patches: MobileCLIP-B, ViTamin, ViTs on a ResNet."""
+        return hasattr(self.trunk.patch_embed, "backbone")
+
+    def patches(self, pixel_values: Tensor) -> Tensor:
+        """(B, N, C), without positions."""
+        embed = self.trunk.patch_embed
+        pixel_values = pixel_values.to(next(embed.parameters()).dtype)
+        if self.hybrid:
+            patches = embed(pixel_values)
+            return patches if patches.dim() == 3 else patches.flatten(1, 2)  # of a trunk of any size: (B, h, w, C)
+        return embed.norm(embed.proj(pixel_values).flatten(2).transpose(1, 2))
+
     def embed(self, pixel_values: Tensor, position_resize: str) -> Tensor:
         trunk, grid = self.trunk, self.grid(pixel_values)
-        patches = trunk.patch_embed.proj(pixel_values.to(trunk.patch_embed.proj.weight.dtype))
-        patches = trunk.patch_embed.norm(patches.flatten(2).transpose(1, 2))
+        patches = self.patches(pixel_values)
         prefix = [
             token.to(patches.dtype).expand(patches.shape[0], -1, -1)
             for token in (trunk.cls_token, getattr(trunk, "reg_token", None))

@@ -8,12 +8,13 @@ in transformers 5 a ``CLIPVisionModel`` is the tower itself.
 from __future__ import annotations
 
 import inspect
+import math
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, cat, nn
 
 from ..errors import SettingError
-from .base import BlockInput, PatchedTrunk, Tower, resize_positions
+from .base import BlockInput, PatchedTrunk, Tower, pair, resize_positions
 from .registry import register_tower
 
 _mask_arguments: dict[type, tuple[str, ...]] = {}
@@ -104,8 +105,8 @@ def find_transformers_trunk(model: nn.Module) -> Any:
     if not isinstance(getattr(getattr(trunk, "embeddings", None), "patch_embedding", None), nn.Conv2d):
         return None
     layer = trunk.encoder.layers[0] if hasattr(trunk.encoder, "layers") else None
-    if not hasattr(getattr(layer, "self_attn", None), "q_proj"):
-        return None
+    if not hasattr(getattr(layer, "self_attn", None), "q_proj") or not hasattr(trunk.embeddings, "position_embedding"):
+        return None  # MLCD has no positions but rotary ones
     mask_arguments(type(layer))
     return trunk
 
@@ -125,8 +126,9 @@ class TransformersTower(Tower):
         self.blocks = trunk.encoder.layers
         embeddings = trunk.embeddings
         self.patch_size = tuple(embeddings.patch_embedding.kernel_size)
-        side = round((embeddings.position_embedding.weight.shape[0] - self.prefix_tokens) ** 0.5)
+        side = math.isqrt(int(embeddings.position_embedding.weight.shape[0]) - self.prefix_tokens)
         self.native_grid = (side, side)
+        self.native_size = pair(embeddings.image_size)
 
     @classmethod
     def find(cls, model: nn.Module) -> TransformersTower | None:

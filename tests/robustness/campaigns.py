@@ -94,6 +94,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 def seed_pictures() -> dict[str, bytes]:
     """A small picture in every format and mode that Pillow writes here."""
+    Image.init()  # all formats, whatever has been opened before
     rgb = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8))
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a description"

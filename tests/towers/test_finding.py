@@ -14,7 +14,8 @@ import sclip_plugin as sp
 from sclip_plugin.errors import UnsupportedModelError
 from sclip_plugin.towers import find_tower
 
-from .models import CASES, TINY_OPEN_CLIP_TEXT, TINY_TEXT, TINY_VISION, open_clip_knows, open_clip_model, timm_vit
+from .models import TINY_OPEN_CLIP_TEXT, TINY_TEXT, TINY_VISION, open_clip_knows, open_clip_model, timm_vit
+from .table import CASES
 
 TOWER_OF = {
     "clip": "transformers", "clip_trunk": "transformers", "clip_with_projection": "transformers",
@@ -74,12 +75,6 @@ def timm_beit():
     return timm.create_model("beit_base_patch16_224", pretrained=False, depth=1)
 
 
-def timm_hybrid():
-    import timm
-
-    return timm.create_model("vit_tiny_r_s16_p8_224", pretrained=False, depth=1)
-
-
 def torchvision_vit():
     from torchvision.models import VisionTransformer
 
@@ -113,7 +108,6 @@ UNSUPPORTED = {
     timm_resnet: "ResNet",
     timm_relative_positions: "VisionTransformerRelPos",
     timm_beit: "Beit",
-    timm_hybrid: "VisionTransformer",
     torchvision_vit: "VisionTransformer",
     siglip_2_naflex: "Siglip2Model",
     owlvit: "OwlViTModel",

@@ -9,7 +9,8 @@ import torch
 import sclip_plugin as sp
 from sclip_plugin.towers import find_tower
 
-from .models import CASES, Case, timm_trunk, timm_vit
+from .models import timm_trunk, timm_vit
+from .table import CASES, Case
 
 HAVE_INTERMEDIATES = [
     case for case in CASES.values() if hasattr(find_tower(case.shared_model()).trunk, "forward_intermediates")
@@ -155,7 +156,8 @@ def test_timm_with_dynamic_size_resizes_positions_as_size_antialias_does():
 def test_rotary_positions_of_another_grid_are_timms_own(name: str):
     from timm.models.eva import Eva
 
-    from .models import EVAS, randomise
+    from .case import randomise
+    from .models import EVAS
 
     model = randomise(Eva(**{**EVAS[name], "dynamic_img_size": True})).eval()
     pixels = torch.randn(2, 3, 24, 48)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import sclip_plugin as sp
 from sclip_plugin.towers import find_tower
 
-from .models import CASES, Case
+from .table import CASES, Case
 
 OURS = [case for case in CASES.values() if hasattr(find_tower(case.shared_model()).trunk, "config")]
 every_case = pytest.mark.parametrize("case", OURS, ids=str)
