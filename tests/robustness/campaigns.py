@@ -378,8 +378,10 @@ def picture_logs(count: int, seed: int, folder: Path) -> Tally:
 
 def model_folders(count: int, seed: int, folder: Path) -> Tally:
     """Folders of models whose files are cut, mutated, missing or of other kinds: an error of the package."""
+    from sclip_plugin.cli.options import quiet_transformers
     from sclip_plugin.loading import load_model
 
+    quiet_transformers()
     rng, tally = random.Random(seed), Tally()
     golden.save_folder(folder / "whole")
     files = {path.name: path.read_bytes() for path in (folder / "whole").iterdir() if path.is_file()}
