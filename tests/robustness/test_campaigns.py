@@ -4,6 +4,7 @@ import inspect
 import os
 
 import pytest
+
 from robustness import campaigns, kills
 
 FAULTS = {
