@@ -94,7 +94,7 @@ def test_a_classifier_over_the_mean_of_the_patches_is_refused_with_keep_cls(fami
     before = model(pixels).logits
     message = f"{family}ForImageClassification classifies by the mean of its.*keep_cls=False.*model.vision_model"
     for wrapped in (model, torch.nn.DataParallel(model)):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UnsupportedModelError, match=message):
             sp.apply(wrapped)
     assert torch.equal(model(pixels).logits, before)
     sp.apply(model, keep_cls=False)
