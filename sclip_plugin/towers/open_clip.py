@@ -2,8 +2,8 @@
 
 Both name their parts alike (``conv1``, ``class_embedding``, ``ln_pre``, ``transformer.resblocks``, ``ln_post``,
 ``proj``). They differ in whether a block takes (batch, tokens, width) or (tokens, batch, width), and open_clip has
-variants: layer scale, blocks with norms of q and k, the embedding as the mean of the patches (CLIPA). Long-CLIP has this
-layout; CLIP-MoE has experts in place of the last blocks' MLPs; Alpha-CLIP takes a fourth channel, what to look at.
+variants: layer scale, blocks with norms of q and k, the embedding as the mean of the patches (CLIPA). Long-CLIP has
+this layout; CLIP-MoE has experts in place of the last blocks' MLPs; Alpha-CLIP takes a fourth channel, what to look at.
 """
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ class OpenCLIPBlockInput(BlockInput):
     def _linear(self, name: str, x: Tensor) -> Tensor:
         attention = self.block.attn
         joined = getattr(attention, "in_proj", None)  # Alpha-CLIP has a Linear where torch has two parameters
-        weight, bias = (
-            (attention.in_proj_weight, attention.in_proj_bias) if joined is None else (joined.weight, joined.bias)
-        )
+        weight = attention.in_proj_weight if joined is None else joined.weight
+        bias = attention.in_proj_bias if joined is None else joined.bias
         width = weight.shape[1]
         rows = slice("qkv".index(name) * width, ("qkv".index(name) + 1) * width)
         return F.linear(x, weight[rows], None if bias is None else bias[rows])
@@ -59,9 +58,8 @@ class OpenCLIPBlockInput(BlockInput):
 
     def ffn(self, tokens: Tensor) -> Tensor:
         x = self.block.ln_2(tokens)
-        return self._optional(
-            self.block, "ls_2", self._experts(x) if hasattr(self.block, "experts") else self.block.mlp(x)
-        )
+        computed = self._experts(x) if hasattr(self.block, "experts") else self.block.mlp(x)
+        return self._optional(self.block, "ls_2", computed)
 
     def _experts(self, x: Tensor) -> Tensor:
         """CLIP-MoE's mixture: the ``top_k`` experts that the gate likes best, by their shares of its softmax."""

@@ -121,7 +121,7 @@ class TimmTower(Tower):
     """timm's VisionTransformer with learned positions, with and without a projecting head."""
 
     models = (
-        "timm: VisionTransformer (vit_*_clip_*, vit_*_siglip_*; with a convolutional stem vitamin_*, vit_base_mci_224), "
+        "timm: VisionTransformer (vit_*_clip_*, vit_*_siglip_*; with a convolutional stem vitamin_*, vit_base_mci), "
         "alone or in open_clip"
     )
     patched = PatchedTimmTrunk
@@ -156,7 +156,8 @@ class TimmTower(Tower):
     def patches(self, pixel_values: Tensor) -> Tensor:
         """(B, N, C), without positions."""
         embed = self.trunk.patch_embed
-        pixel_values = pixel_values.to(next(embed.parameters()).dtype)
+        first: Any = next(module for module in embed.modules() if isinstance(module, nn.Conv2d))
+        pixel_values = pixel_values.to(first.weight.dtype)
         if self.hybrid:
             patches = embed(pixel_values)
             return patches if patches.dim() == 3 else patches.flatten(1, 2)  # of a trunk of any size: (B, h, w, C)
