@@ -134,7 +134,12 @@ def upright(picture: Image.Image) -> Image.Image:
 
 def frames(picture: Image.Image) -> int:
     """How many frames or pages a picture file has. A phone's MPO is one picture and what belongs to it."""
-    return 1 if picture.format in ("MPO", None) else getattr(picture, "n_frames", 1)
+    if picture.format in ("MPO", None):
+        return 1
+    try:
+        return getattr(picture, "n_frames", 1)
+    except Exception:  # a later frame that is broken
+        return 1
 
 
 def register_plugins() -> None:

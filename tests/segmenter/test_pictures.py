@@ -253,3 +253,6 @@ class TestValues:
             picture = read_picture(tmp_path / "moving.gif")
         with Image.open(tmp_path / "moving.gif") as file:
             assert picture.tobytes() == file.convert("RGB").tobytes()
+        whole = (tmp_path / "moving.gif").read_bytes()
+        for cut in range(1, len(whole) // 2, 7):  # what is wrong with a later frame does not matter
+            assert read_picture(io.BytesIO(whole[:-cut])).tobytes() == picture.tobytes()
