@@ -57,8 +57,8 @@ def parse_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     for template in given or ("",):
         if not isinstance(template, str) or template.count("{}") != 1:
             raise UnknownNameError(
-                f"{template!r:.200} is not a prompt template: expected 'imagenet', 'plain', or texts with one {{}} for "
-                "the name, such as 'a photo of a {}.'."
+                f"{template!r:.200} is not a prompt template: expected 'imagenet', 'plain', or texts with one {{}} "
+                "for the name, such as 'a photo of a {}.'."
             )
     return tuple(dict.fromkeys(given))
 
