@@ -246,6 +246,7 @@ class TestValues:
         expected = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
         assert read_picture(file).tobytes() == expected.tobytes()
 
+    @pytest.mark.filterwarnings("ignore:.*the first is taken")
     def test_the_first_frame_is_taken_and_said(self, tmp_path):
         first = Image.fromarray(RGB)
         first.save(tmp_path / "moving.gif", save_all=True, append_images=[first.rotate(90), first.rotate(180)])
