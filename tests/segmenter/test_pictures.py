@@ -135,6 +135,7 @@ def test_target_size(size, short, expected):
 
 
 class TestHostileFiles:
+    @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # Pillow warns of what is refused here
     def test_a_small_file_that_declares_many_pixels_is_refused(self, tmp_path, monkeypatch):
         image = Image.new("P", (13000, 13000))
         image.save(tmp_path / "bomb.gif")
