@@ -67,15 +67,15 @@ class WindowRunner:
 
     def run(
         self,
-        pictures: Iterable[Prepared],
+        pictures: Iterable[Prepared | PictureError],
         method: Method,
         settings: Settings,
         keep: Callable[[Tensor], Tensor],
-    ) -> Iterator[Seen]:
+    ) -> Iterator[Seen | PictureError]:
         """Each picture once all its windows are done, in order.
 
         Args:
-            pictures: read as they are needed, at most 16 ahead.
+            pictures: read as they are needed, at most 16 ahead. An error in the place of a picture comes out as it is.
             method: bound to what it needs.
             settings: of which the window and the stride are used.
             keep: what is kept of the patches' unit features: (B, h w, D) float32 to (B, h w, C).
@@ -84,23 +84,28 @@ class WindowRunner:
             PictureError: pixels smaller than a patch.
             NotFiniteError: features that are no numbers.
         """
-        jobs: deque[Seen] = deque()
+        jobs: deque[Seen | PictureError] = deque()
         windows: deque[tuple[Seen, int, tuple[int, int]]] = deque()
-        for picture, pixels, output_size in pictures:
+        for prepared in pictures:
+            if isinstance(prepared, PictureError):
+                jobs.append(prepared)
+                continue
+            picture, pixels, output_size = prepared
             if min(pixels.shape[-2:]) < max(self.tower.patch_size):
                 raise PictureError(
                     f"pixels of shape {tuple(pixels.shape)} are smaller than a patch {self.tower.patch_size}."
                 )
             size = (pixels.shape[-2], pixels.shape[-1])
             plan = WindowPlan.of(size, settings.window, settings.window_stride, self.tower.patch_size)
-            jobs.append(Seen(picture, pixels, output_size, plan, torch.empty(0), len(plan)))
-            windows.extend((jobs[-1], index, box) for index, box in enumerate(plan.boxes()))
+            job = Seen(picture, pixels, output_size, plan, torch.empty(0), len(plan))
+            jobs.append(job)
+            windows.extend((job, index, box) for index, box in enumerate(plan.boxes()))
             while windows and (len(windows) >= self._at_once(windows[0][0].plan) or len(jobs) >= PICTURES_AT_ONCE):
                 self._run_batch(windows, method, keep)
-            while jobs and not jobs[0].waiting:
+            while jobs and not _waits(jobs[0]):
                 yield self._checked(jobs.popleft(), settings)
         while jobs:
-            while jobs[0].waiting:
+            while _waits(jobs[0]):
                 self._run_batch(windows, method, keep)
             yield self._checked(jobs.popleft(), settings)
 
@@ -126,11 +131,15 @@ class WindowRunner:
             job.plan.place(job.kept, index).copy_(values.unflatten(0, plan.patches))
             job.waiting -= 1
 
-    def _checked(self, job: Seen, settings: Settings) -> Seen:
-        if not torch.isfinite(job.kept).all():
+    def _checked(self, job: Seen | PictureError, settings: Settings) -> Seen | PictureError:
+        if isinstance(job, Seen) and not torch.isfinite(job.kept).all():
             dtype = str(next(self.tower.trunk.parameters()).dtype).removeprefix("torch.")
             raise NotFiniteError(
                 f"the model's features are not numbers (NaN or infinite), with weights in {dtype} and method "
                 f"{settings.method_name}. In half precision that is an overflow: load the model in float32 or bfloat16."
             )
         return job
+
+
+def _waits(job: Seen | PictureError) -> bool:
+    return isinstance(job, Seen) and job.waiting > 0

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..defaults import CLIP_MEAN, CLIP_STD
 from ..device import Budget
-from ..errors import ArgumentTypeError, LabelError, SettingError
+from ..errors import ArgumentTypeError, LabelError, PictureError, SettingError
 from ..fingerprint import fingerprint
 from ..imaging.pictures import Picture, read_picture, to_tensor
 from ..imaging.refine import refine_pixels
@@ -38,6 +38,8 @@ from .encoded import Encoded
 from .running import Prepared, Seen, WindowRunner
 from .segmentation import Segmentation, decide
 from .windows import LogitMap
+
+OnError = Literal["raise", "return", "skip"]
 
 REFINED_PIXELS = 2**22
 REFINED_VALUES = 2**29
@@ -57,6 +59,7 @@ class Segmenter:
         cache_dir: of the text bank; None for the user's cache folder, False for none.
         budget: how much is computed at once, for whoever runs out of memory; what suits the device where None, see
             `sclip_plugin.device.Budget`.
+        paths: False refuses text and paths as pictures, so that a server opens no file that a visitor names.
         **changes: fields of `Settings` and options of the method that differ.
 
     Raises:
@@ -86,6 +89,7 @@ class Segmenter:
         settings: Settings | None = None,
         cache_dir: str | Path | None | bool = None,
         budget: Budget | None = None,
+        paths: bool = True,
         **changes: Any,
     ) -> None:
         self.model = model.eval()
@@ -95,6 +99,7 @@ class Segmenter:
         self._mean = torch.tensor(image_mean or CLIP_MEAN)
         self._std = torch.tensor(image_std or CLIP_STD)
         self.budget = budget
+        self.paths = paths
         self._runner = WindowRunner(self.tower, self._mean, self._std, budget)
         self._preset_labels: dict[str, tuple[str, ...]] | None = None
         native = self.tower.native_grid[0] * self.tower.patch_size[0]
@@ -171,10 +176,16 @@ class Segmenter:
     ) -> Segmentation: ...
     @overload
     def __call__(
-        self, picture: list | tuple, labels: Labels | None = None, settings: Settings | None = None, **changes: Any
+        self,
+        picture: list | tuple,
+        labels: Labels | None = None,
+        settings: Settings | None = None,
+        *,
+        on_error: OnError = "raise",
+        **changes: Any,
     ) -> list[Segmentation]: ...
 
-    def __call__(self, picture, labels=None, settings=None, **changes):
+    def __call__(self, picture, labels=None, settings=None, *, on_error="raise", **changes):
         """Segment one picture, or a list of them.
 
         Args:
@@ -182,6 +193,8 @@ class Segmenter:
             labels: names; a list in the list names synonyms of one class; a dict maps a label to its synonyms. None for
                 the preset's.
             settings: for this call, in place of the segmenter's own.
+            on_error: of a list, what becomes of a picture that can't be read: ``"raise"`` ends the call, ``"return"``
+                gives the `PictureError` in the place of its result, ``"skip"`` leaves it out.
             **changes: fields of `Settings` and options of the method that differ, for this call.
 
         Returns:
@@ -192,7 +205,7 @@ class Segmenter:
             PictureError, FileNotFoundError: a picture that can't be read.
         """
         if isinstance(picture, (list, tuple)):
-            return list(self.stream(picture, labels, settings, **changes))
+            return list(self.stream(picture, labels, settings, on_error=on_error, **changes))
         return next(self.stream([picture], labels, settings, **changes))
 
     def stream(
@@ -200,6 +213,8 @@ class Segmenter:
         pictures: Iterable[Picture],
         labels: Labels | None = None,
         settings: Settings | None = None,
+        *,
+        on_error: OnError = "raise",
         **changes: Any,
     ) -> Iterator[Segmentation]:
         """Segment pictures one after the other as they are needed; windows of several share batches.
@@ -209,8 +224,22 @@ class Segmenter:
         """
         chosen = _chosen(self.settings, settings, changes)
         vocabulary = self._vocabulary(labels, chosen)
-        prepared = (self._prepared(picture, chosen, self.device) for picture in pictures)
-        return self._run(prepared, vocabulary, chosen)
+        if on_error not in get_args(OnError):
+            raise SettingError(f"on_error={on_error!r}; expected {' or '.join(map(repr, get_args(OnError)))}.")
+        return self._run(self._read(pictures, chosen, on_error), vocabulary, chosen)
+
+    def _read(self, pictures: Iterable[Picture], settings: Settings, on_error: OnError) -> Iterator[Any]:
+        """Pictures prepared as they are needed; those that can't be read as ``on_error`` says."""
+        for picture in pictures:
+            try:
+                prepared = self._prepared(picture, settings, self.device)
+            except PictureError as error:
+                if on_error == "raise":
+                    raise
+                if on_error == "return":
+                    yield error
+            else:
+                yield prepared
 
     def prepare(self, picture: Picture, settings: Settings | None = None, **changes: Any) -> Prepared:
         """The part of a call that comes before the model: read and resize. A worker process may do it."""
@@ -267,7 +296,7 @@ class Segmenter:
         return None
 
     def _prepared(self, picture: Picture, settings: Settings, device: torch.device) -> Prepared:
-        rgb = read_picture(picture)
+        rgb = read_picture(picture, paths=self.paths)
         pixels = to_tensor(rgb).to(device)
         size = (pixels.shape[-2], pixels.shape[-1])
         short = settings.resize_short_side
@@ -323,6 +352,7 @@ class Segmenter:
     def _encoded(self, pictures: Iterable[Prepared], settings: Settings, dtype: torch.dtype) -> Iterator[Encoded]:
         method = settings.make_method()
         for seen in self._runner.run(pictures, method, settings, lambda features: features.to(dtype)):
+            assert not isinstance(seen, PictureError), "encode reads with on_error='raise'"
             pixels = seen.pixels if seen.picture is None else None
             yield Encoded(self, settings, seen.kept, seen.plan, seen.output_size, seen.picture, pixels)
 
@@ -350,7 +380,7 @@ class Segmenter:
             text=text, logit_scale=settings.logit_scale, image_mean=self._mean, image_std=self._std
         )
         for seen in self._runner.run(pictures, method, settings, lambda features: features @ text.T):
-            yield self._decided(seen, vocabulary, settings)
+            yield seen if isinstance(seen, PictureError) else self._decided(seen, vocabulary, settings)  # type: ignore[misc]
 
     def _decided(self, seen: Seen, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
         logits = dataclasses.replace(seen.plan.stitched(seen.kept, seen.output_size), limits=self.budget)

@@ -168,9 +168,10 @@ def test_stored_numbers_of_a_preset_are_options():
 
 @pytest.mark.parametrize("name", ["vv", "kk", "clearclip"])
 def test_self_attention_is_that_of_its_formula(name):
-    """softmax(s z zᵀ) v, out of the layer's own weights, head by head: z is v, k or q."""
+    """softmax(1.7 s z zᵀ) v at temperature 1.7, out of the layer's own weights, head by head: z is v, k or q."""
     tower = find_tower(golden.model("open_clip"))
-    block, context = make_method(name).reach_last_block(tower, pixels(112, 144))
+    method = make_method(name, {"temperature": 1.7})
+    block, context = method.reach_last_block(tower, pixels(112, 144))
     layer = block.block
     x = layer.ln_1(block.tokens)
     q, k, v = (x @ layer.attn.in_proj_weight.T + layer.attn.in_proj_bias).chunk(3, dim=-1)
@@ -179,7 +180,7 @@ def test_self_attention_is_that_of_its_formula(name):
     attended = []
     for head in range(heads):
         part = slice(head * width, (head + 1) * width)
-        similarity = z[..., part] @ z[..., part].transpose(1, 2) / width**0.5
+        similarity = 1.7 * z[..., part] @ z[..., part].transpose(1, 2) / width**0.5
         attended.append(similarity.softmax(dim=-1) @ v[..., part])
     expected = layer.attn.out_proj(torch.cat(attended, dim=-1))
-    golden.assert_equal(make_method(name)(block, context), expected)
+    golden.assert_equal(method(block, context), expected)

@@ -1,7 +1,10 @@
-"""Train the demo's CLIP on drawn scenes and their captions: image-level contrastive learning, no mask is used.
+"""Train the demo's CLIP on drawn scenes and their captions; no mask is used.
 
-`python -m sclip_plugin.demo.training.train --out DIR` starts, the same with `--resume` goes on from DIR/state.pt. A step's data
-depend on (seed, step) alone, so an interrupted run ends in the weights of an uninterrupted one.
+`python -m sclip_plugin.demo.training.train --out DIR` starts, the same with `--resume` goes on from DIR/state.pt. A
+step's data depend on (seed, step) alone, so an interrupted run ends in the weights of an uninterrupted one.
+
+Two losses: CLIP's, of pictures and captions; and one of patches and the words of the captions, in which patches are
+read as `csa` reads them (`network.word_loss`).
 """
 
 import argparse
@@ -16,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
+from sclip_plugin.demo.scenes import WINDOW
 from sclip_plugin.demo.training.batches import draw_batch, draw_words
 from sclip_plugin.demo.training.network import (
     MEAN,
@@ -28,7 +32,6 @@ from sclip_plugin.demo.training.network import (
     text_embeddings,
     word_loss,
 )
-from sclip_plugin.demo.scenes import WINDOW
 from sclip_plugin.demo.training.tokenizer import POSITIONS
 
 SCHEDULE = ("steps", "small_steps", "final_steps")  # fields of Recipe that a resumed run may change
@@ -39,12 +42,12 @@ TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special
 class Recipe:
     """Everything a run depends on; each field is an option of the command line.
 
-    A batch is trained on in `shards` equal parts, one thread each, whose gradients are averaged. The first `small_steps`
-    see scenes `small` pixels wide of at most `small_things` things, anywhere on the model's grid: what things look like
-    and are called is learnt sooner and cheaper where little else is. After them, batches have `large_batch` scenes of
-    the model's size, of whose patches a random share `keep` is seen. In a share `ground_rate` of the captions a ground
-    is named. In the last `final_steps` the learning rate falls; before them nothing depends on `steps`, so a run
-    can be resumed with more of them.
+    A batch is trained on in `shards` equal parts, one thread each, whose gradients are averaged. The first
+    `small_steps` see scenes `small` pixels wide of at most `small_things` things, anywhere on the model's grid: what
+    things look like and are called is learnt sooner and cheaper where little else is. After them, batches have
+    `large_batch` scenes of the model's size, of whose patches a random share `keep` is seen. In a share `ground_rate`
+    of the captions a ground is named; `words` weighs the loss of words. In the last `final_steps` the learning rate
+    falls; before them nothing depends on `steps`, so a run can be resumed with more of them.
     """
 
     steps: int = 3000
@@ -91,7 +94,7 @@ def make_optimizer(model, recipe):
 
 
 def _shard_gradients(model, recipe, step, shard, tokenize):
-    """Losses (two floats) and gradients (a list, in the order of `model.parameters()`) of one part of a step's batch."""
+    """Two losses and the gradients (in the order of `model.parameters()`) of one part of a step's batch."""
     draw = step * recipe.shards + shard
     generator = torch.Generator().manual_seed(recipe.seed * 10**7 + draw)
     grid, places, kept = WINDOW // PATCH, None, None
@@ -107,7 +110,8 @@ def _shard_gradients(model, recipe, step, shard, tokenize):
         if recipe.keep < 1:
             kept = torch.rand(scenes, grid**2, generator=generator).argsort(1)[:, : int(recipe.keep * grid**2)]
     pictures, captions, also_true, present = batch
-    with torch.autocast("cpu", torch.bfloat16):
+    # Without the cache of cast weights, which threads share: with it, a step depends on how they take turns.
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         images = image_embeddings(model, normalise(pictures), places, kept)
         texts = text_embeddings(model, tokenize(captions + draw_words(recipe.seed, draw)))
     scale = model.logit_scale.exp()
@@ -118,7 +122,7 @@ def _shard_gradients(model, recipe, step, shard, tokenize):
 
 
 def train_step(model, optimizer, recipe, step, tokenize, pool):
-    """One optimisation step, a function of the weights, the optimizer and (seed, step) alone; returns the two losses."""
+    """One optimisation step, a function of weights, optimizer and (seed, step) alone; returns the two losses."""
     parts = list(pool.map(lambda shard: _shard_gradients(model, recipe, step, shard, tokenize), range(recipe.shards)))
     for index, parameter in enumerate(model.parameters()):
         parameter.grad = sum(gradients[index] for _, gradients in parts) / recipe.shards
@@ -212,7 +216,8 @@ def train(recipe, out, tokenizer_folder, resume=False, save_minutes=4.0, stop_af
         if (step + 1) % 50 == 0:
             of_captions, of_words = np.mean(losses, 0)
             log(
-                f"step {step + 1} scenes {scenes_seen(recipe, step + 1)} captions {of_captions:.4f} words {of_words:.4f} "
+                f"step {step + 1} scenes {scenes_seen(recipe, step + 1)} "
+                f"captions {of_captions:.4f} words {of_words:.4f} "
                 f"scale {model.logit_scale.exp().item():.1f} lr {learning_rate(recipe, step):.2e} "
                 f"{(step + 1 - first) / (time.time() - began):.2f} steps/s"
             )
