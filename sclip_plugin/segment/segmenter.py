@@ -177,7 +177,7 @@ class Segmenter:
     @overload
     def __call__(
         self,
-        picture: list | tuple,
+        picture: list[Any] | tuple[Any, ...],
         labels: Labels | None = None,
         settings: Settings | None = None,
         *,
@@ -185,7 +185,15 @@ class Segmenter:
         **changes: Any,
     ) -> list[Segmentation]: ...
 
-    def __call__(self, picture, labels=None, settings=None, *, on_error="raise", **changes):
+    def __call__(
+        self,
+        picture: Any,
+        labels: Any = None,
+        settings: Settings | None = None,
+        *,
+        on_error: OnError = "raise",
+        **changes: Any,
+    ) -> Any:
         """Segment one picture, or a list of them.
 
         Args:
@@ -287,7 +295,7 @@ class Segmenter:
     @overload
     def _vocabulary(self, labels: Labels | None, settings: Settings, needed: bool) -> Vocabulary | None: ...
 
-    def _vocabulary(self, labels, settings, needed=True):
+    def _vocabulary(self, labels: Any, settings: Settings, needed: bool = True) -> Vocabulary | None:
         labels = self._preset_labels if labels is None else labels
         if labels is not None:
             return parse_labels(labels, settings.background)

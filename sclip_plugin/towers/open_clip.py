@@ -66,7 +66,7 @@ class OpenCLIPBlockInput(BlockInput):
         shares = self.block.gate(x).float().softmax(dim=-1)
         best, index = shares.topk(self.block.top_k, dim=-1)
         weights = torch.zeros_like(shares).scatter(-1, index, best / best.sum(dim=-1, keepdim=True)).to(x.dtype)
-        return sum(weights[..., e, None] * expert(x) for e, expert in enumerate(self.block.experts))  # type: ignore[return-value]
+        return sum(weights[..., e, None] * expert(x) for e, expert in enumerate(self.block.experts))
 
     @staticmethod
     def _optional(module: nn.Module, name: str, tokens: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class OpenCLIPBlockInput(BlockInput):
 class PatchedOpenCLIPTrunk(PatchedTrunk):
     """``visual(pixels)``: the embedding, and with ``output_tokens`` the dense tokens, as the trunk returns them."""
 
-    def forward(self, x: Tensor, alpha: Tensor | None = None):
+    def forward(self, x: Tensor, alpha: Tensor | None = None) -> Any:
         tower = OpenCLIPTower(self)
         tokens, for_embedding = self._sclip_patch.dense_tokens(self, x if alpha is None else cat([x, alpha], dim=1))
         embedding = tower.embedding(for_embedding)
@@ -88,7 +88,7 @@ class PatchedOpenCLIPTrunk(PatchedTrunk):
     def forward_intermediates(
         self,
         x: Tensor,
-        indices=None,
+        indices: int | list[int] | None = None,
         stop_early: bool = False,  # accepted for callers' sake
         normalize_intermediates: bool = False,
         intermediates_only: bool = False,
@@ -116,7 +116,7 @@ class OpenCLIPTower(Tower):
     models = "open_clip: CLIP and CustomTextCLIP with a VisionTransformer (not CoCa); OpenAI's clip with a ViT"
     patched = PatchedOpenCLIPTrunk
 
-    def __init__(self, trunk, projection=None) -> None:
+    def __init__(self, trunk: Any, projection: nn.Module | None = None) -> None:
         super().__init__(trunk, projection)
         self.blocks = trunk.transformer.resblocks
         self.patch_size = tuple(trunk.conv1.kernel_size)
