@@ -107,7 +107,6 @@ class Segmenter:
         if preset is not None:
             defaults, self._preset_labels = _from_preset(preset)
         self.settings = _chosen(defaults, settings, changes)
-        self._vocabulary(None, self.settings, needed=False)  # says a background that the preset has too
 
     @property
     def vocabulary(self) -> Vocabulary | None:
