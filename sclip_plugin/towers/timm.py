@@ -158,8 +158,8 @@ class TimmTower(Tower):
     def patches(self, pixel_values: Tensor) -> Tensor:
         """(B, N, C), without positions."""
         embed = self.trunk.patch_embed
-        first: Any = next(module for module in embed.modules() if isinstance(module, nn.Conv2d))
-        pixel_values = pixel_values.to(first.weight.dtype)
+        weight = self.trunk.blocks[0].attn.qkv.weight if self.hybrid else embed.proj.weight
+        pixel_values = pixel_values.to(weight.dtype)
         if self.hybrid:
             patches = embed(pixel_values)
             return patches if patches.dim() == 3 else patches.flatten(1, 2)  # of a trunk of any size: (B, h, w, C)

@@ -88,7 +88,7 @@ def test_what_only_looks_like_clip_goes_its_own_way(kind):
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "pure_fp16", "pure_bf16"])
 def test_half_precision(precision):
-    model = open_clip.create_model("ViT-B-32", precision=precision, load_weights=False).eval()
+    model = open_clip.create_model("ViT-B-32", precision=precision).eval()
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
     given = TextBank(find_text_tower(model, tokenizer), cache_dir=False).embed(("cat", "dog"), TEMPLATES)
     assert given.dtype == torch.float32 and torch.isfinite(given).all()
