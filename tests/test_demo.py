@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import golden
 import numpy as np
 import pytest
 import torch
@@ -140,7 +141,7 @@ def test_the_loss_ignores_captions_that_are_also_true():
     assert contrastive_loss(logits, also_true) == contrastive_loss(changed, also_true)
     own, both = torch.arange(3), torch.nn.functional.cross_entropy
     alone = contrastive_loss(logits, torch.eye(3, dtype=torch.bool))
-    assert torch.allclose(alone, (both(logits, own) + both(logits.T, own)) / 2, atol=1e-6)
+    golden.assert_equal(alone, (both(logits, own) + both(logits.T, own)) / 2)
 
 
 def test_the_loss_of_words_is_small_where_patches_choose_what_the_caption_names():
@@ -186,10 +187,10 @@ def test_the_trainer_computes_what_transformers_computes(vocabulary, uninterrupt
     with torch.no_grad():
         expected = model(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids))
         ours = image_embeddings(model, pixels)
-        assert torch.allclose(ours[:, 0], expected.image_embeds, atol=1e-5)
-        assert torch.allclose(text_embeddings(model, ids), expected.text_embeds, atol=1e-5)
+        golden.assert_equal(ours[:, 0], expected.image_embeds)
+        golden.assert_equal(text_embeddings(model, ids), expected.text_embeds)
         every = torch.arange(144).expand(4, -1)
-        assert torch.allclose(image_embeddings(model, pixels, every, every), ours, atol=1e-5)
+        golden.assert_equal(image_embeddings(model, pixels, every, every), ours)
         dense = torch.nn.functional.normalize(sp.dense_features(model, pixels, method="csa"), dim=1)
         patches_alone = ours[:, 1:].transpose(1, 2).unflatten(2, (12, 12))
         # `csa` lets patches attend to CLS, too; the trainer's patches attend to patches.

@@ -1,9 +1,10 @@
-"""What the pages promise: the commands of CI, every public name, lines that fit."""
+"""What the pages promise: the commands of CI, every public name, lines that fit, mutations of today's source."""
 
 import re
 from pathlib import Path
 
 import pytest
+from mutations import MUTATIONS
 
 import sclip_plugin
 
@@ -42,3 +43,9 @@ def test_links_between_pages_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which does not exist"
+
+
+def test_every_mutation_changes_one_place_of_the_source():
+    """Else tests/mutations.py, which takes too long for every run, would stop at it or change more than it says."""
+    for path, before, after in MUTATIONS:
+        assert (ROOT / path).read_text(encoding="utf-8").count(before) == 1 and after != before, (path, before)
