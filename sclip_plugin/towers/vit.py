@@ -99,7 +99,8 @@ def blocks_of(trunk: Any) -> Any:
     """``layers``, ``encoder.layer``, or DINOv3's ``model.layer`` and, in its first releases, ``layer``."""
     holders = (trunk, getattr(trunk, "encoder", None), getattr(trunk, "model", None))
     found = (getattr(holder, name, None) for holder in holders for name in ("layers", "layer"))
-    return next((blocks for blocks in found if isinstance(blocks, nn.ModuleList)), None)
+    lists = [blocks for blocks in found if isinstance(blocks, nn.ModuleList)]
+    return lists[0] if lists else None
 
 
 def final_norm(trunk: Any) -> Any:
