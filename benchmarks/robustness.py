@@ -1,6 +1,6 @@
 """Long campaigns of faults, each kind in a process of its own, with a count of what came of them.
 
-    python benchmarks/robustness.py                 # 12,000 faults and 600 kills; about half an hour on two cores
+    python benchmarks/robustness.py                 # 12,000 faults and 600 kills; about 20 minutes on two cores
     python benchmarks/robustness.py --share 0.05    # a twentieth of each
 
 What counts as an accident: an error that is not the package's, a file outside of the output folder, a result that is

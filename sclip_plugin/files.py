@@ -235,7 +235,7 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
                 raise _Enough
         elif not os.access(there, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, f"{there} may not be written")
-        elif shutil.disk_usage(there).free < _PROBE_BYTES:
+        elif (usage := shutil.disk_usage(there)).total and usage.free < _PROBE_BYTES:  # some systems tell neither
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise OSError(f"can't write into the folder {given!r}: {error.strerror or error}; give another one") from error

@@ -23,8 +23,10 @@ from sclip_plugin.text.labels import Labels
 
 CONFIGS = Path(__file__).parent / "configs"
 
-# A key for each field of `sclip_plugin.settings.Settings`; the method's options have a node of their own.
-SETTINGS = tuple(field.name.upper() for field in dataclasses.fields(Settings) if field.name != "method_options")
+# A key for each field of `sclip_plugin.settings.Settings`. The method's options have a node of their own, and every
+# pixel of a semantic segmentation has a class, so that there is no threshold below which it has none.
+_OTHERWISE = ("method_options", "threshold")
+SETTINGS = tuple(field.name.upper() for field in dataclasses.fields(Settings) if field.name not in _OTHERWISE)
 
 
 def add_sclip_config(cfg: CfgNode) -> None:

@@ -14,7 +14,7 @@ from .terminal import say
 
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("sclip-demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Which scene is drawn; 2 is one of the clearer ones.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Which scene is drawn; 0 is the first.")] = 0,
     method: Annotated[str, setting("method")] = "csa",
 ) -> None:
     """Draw a scene, segment it by its labels with the CLIP that ships with the package, and write the pictures.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Union
@@ -73,7 +74,9 @@ def opened(source: Source) -> Iterator[Image.Image]:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(open_file(source)) if isinstance(source, (str, os.PathLike)) else source
             register_plugins()
-            picture = stack.enter_context(Image.open(file))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, in our own words
+                picture = stack.enter_context(Image.open(file))
             _check_pixels(picture, name)
             yield picture
     except PictureError:
@@ -134,7 +137,12 @@ def upright(picture: Image.Image) -> Image.Image:
 
 def frames(picture: Image.Image) -> int:
     """How many frames or pages a picture file has. A phone's MPO is one picture and what belongs to it."""
-    return 1 if picture.format in ("MPO", None) else getattr(picture, "n_frames", 1)
+    if picture.format in ("MPO", None):
+        return 1
+    try:
+        return getattr(picture, "n_frames", 1)
+    except Exception:  # a later frame that is broken
+        return 1
 
 
 def register_plugins() -> None:

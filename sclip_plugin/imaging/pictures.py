@@ -56,12 +56,13 @@ def read_picture(source: Picture, *, paths: bool = True) -> Image.Image:
             "(H, W, 3) or a tensor (3, H, W)."
         )
     with opened(source) as picture:
+        rgb = _to_rgb(picture)
         if not isinstance(source, Image.Image):
-            warn_of_frames(source, picture)
-        return _to_rgb(picture)
+            _warn_of_frames(source, picture)
+        return rgb
 
 
-def warn_of_frames(source: Source, picture: Image.Image) -> None:
+def _warn_of_frames(source: Source, picture: Image.Image) -> None:
     """Say that of an animated or multi-page file the first frame is taken."""
     count = frames(picture)
     if count > 1:

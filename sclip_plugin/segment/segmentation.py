@@ -57,7 +57,7 @@ class Segmentation:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
-        return self.label_map.shape  # type: ignore[return-value]
+        return self.label_map.shape
 
     @cached_property
     def scores(self) -> np.ndarray:

@@ -10,6 +10,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -132,9 +133,9 @@ class TextBank:
             self._disk.put(key, save({"bank": bank.cpu().contiguous()}))
 
 
-def _alike(tokens: dict[str, tuple]) -> list[list[str]]:
+def _alike(tokens: dict[str, tuple[Any, ...]]) -> list[list[str]]:
     """Groups of names that are the same tokens."""
-    groups: dict[tuple, list[str]] = {}
+    groups: dict[tuple[Any, ...], list[str]] = {}
     for name, key in tokens.items():
         groups.setdefault(key, []).append(name)
     return [group for group in groups.values() if len(group) > 1]

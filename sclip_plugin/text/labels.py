@@ -53,12 +53,12 @@ def parse_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
         return imagenet_templates()
     if templates == "plain":
         return ("a photo of a {}.",)
-    given = (templates,) if isinstance(templates, str) else tuple(templates)
+    given = tuple(templates) if isinstance(templates, (list, tuple)) else (templates,)
     for template in given or ("",):
         if not isinstance(template, str) or template.count("{}") != 1:
             raise UnknownNameError(
-                f"{template!r} is not a prompt template: expected 'imagenet', 'plain', or texts with one {{}} for the "
-                "name, such as 'a photo of a {}.'."
+                f"{template!r:.200} is not a prompt template: expected 'imagenet', 'plain', or texts with one {{}} "
+                "for the name, such as 'a photo of a {}.'."
             )
     return tuple(dict.fromkeys(given))
 

@@ -111,7 +111,7 @@ class OwnTextTower(TextTower):
         self.context_length = context_length
         self.last_is_special = last_is_special
 
-    def read(self, prompts):
+    def read(self, prompts: Sequence[str]) -> Read:
         length = self.context_length
         rows = self.tokenize(prompts, length).tolist()
         longer = self.tokenize(["", *prompts], length + ENOUGH_TOKENS).tolist()
@@ -120,7 +120,7 @@ class OwnTextTower(TextTower):
         # With some room more, a text that is not too long has padding there.
         return Read([tuple(row) for row in rows], [row[length + end] != padding for row in longer[1:]])
 
-    def encode(self, tokens):
+    def encode(self, tokens: Sequence[Sequence[int]]) -> Tensor:
         step = max(1, budget(self.device).tokens // max(1, len(tokens[0])))
         parts = [torch.tensor(tokens[i : i + step], device=self.device) for i in range(0, len(tokens), step)]
         return torch.cat([self.encode_text(ids) for ids in parts])
@@ -133,17 +133,24 @@ class TransformersTextTower(TextTower):
         padded: (length, id) for towers that were trained on padded prompts and read them whole (SigLIP); else None.
     """
 
-    def __init__(self, parameters, model, tokenizer, context_length: int, padded: tuple[int, int] | None) -> None:
+    def __init__(
+        self,
+        parameters: list[Tensor],
+        model: Any,
+        tokenizer: Any,
+        context_length: int,
+        padded: tuple[int, int] | None,
+    ) -> None:
         super().__init__(parameters)
         self.model = model
         self.ids_of = _ids_of(tokenizer)
         self.padded = padded
         self.context_length = context_length
 
-    def read(self, prompts):
+    def read(self, prompts: Sequence[str]) -> Read:
         return _cut(self.ids_of(prompts), self.context_length)
 
-    def encode(self, tokens):
+    def encode(self, tokens: Sequence[Sequence[int]]) -> Tensor:
         rows = [list(ids) for ids in tokens]
         if self.padded:
             length, pad_id = self.padded
@@ -164,7 +171,16 @@ class CausalTextTower(TextTower):
     """A causal transformer whose embedding is read at the end token; it need not see what follows that."""
 
     def __init__(
-        self, parameters, ids_of, *, token_embedding, positions: Tensor, blocks, block_input, final_norm, project
+        self,
+        parameters: list[Tensor],
+        ids_of: Callable[[Sequence[str]], list[list[int]]],
+        *,
+        token_embedding: Any,
+        positions: Tensor,
+        blocks: Any,
+        block_input: Callable[..., Any],
+        final_norm: Any,
+        project: Callable[[Tensor], Tensor],
     ) -> None:
         super().__init__(parameters)
         self.ids_of = ids_of
@@ -181,14 +197,14 @@ class CausalTextTower(TextTower):
         """What the blocks compute in; the embeddings of OpenAI's half-precision models stay in float32."""
         return next(p.dtype for p in self.blocks[0].parameters() if p.dim() == 2)
 
-    def read(self, prompts):
+    def read(self, prompts: Sequence[str]) -> Read:
         return _cut(self.ids_of(prompts), self.context_length)
 
-    def encode(self, tokens):
-        tokens = [list(ids) for ids in tokens]
-        order = sorted(range(len(tokens)), key=tokens.__getitem__)  # neighbours share prefixes
+    def encode(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        rows = [list(ids) for ids in tokens]
+        order = sorted(range(len(rows)), key=rows.__getitem__)  # neighbours share prefixes
         chunks = [order[i : i + PROMPTS_AT_ONCE] for i in range(0, len(order), PROMPTS_AT_ONCE)]
-        encoded = torch.cat([self._encode_sorted([tokens[i] for i in chunk]) for chunk in chunks])
+        encoded = torch.cat([self._encode_sorted([rows[i] for i in chunk]) for chunk in chunks])
         return encoded[torch.tensor(order, device=encoded.device).argsort()]
 
     def _encode_sorted(self, prompts: list[list[int]]) -> Tensor:
@@ -280,10 +296,10 @@ class ProvenTextTower(TextTower):
             self._chosen = self.fast if self._agree() else self.own
         return self._chosen
 
-    def read(self, prompts):
+    def read(self, prompts: Sequence[str]) -> Read:
         return self.chosen.read(prompts)
 
-    def encode(self, tokens):
+    def encode(self, tokens: Sequence[Sequence[int]]) -> Tensor:
         return self.chosen.encode(tokens)
 
     @torch.inference_mode()

@@ -113,7 +113,9 @@ class ViTTower(Tower):
     models = "transformers: ViTModel, ViTMAEModel, Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel (no text)"
     patched = PatchedTransformersTrunk
 
-    def __init__(self, trunk, projection=None, rotations: tuple[Tensor, Tensor] | None = None) -> None:
+    def __init__(
+        self, trunk: Any, projection: nn.Module | None = None, rotations: tuple[Tensor, Tensor] | None = None
+    ) -> None:
         super().__init__(trunk, projection)
         self.rotations = rotations
         self.blocks = blocks_of(trunk)
@@ -165,7 +167,7 @@ class ViTTower(Tower):
     def run_block(self, block: nn.Module, tokens: Tensor) -> Tensor:
         arguments = dict.fromkeys(mask_arguments(type(block)))
         if self.rotations is not None:
-            arguments["position_embeddings"] = self.rotations  # type: ignore[assignment]
+            arguments["position_embeddings"] = self.rotations
         output = block(tokens, **arguments)
         return output[0] if isinstance(output, tuple) else output
 

@@ -39,6 +39,7 @@ class TestCityscapes:
         assert convert_cityscapes(tmp_path).written == 1
         assert convert_cityscapes(tmp_path, splits=("train", "val")).there == 1
 
+    @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
     def test_a_bomb_among_them_does_not_stop_the_rest(self, tmp_path):
         save(tmp_path / self.SOURCE, [[7, 8]])
         bomb = tmp_path / self.SOURCE.replace("000019", "000020")

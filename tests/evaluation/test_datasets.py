@@ -192,6 +192,7 @@ class TestMasks:
         with pytest.raises(MaskError, match="is a JPEG"):
             read_mask(tmp_path / "a.png", load_benchmark("voc21"))
 
+    @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
     def test_a_bomb_is_unreadable(self, tmp_path):
         Image.new("P", (13000, 13000)).save(tmp_path / "a.gif")
         with pytest.raises(MaskError, match="169,000,000 pixels"):

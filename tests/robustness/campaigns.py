@@ -94,6 +94,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 def seed_pictures() -> dict[str, bytes]:
     """A small picture in every format and mode that Pillow writes here."""
+    Image.init()  # all formats, whatever has been opened before
     rgb = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8))
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a description"
@@ -377,8 +378,10 @@ def picture_logs(count: int, seed: int, folder: Path) -> Tally:
 
 def model_folders(count: int, seed: int, folder: Path) -> Tally:
     """Folders of models whose files are cut, mutated, missing or of other kinds: an error of the package."""
+    from sclip_plugin.cli.options import quiet_transformers
     from sclip_plugin.loading import load_model
 
+    quiet_transformers()
     rng, tally = random.Random(seed), Tally()
     golden.save_folder(folder / "whole")
     files = {path.name: path.read_bytes() for path in (folder / "whole").iterdir() if path.is_file()}

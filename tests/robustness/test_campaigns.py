@@ -4,6 +4,7 @@ import inspect
 import os
 
 import pytest
+
 from robustness import campaigns, kills
 
 FAULTS = {
@@ -11,6 +12,8 @@ FAULTS = {
     campaigns.arrays_in_python: 400,
     campaigns.pictures_on_the_command_line: 50,
     campaigns.labels_of_all_kinds: 200,
+    campaigns.settings_of_all_kinds: 300,
+    campaigns.model_folders: 12,
     campaigns.masks: 200,
     campaigns.benchmark_files: 60,
     campaigns.picture_logs: 200,

@@ -135,6 +135,7 @@ def test_target_size(size, short, expected):
 
 
 class TestHostileFiles:
+    @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # of the test's own Image.open
     def test_a_small_file_that_declares_many_pixels_is_refused(self, tmp_path, monkeypatch):
         image = Image.new("P", (13000, 13000))
         image.save(tmp_path / "bomb.gif")
@@ -246,6 +247,7 @@ class TestValues:
         expected = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
         assert read_picture(file).tobytes() == expected.tobytes()
 
+    @pytest.mark.filterwarnings("ignore:.*the first is taken")
     def test_the_first_frame_is_taken_and_said(self, tmp_path):
         first = Image.fromarray(RGB)
         first.save(tmp_path / "moving.gif", save_all=True, append_images=[first.rotate(90), first.rotate(180)])
@@ -253,3 +255,6 @@ class TestValues:
             picture = read_picture(tmp_path / "moving.gif")
         with Image.open(tmp_path / "moving.gif") as file:
             assert picture.tobytes() == file.convert("RGB").tobytes()
+        whole = (tmp_path / "moving.gif").read_bytes()
+        for cut in range(1, len(whole) // 2, 7):  # what is wrong with a later frame does not matter
+            assert read_picture(io.BytesIO(whole[:-cut])).tobytes() == picture.tobytes()

@@ -44,7 +44,7 @@ def plain_bank(framework: str) -> torch.Tensor:
 def test_the_trimmed_bank_is_the_plain_one(framework):
     tower = find_text_tower(golden.model(framework), golden.tokenizer_of(framework))
     bank = TextBank(tower, cache_dir=False).embed(NAMES, TEMPLATES)
-    torch.testing.assert_close(bank, plain_bank(framework), atol=1e-5, rtol=0)
+    golden.assert_equal(bank, plain_bank(framework))
 
 
 @pytest.fixture
@@ -69,17 +69,17 @@ def test_sharing_prefixes_and_batches_change_nothing(framework, worth, monkeypat
     monkeypatch.setattr("sclip_plugin.text.prefixes.WORTH_SHARING", worth)
     tower = find_text_tower(golden.model(framework), golden.tokenizer_of(framework))
     whole = TextBank(tower, cache_dir=False).embed(NAMES, TEMPLATES)
-    torch.testing.assert_close(whole, plain_bank(framework), atol=1e-5, rtol=0)
+    golden.assert_equal(whole, plain_bank(framework))
     monkeypatch.setattr("sclip_plugin.text.towers.PROMPTS_AT_ONCE", 5)
     monkeypatch.setattr("sclip_plugin.device.CPU", replace(CPU, tokens=7))
-    torch.testing.assert_close(TextBank(tower, cache_dir=False).embed(NAMES, TEMPLATES), whole, atol=1e-6, rtol=0)
+    golden.assert_equal(TextBank(tower, cache_dir=False).embed(NAMES, TEMPLATES), whole)
 
 
 def test_a_callers_autocast_does_not_reach_what_is_kept(tower, tmp_path):
     with torch.autocast("cpu", torch.bfloat16):
         TextBank(tower, tmp_path).embed(NAMES, TEMPLATES)
     kept = TextBank(tower, tmp_path).embed(NAMES, TEMPLATES)
-    torch.testing.assert_close(kept, plain_bank("open_clip"), atol=1e-5, rtol=0)
+    golden.assert_equal(kept, plain_bank("open_clip"))
 
 
 def test_a_prompt_in_front_of_another(tower):
@@ -87,7 +87,7 @@ def test_a_prompt_in_front_of_another(tower):
     prompts = [[1, 5, 6], [1, 5], [1, 5, 6, 7], [1, 5, 6], [1, 5, 7]]
     together = tower.encode(prompts)
     for prompt, row in zip(prompts, together, strict=True):
-        assert golden.relative_difference(row, tower.encode([prompt])[0]) < 1e-5
+        golden.assert_equal(row, tower.encode([prompt])[0])
 
 
 def test_what_is_shared_goes_through_the_tower_once(tower, monkeypatch):

@@ -29,6 +29,7 @@ def own_bank(model, tokenizer) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", one_of_each())
+@pytest.mark.filterwarnings("ignore:the text tower reads")
 def test_open_clip(name):
     model, tokenizer = build(name)
     tower = find_text_tower(model, tokenizer)

@@ -371,6 +371,14 @@ def test_no_picture(pipe):
         pipe({"picture": 1}, candidate_labels=LABELS)
 
 
+def test_a_bomb_in_base64_is_refused(pipe, tmp_path):
+    Image.new("P", (20_000, 20_000)).save(tmp_path / "bomb.gif")
+    encoded = base64.b64encode((tmp_path / "bomb.gif").read_bytes()).decode()
+    for form in (encoded, str(tmp_path / "bomb.gif")):
+        with pytest.raises(PictureError):
+            pipe(form, candidate_labels=LABELS)
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("source", ["nowhere.jpg", "", "data:image/png;base64,AAAA", "A" * 10_000])
 def test_a_picture_that_cannot_be_read(pipe, source, num_workers):
