@@ -68,6 +68,18 @@ class Method:
         """Indices (from 0, of ``depth`` blocks) of earlier blocks whose input the method needs in ``context.taps``."""
         return ()
 
+    def output_grid(self, tower: Tower, size: tuple[int, int]) -> tuple[int, int]:
+        """The grid (a, b) of what comes out for a picture of (height, width) pixels: the tower's patches.
+
+        A method whose features live elsewhere says so here; what it returns then has P + a b rows.
+        """
+        height, width = (max(1, side // patch) for side, patch in zip(size, tower.patch_size, strict=True))
+        return height, width
+
+    def padded(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The (height, width) to which windows of ``size`` are padded with the mean colour, half of it in front."""
+        return size
+
     def reach_last_block(
         self, tower: Tower, pixel_values: Tensor, hidden_states: list[Tensor] | None = None
     ) -> tuple[BlockInput, Context]:

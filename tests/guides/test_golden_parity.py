@@ -5,11 +5,10 @@ from __future__ import annotations
 import golden
 import pytest
 import torch
+from outside_models import timm_dino, transformers_model
 
 from sclip_plugin.defaults import CLIP_MEAN, CLIP_STD
 from sclip_plugin.guides import as_guide, find_guide
-
-from .models import timm_dino, transformers_model
 
 KINDS = {"dino8": None, "dino16": None, "dinov2": None, "mae": "mae", "sam": None}
 

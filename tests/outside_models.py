@@ -1,4 +1,4 @@
-"""The tiny outside checkpoints of tests/golden in transformers and timm, converted as golden/README.md names the parts."""
+"""The tiny outside checkpoints of tests/golden in transformers and timm; golden/README.md says what they are."""
 
 from __future__ import annotations
 
