@@ -19,6 +19,7 @@ from sclip_plugin.demo.training.network import (
     text_embeddings,
     word_loss,
 )
+from sclip_plugin.errors import ModelLoadError
 
 TINY = dict(
     batch=8, large_batch=4, width=32, depth=2, text_width=32, text_depth=1, joint=16, warmup=1, small_steps=2
@@ -245,5 +246,5 @@ def test_with_csa_the_shipped_checkpoint_says_where_things_are():
 
 def test_a_missing_checkpoint_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "MODEL_DIR", tmp_path)
-    with pytest.raises(FileNotFoundError, match="reinstall"):
+    with pytest.raises(ModelLoadError, match="reinstall"):
         demo.demo_model()

@@ -7,6 +7,7 @@ import pathlib
 
 from sclip_plugin.demo.scenes import HELD_OUT_FIRST_SEED, Scene, draw_scene, held_out_scenes
 from sclip_plugin.demo.sprites import CLASSES, GROUNDS, THINGS
+from sclip_plugin.errors import ModelLoadError
 
 __all__ = [
     "CLASSES",
@@ -30,14 +31,14 @@ def demo_model():
         str, path of the folder.
 
     Raises:
-        FileNotFoundError: the weights are not there, as in a checkout without its large files.
+        ModelLoadError: the weights are not there, as in a checkout without its large files.
 
     Example:
         >>> from transformers import CLIPModel
         >>> model = CLIPModel.from_pretrained(demo_model())
     """
     if not (MODEL_DIR / "model.safetensors").is_file():
-        raise FileNotFoundError(
+        raise ModelLoadError(
             f"the demo's weights are not at {MODEL_DIR / 'model.safetensors'}; reinstall sclip_plugin, "
             f"or train them: python -m sclip_plugin.demo.training.train --out DIR, then copy DIR/model to {MODEL_DIR}"
         )

@@ -16,8 +16,9 @@ from PIL import Image
 
 from ..errors import SclipError
 from ..files import save_image, sweep
-from .checking import map_ahead
-from .datasets import OUT_OF_RANGE, UNREADABLE_MASK, DatasetError, MaskError, Problem, listing, read_labels, some
+from .datasets import OUT_OF_RANGE, UNREADABLE_MASK, DatasetError, MaskError, Problem, read_labels
+from .threads import map_ahead
+from .wording import listing, some
 
 UNKNOWN = -1  # in a look-up table: a value that the source should not have
 Progress = Callable[[int, int], None]

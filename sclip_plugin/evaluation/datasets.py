@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from ..imaging.opening import opened, orientation, upright
 from ..protocols.benchmarks import Benchmark
 from ..reading import TextFileError, lines_of, read_text
 from .metric import LabelRangeError, check_labels
+from .wording import listing, some
 
 # Kinds of problems, in the words of the report.
 MISSING_PICTURE = "picture missing"
@@ -289,17 +289,3 @@ def _what_is_there(benchmark: Benchmark, root: Path, images: int, masks: int) ->
         if depth >= 2:
             below.clear()
     return message
-
-
-def listing(folder: Path) -> str:
-    """What a folder holds, for a message."""
-    entries = sorted(folder.iterdir())
-    if not entries:
-        return "nothing"
-    return some(f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries)
-
-
-def some(names: Iterable[str], most: int = 8) -> str:
-    """The first names of many, for a message."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

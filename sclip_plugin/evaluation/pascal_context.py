@@ -16,7 +16,8 @@ import numpy as np
 
 from ..files import write_atomically
 from .conversions import ConversionReport, Progress, SourceError, convert_masks, nothing_to_convert
-from .datasets import DatasetError, listing
+from .datasets import DatasetError
+from .wording import listing
 
 # Ids of the 59 classes in the list of 459, in order of their names as in the benchmark: aeroplane, bag, ..., wood.
 # fmt: off

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from ..protocols.benchmarks import PublishedFigure
-from .checking import unique_names
 from .runner import EvaluationResult, Predict
 from .sets import EvaluationSet
+from .wording import unique_names
 
 
 def to_dict(result: EvaluationResult) -> dict[str, Any]:

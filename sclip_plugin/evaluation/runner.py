@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .checking import map_ahead
 from .datasets import MISSING, UNREADABLE_PICTURE, MaskError, Problem
 from .metric import IoUTotals, count_picture
 from .picture_log import PictureLog, PictureRecord
 from .processes import Processes
 from .sets import EvaluationSet
+from .threads import map_ahead
 
 Predict = Callable[[list[Image.Image]], Sequence[np.ndarray]]
 Report = Callable[[int, int, IoUTotals], None]

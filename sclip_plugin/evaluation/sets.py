@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from ..protocols.benchmarks import Benchmark
-from .datasets import DatasetError, Problem, find_samples, listing, read_mask
+from .datasets import DatasetError, Problem, find_samples, read_mask
+from .wording import listing
 
 DEMO_SCENES = 120
 DEMO_SIZE = (192, 144)  # (width, height): several windows of what the demo model sees at once

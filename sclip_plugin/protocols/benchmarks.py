@@ -28,6 +28,10 @@ _NAME = re.compile(r"[^\W_][\w.+ -]{0,99}")
 _MASK_KEYS = ("reduce_zero_label", "ignore_index", "note")
 
 
+class BenchmarkNotFoundError(SclipError, FileNotFoundError):
+    """A benchmark file that does not exist."""
+
+
 class BenchmarkFileError(SclipError, ValueError):
     """A benchmark file that cannot be read, or that says something that cannot be."""
 
@@ -130,7 +134,9 @@ def load_benchmark(name_or_path: str | Path) -> Benchmark:
     if isinstance(name_or_path, Path) or str(name_or_path).endswith((".yaml", ".yml")):
         path = Path(name_or_path)
         if not path.is_file():
-            raise FileNotFoundError(f"no benchmark file at '{path}'. Names that ship: {', '.join(list_benchmarks())}.")
+            raise BenchmarkNotFoundError(
+                f"no benchmark file at '{path}'. Names that ship: {', '.join(list_benchmarks())}."
+            )
         return _read(path)
     if name_or_path not in list_benchmarks():
         raise unknown_name("benchmark", name_or_path, list_benchmarks())

@@ -20,8 +20,8 @@ from torch import Tensor
 from ..cache import DiskCache, cache_root
 from ..device import without_autocast
 from ..errors import LabelError
+from .base import TextTower
 from .labels import Vocabulary
-from .towers import TextTower
 
 
 class TextBank:

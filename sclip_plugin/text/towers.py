@@ -9,11 +9,7 @@ then by comparison with the model's own way.
 
 from __future__ import annotations
 
-import inspect
-from abc import ABC, abstractmethod
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -23,68 +19,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..device import budget, without_autocast
-from ..errors import ArgumentTypeError, UnsupportedModelError
-from ..fingerprint import fingerprint
+from ..errors import UnsupportedModelError
 from ..towers.open_clip import OpenCLIPBlockInput
 from ..towers.transformers import TransformersBlockInput
-from .prefixes import Edge, edges_after
+from .base import Read, TextTower, cut_to
+from .causal import CausalTextTower
+from .tokenizers import ids_of, pad_id, padded_ids_of
 
-PROMPTS_AT_ONCE = 4096
 ENOUGH_TOKENS = 4
 """Texts this much longer than what a tower reads are still tokenised whole, to tell that they are cut."""
 
-KeysValues = tuple[Tensor, Tensor]
-"""Of one block: (n, H, T, d) each."""
 
 # A fast way is compared with the model's own on these: short, as prompts are, with what cleaning changes, and long.
 PROBES = ("a", "a photo of a Cat, and a dog.", "it is a  very " + "long " * 24 + "text")
 SAME_COSINE = {torch.float32: 1 - 1e-5, torch.float64: 1 - 1e-5, torch.float16: 1 - 1e-3, torch.bfloat16: 1 - 1e-2}
-
-
-@dataclass(frozen=True)
-class Read:
-    """Prompts as a text tower reads them.
-
-    Attributes:
-        tokens: of each prompt, with all that the model wants around it; cut where it is too long.
-        cut: which prompts were too long.
-    """
-
-    tokens: list[tuple[int, ...]]
-    cut: list[bool]
-
-
-class TextTower(ABC):
-    """A text tower with its tokenizer.
-
-    Attributes:
-        context_length: the most tokens it reads, start and end included.
-    """
-
-    context_length: int
-
-    def __init__(self, parameters: list[Tensor]) -> None:
-        self._parameters = parameters
-
-    @property
-    def device(self) -> torch.device:
-        return self._parameters[0].device
-
-    @abstractmethod
-    def read(self, prompts: Sequence[str]) -> Read:
-        """Prompts as tokens, cut to `context_length`."""
-
-    @abstractmethod
-    def encode(self, tokens: Sequence[Sequence[int]]) -> Tensor:
-        """What `read` gave to embeddings, (len(tokens), D)."""
-
-    def fingerprint(self) -> str:
-        """A hash that changes with any one weight of the text tower."""
-        return fingerprint(self._parameters)
-
-    def versions(self) -> tuple[tuple[int, int], ...]:
-        """Where the weights lie and how often they were written to: changes whenever a weight is changed in place."""
-        return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self._parameters)
 
 
 class OwnTextTower(TextTower):
@@ -143,12 +91,12 @@ class TransformersTextTower(TextTower):
     ) -> None:
         super().__init__(parameters)
         self.model = model
-        self.ids_of = _ids_of(tokenizer)
+        self.ids_of = ids_of(tokenizer)
         self.padded = padded
         self.context_length = context_length
 
     def read(self, prompts: Sequence[str]) -> Read:
-        return _cut(self.ids_of(prompts), self.context_length)
+        return cut_to(self.ids_of(prompts), self.context_length)
 
     def encode(self, tokens: Sequence[Sequence[int]]) -> Tensor:
         rows = [list(ids) for ids in tokens]
@@ -165,116 +113,6 @@ class TransformersTextTower(TextTower):
                 output = self.model.get_text_features(input_ids=ids)
                 encoded.append(output if isinstance(output, Tensor) else output.pooler_output)
         return torch.cat(encoded)[torch.tensor(order, device=self.device).argsort()]
-
-
-class CausalTextTower(TextTower):
-    """A causal transformer whose embedding is read at the end token; it need not see what follows that."""
-
-    def __init__(
-        self,
-        parameters: list[Tensor],
-        ids_of: Callable[[Sequence[str]], list[list[int]]],
-        *,
-        token_embedding: Any,
-        positions: Tensor,
-        blocks: Any,
-        block_input: Callable[..., Any],
-        final_norm: Any,
-        project: Callable[[Tensor], Tensor],
-    ) -> None:
-        super().__init__(parameters)
-        self.ids_of = ids_of
-        self.token_embedding = token_embedding
-        self.positions = positions
-        self.blocks = blocks
-        self.block_input = block_input
-        self.final_norm = final_norm
-        self.project = project
-        self.context_length = len(positions)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the blocks compute in; the embeddings of OpenAI's half-precision models stay in float32."""
-        return next(p.dtype for p in self.blocks[0].parameters() if p.dim() == 2)
-
-    def read(self, prompts: Sequence[str]) -> Read:
-        return _cut(self.ids_of(prompts), self.context_length)
-
-    def encode(self, tokens: Sequence[Sequence[int]]) -> Tensor:
-        rows = [list(ids) for ids in tokens]
-        order = sorted(range(len(rows)), key=rows.__getitem__)  # neighbours share prefixes
-        chunks = [order[i : i + PROMPTS_AT_ONCE] for i in range(0, len(order), PROMPTS_AT_ONCE)]
-        encoded = torch.cat([self._encode_sorted([rows[i] for i in chunk]) for chunk in chunks])
-        return encoded[torch.tensor(order, device=encoded.device).argsort()]
-
-    def _encode_sorted(self, prompts: list[list[int]]) -> Tensor:
-        """Walk the tree of the prompts' prefixes from its root; edges of one length at one depth go as one batch."""
-        waiting: dict[int, list[tuple[int, Edge]]] = defaultdict(list)  # by depth; each with its node's number there
-        waiting[0] = [(0, edge) for edge in edges_after(prompts, range(len(prompts)), 0)]
-        nodes: dict[int, list[list[KeysValues]]] = defaultdict(list)  # by depth: for each batch those of all blocks
-        last: dict[int, Tensor] = {}  # by prompt
-        for depth in range(max(map(len, prompts))):
-            past = [_joined(batches) for batches in zip(*nodes.pop(depth, []), strict=True)]
-            for parents, edges in self._batches(waiting.pop(depth, [])):
-                ids = torch.tensor([edge.tokens for edge in edges], device=self.device)
-                rows = torch.tensor(parents, device=self.device)
-                x, reached = self._run(ids, depth, past, rows, edges[0].ends)
-                if edges[0].ends:
-                    last.update((i, row) for edge, row in zip(edges, x, strict=True) for i in edge.prompts)
-                    continue
-                end = depth + ids.shape[1]
-                first = sum(len(batch[0][0]) for batch in nodes[end])
-                nodes[end].append(reached)
-                for number, edge in enumerate(edges, first):
-                    waiting[end] += [(number, after) for after in edges_after(prompts, edge.prompts, end)]
-        return self.project(self.final_norm(torch.stack([last[i] for i in range(len(prompts))])))
-
-    def _batches(self, waiting: list[tuple[int, Edge]]) -> Iterator[tuple[list[int], list[Edge]]]:
-        """Edges of one kind and length, with their nodes' numbers, as many as go through the tower together."""
-
-        def kind(entry: tuple[int, Edge]) -> tuple[int, bool]:
-            return len(entry[1].tokens), entry[1].ends
-
-        for (length, _), group in groupby(sorted(waiting, key=kind), key=kind):
-            entries = list(group)
-            step = max(1, budget(self.device).tokens // length)
-            for start in range(0, len(entries), step):
-                part = entries[start : start + step]
-                yield [number for number, _ in part], [edge for _, edge in part]
-
-    def _run(
-        self, ids: Tensor, depth: int, past: list[KeysValues], parents: Tensor, ends: bool
-    ) -> tuple[Tensor, list[KeysValues]]:
-        """Runs of tokens (n, L) through the blocks, each after the ``depth`` tokens of the node that it starts at.
-
-        Args:
-            past: for each block the keys and values of nodes, (m, H, depth, d); none at the root.
-            parents: (n,), the node of each run.
-            ends: the runs end prompts, so that of the last block only the last token is needed. Otherwise nothing of it
-                is needed but its keys and values.
-
-        Returns:
-            With ``ends`` (n, C), the last token of each run after the blocks. Without, in second place, for each block
-            the keys and values (n, H, depth + L, d) of the nodes that the runs reach.
-        """
-        length = ids.shape[1]
-        x = self.token_embedding(ids).to(self.dtype) + self.positions[depth : depth + length].to(self.dtype)
-        causal = torch.ones(length, depth + length, dtype=torch.bool, device=ids.device).tril(depth)
-        keys_values: list[KeysValues] = []
-        for index, block in enumerate(self.blocks):
-            step = self.block_input(block, x)
-            k, v = step.k, step.v
-            if past:
-                k, v = (torch.cat([old[parents], new], dim=2) for old, new in zip(past[index], (k, v), strict=True))
-            if not ends:
-                keys_values.append((k, v))
-            if index == len(self.blocks) - 1:
-                if not ends:
-                    break
-                step, causal = step.at(x[:, -1:]), causal[-1:]
-            x = step.tokens + step.out(F.scaled_dot_product_attention(step.q, k, v, causal, scale=step.scale))
-            x = x + step.ffn(x)
-        return x[:, -1], keys_values
 
 
 class ProvenTextTower(TextTower):
@@ -310,11 +148,6 @@ class ProvenTextTower(TextTower):
         return both[0].shape == both[1].shape and bool(((both[0] * both[1]).sum(dim=-1) > wanted).all())
 
 
-def _joined(batches: Sequence[KeysValues]) -> KeysValues:
-    keys, values = zip(*batches, strict=True)
-    return torch.cat(keys), torch.cat(values)
-
-
 def find_text_tower(model: nn.Module, tokenizer: Any) -> TextTower:
     """The text tower of a model, recognised by structure.
 
@@ -345,7 +178,7 @@ def _find_transformers(model: Any, tokenizer: Any) -> TextTower:
     embeddings = getattr(text, "embeddings", None)
     padded = None
     if hasattr(text, "head"):  # SigLIP reads the last of 64 positions, padding included
-        padded = (len(embeddings.position_embedding.weight), _pad_id(tokenizer))  # type: ignore[union-attr]
+        padded = (len(embeddings.position_embedding.weight), pad_id(tokenizer))  # type: ignore[union-attr]
     limit = padded[0] if padded else _positions(text if text is not None else model)
     own = TransformersTextTower(parameters, model, tokenizer, limit, padded)
     projection = getattr(model, "text_projection", None)
@@ -374,13 +207,13 @@ def _find_open_clip(model: Any, tokenizer: Any) -> TextTower:
     side = next((m for m in (model, getattr(model, "text", None)) if hasattr(m, "token_embedding")), None)
     limit = getattr(tokenizer, "context_length", None) or getattr(model, "context_length", None) or 77
     last_is_special = getattr(tokenizer, "tokenizer_mode", "") == "clips"
-    own = OwnTextTower(parameters, partial(_encode_text, model), _padded_ids_of(tokenizer), limit, last_is_special)
+    own = OwnTextTower(parameters, partial(_encode_text, model), padded_ids_of(tokenizer), limit, last_is_special)
     if side is None or not _is_causal(model, side):
         return own
     projection = side.text_projection
     fast = CausalTextTower(
         parameters,
-        _ids_of(tokenizer),
+        ids_of(tokenizer),
         token_embedding=side.token_embedding,
         positions=side.positional_embedding,
         blocks=side.transformer.resblocks,
@@ -414,13 +247,6 @@ def _encode_text(model: Any, ids: Tensor) -> Tensor:
     return output[0] if isinstance(output, tuple) else output  # CoCa gives its tokens, too
 
 
-def _cut(tokens: list[list[int]], limit: int) -> Read:
-    """Whole texts to what a tower of ``limit`` positions reads: the end token stays."""
-    cut = [len(ids) > limit for ids in tokens]
-    kept = [(*ids[: limit - 1], ids[-1]) if long else tuple(ids) for ids, long in zip(tokens, cut, strict=True)]
-    return Read(kept, cut)
-
-
 def _positions(text: Any) -> int:
     """The most tokens of a BERT-like text model; RoBERTa's kind counts them from behind the padding index."""
     tables = (m for name, m in text.named_modules() if name.endswith(("position_embeddings", "position_embedding")))
@@ -438,72 +264,3 @@ def _projection(projection: Any) -> Callable[[Tensor], Tensor]:
 
 def _multiply(matrix: Tensor, x: Tensor) -> Tensor:
     return x @ matrix.to(x.dtype)
-
-
-def _pad_id(tokenizer: Any) -> int:
-    return getattr(tokenizer, "pad_token_id", None) or 0
-
-
-def _is_transformers(tokenizer: Any) -> bool:
-    return hasattr(tokenizer, "convert_tokens_to_ids")
-
-
-def _padded_ids_of(tokenizer: Any) -> Callable[[Sequence[str], int], Tensor]:
-    """Prompts and a length to padded ids (n, length), as a user of the model would make them."""
-    # Partials of functions, not lambdas: a segmenter goes to worker processes.
-    if _is_transformers(tokenizer):
-        return partial(_pad_transformers, tokenizer)
-    if not callable(tokenizer):
-        raise _wrong_tokenizer(tokenizer)
-    parameters = inspect.signature(tokenizer).parameters
-    if "context_length" not in parameters:
-        raise _wrong_tokenizer(tokenizer)
-    return partial(_pad_truncating if "truncate" in parameters else _pad, tokenizer)
-
-
-def _pad(tokenizer: Any, prompts: Sequence[str], length: int) -> Tensor:
-    return tokenizer(list(prompts), context_length=length)
-
-
-def _pad_truncating(tokenize: Any, prompts: Sequence[str], length: int) -> Tensor:
-    return tokenize(list(prompts), context_length=length, truncate=True)
-
-
-def _pad_transformers(tokenizer: Any, prompts: Sequence[str], length: int) -> Tensor:
-    options = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
-    return tokenizer(list(prompts), **options)["input_ids"]
-
-
-def _ids_of(tokenizer: Any) -> Callable[[Sequence[str]], list[list[int]]]:
-    """Prompts to lists of ids with start and end tokens, whole (not cut), whatever kind of tokenizer it is."""
-    inner = getattr(tokenizer, "tokenizer", tokenizer)  # open_clip's HFTokenizer holds transformers' own
-    if _is_transformers(inner):
-        return partial(_tokenize_transformers, inner, getattr(tokenizer, "clean_fn", None))
-    if hasattr(inner, "sot_token_id") and hasattr(inner, "encode"):
-        return partial(_tokenize_open_clip, inner)
-    if callable(inner):
-        return partial(_tokenize_openai, inner)
-    raise _wrong_tokenizer(tokenizer)
-
-
-def _wrong_tokenizer(tokenizer: Any) -> ArgumentTypeError:
-    return ArgumentTypeError(
-        f"tokenizer is a {type(tokenizer).__name__}; expected a tokenizer of transformers, of open_clip.get_tokenizer, "
-        "or a function like clip.tokenize that takes a list of texts and a context_length."
-    )
-
-
-def _tokenize_transformers(tokenizer: Any, clean: Any, prompts: Sequence[str]) -> list[list[int]]:
-    texts = [clean(prompt) for prompt in prompts] if clean else list(prompts)
-    return [list(ids) for ids in tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
-
-
-def _tokenize_open_clip(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
-    return [[tokenizer.sot_token_id, *tokenizer.encode(p), tokenizer.eot_token_id] for p in prompts]
-
-
-def _tokenize_openai(tokenize: Any, prompts: Sequence[str]) -> list[list[int]]:
-    # clip.tokenize pads with zeros behind the end token, which has the highest id. It raises where a text is longer
-    # than the length that it is given; a byte is at most one token.
-    length = max((len(prompt.encode()) for prompt in prompts), default=0) + 3
-    return [ids[: int(ids.argmax()) + 1].tolist() for ids in tokenize(list(prompts), context_length=length)]

@@ -70,7 +70,7 @@ def test_sharing_prefixes_and_batches_change_nothing(framework, worth, monkeypat
     tower = find_text_tower(golden.model(framework), golden.tokenizer_of(framework))
     whole = TextBank(tower, cache_dir=False).embed(NAMES, TEMPLATES)
     golden.assert_equal(whole, plain_bank(framework))
-    monkeypatch.setattr("sclip_plugin.text.towers.PROMPTS_AT_ONCE", 5)
+    monkeypatch.setattr("sclip_plugin.text.causal.PROMPTS_AT_ONCE", 5)
     monkeypatch.setattr("sclip_plugin.device.CPU", replace(CPU, tokens=7))
     golden.assert_equal(TextBank(tower, cache_dir=False).embed(NAMES, TEMPLATES), whole)
 

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from sclip_plugin.defaults import CLIP_MEAN, CLIP_STD
 from sclip_plugin.demo.scenes import WINDOW
 from sclip_plugin.demo.training.tokenizer import POSITIONS
 
 PATCH = 8
-# CLIP's own, so that no preprocessing is special to the demo
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+MEAN, STD = CLIP_MEAN, CLIP_STD  # so that no preprocessing is special to the demo
 
 
 def build_model(recipe, vocabulary):
