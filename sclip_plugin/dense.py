@@ -108,7 +108,8 @@ def dense_features(
         tower, pixel_values, method, keep_cls=False, allow_remainder=allow_remainder, own_grid=True
     )
     features = tower.project(tokens[:, tower.prefix_tokens :])
-    return features.transpose(1, 2).unflatten(2, method.output_grid(tower, tuple(pixel_values.shape[-2:])))
+    size = (pixel_values.shape[-2], pixel_values.shape[-1])
+    return features.transpose(1, 2).unflatten(2, method.output_grid(tower, size))
 
 
 def _regridded(tokens: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:

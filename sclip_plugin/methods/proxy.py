@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,10 @@ from ..fields import field_of
 from ..guides import Guide, as_guide
 from .base import Method
 from .registry import register_method
+
+if TYPE_CHECKING:
+    from ..towers.base import BlockInput, Tower
+    from ..towers.running import Context
 
 SIMILARITIES_AT_ONCE = 2**22
 
@@ -60,19 +64,19 @@ class ProxyCLIP(Method):
 
         return replace(self, image_mean=tuple(image_mean.tolist()), image_std=tuple(image_std.tolist()))
 
-    def guide(self, tower: Any) -> Guide:
+    def guide(self, tower: Tower) -> Guide:
         weight = next(tower.trunk.parameters())
         return as_guide(self.vfm, device=weight.device, dtype=weight.dtype)
 
-    def output_grid(self, tower, size):
+    def output_grid(self, tower: Tower, size: tuple[int, int]) -> tuple[int, int]:
         return self.guide(tower).grid(size)
 
-    def padded(self, size):
+    def padded(self, size: tuple[int, int]) -> tuple[int, int]:
         """Sides up to the next multiple of 56 = lcm(8, 14), as the authors pad windows."""
         height, width = (-(-side // 56) * 56 for side in size)
         return height, width
 
-    def __call__(self, block, context):
+    def __call__(self, block: BlockInput, context: Context) -> Tensor:
         guide, prefix = self.guide(context.tower), context.prefix_tokens
         mean, std = (
             torch.tensor(values or default, device=context.pixel_values.device)[:, None, None]

