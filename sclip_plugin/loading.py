@@ -27,6 +27,7 @@ from .device import DTYPES, fastest_dtype
 from .errors import ModelLoadError, unknown_name
 
 DEMO = "demo"
+SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
 
 
 @dataclass
@@ -66,7 +67,7 @@ def load_model(
         dtype = fastest_dtype(device)
     elif isinstance(dtype, str):
         if dtype not in DTYPES:
-            raise unknown_name("dtype", dtype, ("auto", *DTYPES))
+            raise unknown_name("dtype", dtype, ("auto", *DTYPES), meant=SHORT_DTYPES.get(dtype.lower()))
         dtype = DTYPES[dtype]
     framework, colon, rest = name.partition(":")
     loaders = {"open_clip": _load_open_clip, "timm": _load_timm}

@@ -190,3 +190,9 @@ class TestFolders:
         with pytest.raises(ModelLoadError) as caught:
             load_model(str(demo_folder))
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize(("short", "long"), [("fp16", "float16"), ("bf16", "bfloat16"), ("half", "float16")])
+def test_short_names_of_dtypes_get_a_hint(short, long):
+    with pytest.raises(sp.SclipError, match=f"unknown dtype '{short}'. Did you mean '{long}'"):
+        load_model("demo", dtype=short)
