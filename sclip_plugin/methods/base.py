@@ -35,6 +35,7 @@ class Method:
     Class attributes:
         name: the name in the registry, set by `register_method`.
         summary, source: one line each for ``sclip methods``: what it does, and the paper.
+        needs_outside_model: it looks through a second model, which a comparison of all methods does not fetch.
     """
 
     position_resize: PositionResize = "scale_factor"
@@ -42,6 +43,7 @@ class Method:
     name: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""
+    needs_outside_model: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_fields(self, self.name or type(self).__name__)

@@ -48,6 +48,7 @@ class ProxyCLIP(Method):
 
     summary = "similarity of an outside model's features (DINO, SAM, ...) as attention, on that model's grid"
     source = "ProxyCLIP, arXiv 2408.04883"
+    needs_outside_model = True
     vfm: str | nn.Module | Guide = field_of("facebook/dino-vitb8", "the outside model: a name, a folder, or a model")
     beta: float = field_of(1.2, "β, share of the mean similarity that is the threshold", low=0)
     gamma: float = field_of(3.0, "γ, sharpness of the softmax", above=0)
