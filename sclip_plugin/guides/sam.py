@@ -1,7 +1,6 @@
 """SAM (arXiv 2304.02643) as a guide: transformers' SamModel, or its image encoder alone.
 
-Two ways to show it a picture: `look` stretches a batch of windows to SAM's square, as ProxyCLIP does; `read` takes one
-8-bit picture as SAM's own predictor does, long side 1024 and padded, and gives what prompts are decoded from.
+A window is stretched to SAM's square, as ProxyCLIP does.
 
 A last block's attention has J x 4096 x 4096 entries (0.8 GB for ViT-B in single precision). It is never formed: global
 blocks run head by head, in blocks of rows.
@@ -9,26 +8,18 @@ blocks run head by head, in blocks of rows.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
-from ..errors import UnsupportedModelError
-from ..imaging.resampling import resize
 from .base import Guide, Seen, stretched
 from .registry import register_guide
 
 ROWS_AT_ONCE = 1024
-PROMPTS_AT_ONCE = 8
-AUTHORS_DECODER_EPS = 1e-5
 
 
 class SamBlock:
@@ -95,7 +86,7 @@ class SamSeen(Seen):
 
     @cached_property
     def embedding(self) -> Tensor:
-        """Behind the neck: (B, C', a, b), what prompts are decoded from."""
+        """Behind the neck: (B, C', a, b)."""
         return self.encoder.neck(self.block.run())
 
     @property
@@ -109,26 +100,9 @@ class SamSeen(Seen):
         return self.block.attention(head, rows)
 
 
-@dataclass
-class SamPicture:
-    """A picture as SAM's predictor takes it.
-
-    Attributes:
-        seen: SAM's last block of the padded picture.
-        size: (H1, W1), of the picture before SAM's own resizing.
-        inside: (H2, W2), of the picture within SAM's square, in pixels.
-        valid: (m_h, m_w), of its whole patches.
-    """
-
-    seen: SamSeen
-    size: tuple[int, int]
-    inside: tuple[int, int]
-    valid: tuple[int, int]
-
-
 @register_guide("sam")
 class Sam(Guide):
-    """SAM's image encoder and, of a whole ``SamModel``, its prompts."""
+    """SAM's image encoder, of a whole ``SamModel`` or alone."""
 
     models = "SAM: transformers' SamModel and SamVisionModel"
 
@@ -153,22 +127,6 @@ class Sam(Guide):
         """See windows, (B, 3, H, W) of values 0 to 1, each stretched to SAM's square."""
         return self._seen(stretched(self.normalised(pixels), (self.side, self.side)))
 
-    def read(self, picture: Tensor) -> SamPicture:
-        """See one picture, (3, H, W) uint8, as SAM's predictor does: long side 1024 (Pillow's bilinear), padded.
-
-        The picture is taken as it is; Trident shows SAM one whose sides are multiples of CLIP's patch, see
-        `to_multiples`.
-        """
-        height, width = picture.shape[-2:]
-        scale = self.side / max(height, width)
-        inside = int(height * scale + 0.5), int(width * scale + 0.5)
-        rgb = Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy())
-        small = np.array(rgb.resize(inside[::-1], Image.Resampling.BILINEAR))
-        pixels = self.normalised(torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255)
-        seen = self._seen(F.pad(pixels, (0, self.side - inside[1], 0, self.side - inside[0])))
-        valid = max(1, inside[0] // self.patch_size[0]), max(1, inside[1] // self.patch_size[1])
-        return SamPicture(seen, (height, width), inside, valid)
-
     def _seen(self, pixels: Tensor) -> SamSeen:
         encoder = self.encoder
         tokens = encoder.patch_embed(pixels)
@@ -180,83 +138,3 @@ class Sam(Guide):
                 output = layer(tokens)
                 tokens = output[0] if isinstance(output, tuple) else output
         return SamSeen(encoder, SamBlock(encoder.layers[-1], tokens))
-
-    def decode(
-        self, embedding: Tensor, points: Tensor, boxes: Tensor, mask: Tensor, *, channel_axis: bool = True
-    ) -> tuple[Tensor, Tensor]:
-        """Masks of prompts, each a point and a box; one mask prompt for all of them.
-
-        Args:
-            embedding: (1, C', a, b), of `SamSeen`.
-            points, boxes: (n, 2) as (x, y), (n, 4) as (x0, y0, x1, y1), in pixels of SAM's square; SAM adds its half.
-            mask: (4 a, 4 b), the mask prompt, not a probability but a logit.
-            channel_axis: False for the arithmetic of Trident's published code, which leaves the axis of channels out:
-                SAM's norms then go over the rows of each column.
-
-        Returns:
-            Low-resolution masks (n, 4 a, 4 b) and predicted IoU (n,), of SAM's first mask token.
-
-        Raises:
-            UnsupportedModelError: an image encoder alone, which has no decoder.
-        """
-        if not hasattr(self.module, "mask_decoder"):
-            raise UnsupportedModelError(
-                f"{type(self.module).__name__} has no mask decoder, which SAM's prompts need; give a whole SamModel."
-            )
-        encoder, decoder = self.module.prompt_encoder, self.module.mask_decoder
-        dtype = embedding.dtype
-        mask = mask.to(embedding)
-        dense = encoder.mask_embed(mask[None, None]) if channel_axis else embedded_by_rows(encoder.mask_embed, mask)
-        place = self.module.get_image_wide_positional_embeddings().to(dtype)
-        masks, scores = [], []
-        for part in row_blocks(len(points), PROMPTS_AT_ONCE):
-            sparse, _ = encoder(
-                input_points=points[None, part, None].to(embedding.device, torch.float32),
-                input_labels=torch.ones(1, len(points[part]), 1, dtype=torch.int, device=embedding.device),
-                input_boxes=boxes[None, part].to(embedding.device, torch.float32),
-                input_masks=None,
-            )
-            with authors_decoder_eps(decoder):
-                low, iou = decoder(
-                    image_embeddings=embedding,
-                    image_positional_embeddings=place,
-                    sparse_prompt_embeddings=sparse.to(dtype),
-                    dense_prompt_embeddings=dense,
-                    multimask_output=False,
-                )[:2]
-            masks.append(low[0, :, 0])
-            scores.append(iou[0, :, 0])
-        return torch.cat(masks).float(), torch.cat(scores).float()
-
-
-@contextlib.contextmanager
-def authors_decoder_eps(decoder: Any) -> Iterator[None]:
-    """The epsilon of SAM's own code, 1e-5, in the two-way transformer for a while: transformers' config has 1e-6."""
-    norms = [getattr(layer, f"layer_norm{i}") for layer in decoder.transformer.layers for i in (1, 2, 3, 4)]
-    before = [norm.eps for norm in norms]
-    try:
-        for norm in norms:
-            norm.eps = AUTHORS_DECODER_EPS
-        yield
-    finally:
-        for norm, eps in zip(norms, before, strict=True):
-            norm.eps = eps
-
-
-def embedded_by_rows(mask_embed: Any, mask: Tensor) -> Tensor:
-    """The mask prompt (H, W) without its axis of channels, as Trident's published code gives it: (1, C', a, b)."""
-
-    def norm(x: Tensor, layer: nn.LayerNorm) -> Tensor:
-        centred = x - x.mean(dim=1, keepdim=True)
-        scaled = centred / (centred.square().mean(dim=1, keepdim=True) + layer.eps).sqrt()
-        return layer.weight[:, None, None] * scaled + layer.bias[:, None, None]
-
-    x = mask_embed.activation(norm(mask_embed.conv1(mask[None]), mask_embed.layer_norm1))
-    x = mask_embed.activation(norm(mask_embed.conv2(x), mask_embed.layer_norm2))
-    return mask_embed.conv3(x)[None]
-
-
-def to_multiples(picture: Tensor, patch: tuple[int, int]) -> Tensor:
-    """A picture, (3, H, W) uint8, stretched so that a patch divides its sides, as OpenCV's INTER_LINEAR does."""
-    height, width = (-(-side // p) * p for side, p in zip(picture.shape[-2:], patch, strict=True))
-    return resize(picture, (height, width))
