@@ -1,4 +1,4 @@
-"""One registry for methods and towers: names to classes, filled by decorators and by entry points."""
+"""One kind of registry for methods, towers, guides and steps: names to classes, by decorators and entry points."""
 
 from __future__ import annotations
 

@@ -47,6 +47,10 @@ class SiglipTower(TransformersTower):
         tokens = attention.out_proj(values)
         return tokens + head.mlp(head.layernorm(tokens))
 
+    def embedding(self, tokens: Tensor) -> Tensor:
+        pooled = self.pooled(tokens)
+        return super().embedding(tokens) if pooled is None else pooled
+
     def returned(self, tokens: Tensor) -> Tensor:
         return self.trunk.post_layernorm(tokens)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import sclip_plugin as sp
-from sclip_plugin.dense import dense_tokens
+from sclip_plugin.dense import dense_and_embedding, dense_tokens, image_embeddings
 from sclip_plugin.towers import find_tower
 
 from .table import CASES, METHODS, Case
@@ -85,6 +85,18 @@ def test_vanilla_reproduces_the_model(case: Case):
     ours = case.outputs(model, pixels)
     assert difference(ours[0], embedding) < 1e-5  # at most 3e-7
     assert difference(ours[1], patches) < 1e-5
+
+
+@every_case
+def test_the_image_embedding_is_the_model_s_own(case: Case):
+    model, pixels = case.shared_model(), case.pixels()
+    embedding = case.embedding(model, pixels)
+    if case.name == "vit":  # a pooler above, trained for another task, which makes no joint space
+        embedding = model(pixels).last_hidden_state[:, 0]
+    assert difference(image_embeddings(find_tower(model), pixels), embedding) < 1e-5
+    method = METHODS["csa"]
+    beside_dense = dense_and_embedding(find_tower(model), pixels, method)[1]
+    assert difference(beside_dense, embedding) < 1e-5
 
 
 @every_method_and_case
