@@ -105,10 +105,11 @@ class Settings:
         if not self.pamr_dilations or len(self.pamr_dilations) > 16:
             raise SettingError(f"pamr_dilations={self.pamr_dilations!r}; expected 1 to 16 distances, such as (8, 16).")
         from .methods import make_method, options_of
-        from .steps import make_step, text_of
+        from .registry import text_of
+        from .steps import STEPS, make_step
 
         given = (self.post_steps,) if isinstance(self.post_steps, str) else tuple(self.post_steps)
-        object.__setattr__(self, "post_steps", tuple(text_of(make_step(step)) for step in given))
+        object.__setattr__(self, "post_steps", tuple(text_of(STEPS, make_step(step)) for step in given))
         method = make_method(self.method, dict(_mapping(self.method_options)))
         name, options = options_of(method)
         object.__setattr__(self, "method", name)
