@@ -11,7 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 from PIL.PngImagePlugin import PngInfo
+
+from ..errors import FileFormatError, PictureError
+from ..imaging.opening import opened
 
 MARK = "sclip_plugin result"
 """Stands in every picture that a result consists of, so that none is taken for a picture to segment."""
@@ -73,6 +77,27 @@ def read_result(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) and {"labels", "settings"} <= set(content) else None
+
+
+def load(path: Path) -> tuple[dict[str, Any], np.ndarray]:
+    """The JSON of a result and its label map, (H, W) int16 with -1 for no label.
+
+    Raises:
+        FileFormatError: there is no such result, or it is not whole.
+    """
+    content = read_result(path)
+    if content is None:
+        raise FileFormatError(f"{path} is no result, as Segmentation.save writes it; expected its folder and its stem.")
+    picture = path.with_name(str(content.get("files", {}).get("labels", f"{path.stem}.labels.png")))
+    try:
+        with opened(picture) as file:
+            values = np.asarray(file)
+    except PictureError as error:
+        raise FileFormatError(f"{path} has no label map: {error}") from error
+    if (values.shape[1::-1]) != (content.get("width"), content.get("height")) or values.ndim != 2:
+        raise FileFormatError(f"{picture} is not the label map that {path} speaks of: its size is another.")
+    unlabelled = 255 if values.dtype == np.uint8 else 65535
+    return content, np.where(values == unlabelled, -1, values.astype(np.int32)).astype(np.int16)
 
 
 def is_whole(path: Path, settings: Any, source: dict[str, Any], kinds: Sequence[str]) -> bool:
