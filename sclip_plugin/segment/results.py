@@ -6,21 +6,16 @@ import hashlib
 import json
 import os
 import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL.PngImagePlugin import PngInfo
 
 from ..errors import FileFormatError, PictureError
+from ..imaging.marks import is_marked, readable
 from ..imaging.opening import opened
 
-MARK = "sclip_plugin result"
-"""Stands in every picture that a result consists of, so that none is taken for a picture to segment."""
-
-_NAME_BYTES = 60
 _HEATMAP = r"\.heatmap\.\d+-[^.]*\.png"
 _OWN_NAME = re.compile(rf"(?P<stem>.+)(\.overlay\.png|\.labels\.png|{_HEATMAP})", re.DOTALL)
 
@@ -39,7 +34,7 @@ def file_names(stem: str, labels: Sequence[str], heatmaps: bool) -> dict[str, st
     names = {"overlay": f"{stem}.overlay.png", "labels": f"{stem}.labels.png"}
     if heatmaps:
         for index, label in enumerate(labels):
-            names[f"heatmap.{label}"] = f"{stem}.heatmap.{index}-{_readable(label)}.png"
+            names[f"heatmap.{label}"] = f"{stem}.heatmap.{index}-{readable(label)}.png"
     return names
 
 
@@ -111,28 +106,9 @@ def is_whole(path: Path, settings: Any, source: dict[str, Any], kinds: Sequence[
     return all(isinstance(name, str) and (path.parent / name).is_file() for name in files.values())
 
 
-def png_info() -> PngInfo:
-    """What marks a picture as part of a result."""
-    info = PngInfo()
-    info.add_text("Software", MARK)
-    return info
-
-
 def is_result(path: Path) -> bool:
     """Whether a picture file is part of a result."""
-    try:
-        if path.suffix.lower() != ".png" or not path.is_file():
-            return False
-        with open(path, "rb") as file:
-            if MARK.encode() in file.read(1024):
-                return True
-    except (OSError, ValueError):
-        return False
+    if is_marked(path):
+        return True
     match = _OWN_NAME.fullmatch(path.name)  # of a release that left no mark
     return match is not None and read_result(path.with_name(f"{match['stem']}.json")) is not None
-
-
-def _readable(label: str) -> str:
-    kept = (c if c.isalnum() or c in "-_ " or unicodedata.category(c).startswith("M") else "_" for c in label)
-    name = unicodedata.normalize("NFC", "".join(kept))
-    return name.encode("utf-8", "ignore")[:_NAME_BYTES].decode("utf-8", "ignore").strip()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,11 +17,16 @@ from torch import Tensor
 from ..draw import overlay as drawing
 from ..errors import FileFormatError, LabelError, SettingError, ShapeError, unknown_name
 from ..files import atomic_path, locked_folder, save_json
+from ..imaging.marks import marked
 from ..imaging.pictures import Picture, read_picture
 from ..settings import Settings
 from ..text.labels import Vocabulary
 from . import results
 from .windows import LogitMap
+
+if TYPE_CHECKING:
+    from ..export.base import Regions
+    from ..export.instances import Instances
 
 UNLABELLED = -1
 LABELS_LIMIT = 2**15 - 1
@@ -208,6 +213,78 @@ class Segmentation:
         """The label map as a palette picture: a pixel's value is its index, 255 unlabelled."""
         return drawing.palette_png(self.label_map, len(self.labels))
 
+    def instances(self, regions: Regions = "components", min_area: int = 0) -> Instances:
+        """The things in the picture, the largest first: with boxes, masks, outlines, and the mean score of each.
+
+        Args:
+            regions: ``"components"``: regions whose pixels share edges; ``"classes"``: all that a label covers.
+            min_area: leave out what has fewer pixels.
+
+        Returns:
+            A sequence of `sclip_plugin.export.instances.Instance`, with ``boxes()``, ``polygons(tolerance)``,
+            ``to_supervision()`` and ``to_fiftyone()`` of all.
+
+        Raises:
+            MissingPackageError: without the extra ``export``.
+
+        Example:
+            >>> import numpy as np, sclip_plugin as sp
+            >>> things = sp.Segmentation(["cat"], np.array([[0, -1, 0], [0, -1, -1]])).instances()
+            >>> things.boxes().tolist(), [thing.area for thing in things]
+            ([[0, 0, 1, 2], [2, 0, 3, 1]], [2, 1])
+        """
+        from ..export.instances import find_instances
+
+        return find_instances(self, regions, min_area, scores=True)
+
+    def to_supervision(self) -> Any:
+        """Connected regions as ``supervision.Detections``; of others, ``instances(…).to_supervision()``."""
+        return self.instances().to_supervision()
+
+    def to_fiftyone(self) -> Any:
+        """Connected regions as ``fiftyone.Detections``; of others, ``instances(…).to_fiftyone()``."""
+        return self.instances().to_fiftyone()
+
+    def export(
+        self,
+        path: str | Path,
+        format: str,
+        *,
+        name: str | None = None,
+        source: str | Path | None = None,
+        **options: Any,
+    ) -> list[Path]:
+        """Write the result in a format that people work in.
+
+        Args:
+            path: a folder, made where it is missing; or the one file of the format, such as ``"photo.geojson"``.
+            format: a name of `sclip_plugin.export.list_formats`.
+            name: what its files are called, without a suffix; by default the path's, the source's, or ``"picture"``.
+            source: the picture's path or URL, for formats that lead back to it; of a GeoTIFF, GeoJSON in degrees.
+            **options: ``regions``, ``min_area``, ``tolerance``; see `sclip_plugin.export.Format`.
+
+        Returns:
+            What was written.
+
+        Raises:
+            UnknownNameError: no such format.
+            SettingError: an option that does not exist, or a result without what the format needs.
+            MissingPackageError: without the extra ``export``.
+
+        Example:
+            >>> import numpy as np, sclip_plugin as sp, tempfile
+            >>> result = sp.Segmentation(["cat", "sofa"], np.eye(8, dtype=int))
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     [path.name for path in result.export(folder, "png")]
+            ['0-cat.png', '1-sofa.png']
+        """
+        from ..export import open_export
+
+        with open_export(format, path, self.labels, **options) as out:
+            given = Path(path).stem if out.file and not out.common else source and Path(source).stem
+            out.add(self, name or str(given or "picture"), None if source is None else str(source))
+        return out.written
+
     def to_dict(self) -> dict[str, Any]:
         """Labels with areas and scores, and the settings: what ``save`` writes as JSON."""
         areas, scores = self.areas(), self.mean_scores()
@@ -263,7 +340,7 @@ class Segmentation:
         with contextlib.ExitStack() as lent:
             for kind in names:
                 picture = draw[kind]() if kind in draw else self.heatmap(kind.removeprefix("heatmap."))
-                picture.save(lent.enter_context(atomic_path(paths[kind])), "PNG", pnginfo=results.png_info())
+                picture.save(lent.enter_context(atomic_path(paths[kind])), "PNG", **marked("PNG"))
             files = {kind: paths[kind].name for kind in names}
             content = {**self.to_dict(), **({"source": source} if source else {}), "files": files}
             with locked_folder(paths["json"].parent):
