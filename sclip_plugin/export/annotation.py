@@ -39,7 +39,7 @@ class LabelStudio(Format):
     def write(self, item: Item) -> list[Path]:
         height, width = item.result.size
         scores = item.result.mean_scores()
-        shared = {"original_width": width, "original_height": height, "image_rotation": 0}
+        shared: dict[str, Any] = {"original_width": width, "original_height": height, "image_rotation": 0}
         shared |= {"from_name": "label", "to_name": "image", "type": "brushlabels"}
         results = [
             {
@@ -74,7 +74,7 @@ def brush(instance: Instance) -> list[int]:
     Its head: 32 bits for the number of values, 5 for the bits of a value less one, four times 4 for the sizes of run
     lengths less one. A run: a bit 1, two bits for which size, its length less one, the value.
     """
-    sizes = (3, 7, 12, 18)
+    sizes = (3, 7, 11, 16)
     flat = instance.full_mask().ravel()
     starts = np.flatnonzero(np.diff(flat, prepend=~flat[:1]))
     lengths = 4 * np.diff(np.append(starts, flat.size))  # the four channels are alike
@@ -147,7 +147,7 @@ class Labelme(Format):
         path = self.path(item)
         height, width = item.result.size
         local = item.source is not None and "://" not in item.source
-        content = {
+        content: dict[str, Any] = {
             "version": "5.5.0",
             "flags": {},
             "shapes": [shape for instance in self.instances(item) for shape in self._shapes(instance)],
@@ -162,7 +162,7 @@ class Labelme(Format):
     def _shapes(self, instance: Instance) -> Iterator[dict[str, Any]]:
         left, top, right, bottom = instance.box
         parts = instance.rings(self.tolerance)
-        shape = {"label": instance.label, "group_id": None, "description": "", "flags": {}}
+        shape: dict[str, Any] = {"label": instance.label, "group_id": None, "description": "", "flags": {}}
         if any(len(part) > 1 or len(part[0]) < 3 for part in parts):
             mask = _png(Image.fromarray(instance.mask))
             corners = [[left, top], [right - 1, bottom - 1]]

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ..files import save_image, write_atomically
-from ..imaging.marks import marked, readable
+from ..imaging.marks import is_marked, marked, readable
 from .base import Format, Item, needed
 from .registry import register_format
 
@@ -28,7 +28,7 @@ class ClassMasks(Format):
                 mask = (item.result.label_map == index).astype(np.uint8) * np.uint8(255)
                 save_image(Image.fromarray(mask), path, **marked("PNG"))
                 paths.append(path)
-        return paths
+        return _alone(self.folder / item.name, paths)
 
 
 @register_format("cutouts")
@@ -47,7 +47,15 @@ class CutOuts(Format):
             path = self.folder / item.name / f"{number}-{readable(instance.label)}.png"
             save_image(cut, path, **marked("PNG"))
             paths.append(path)
-        return paths
+        return _alone(self.folder / item.name, paths)
+
+
+def _alone(folder: Path, paths: list[Path]) -> list[Path]:
+    """What was written; pictures of an earlier export, which nothing has replaced, are removed."""
+    for old in set(folder.glob("*-*.png")) - set(paths):
+        if old.name.partition("-")[0].isdigit() and is_marked(old):
+            old.unlink(missing_ok=True)
+    return paths
 
 
 @register_format("scores")

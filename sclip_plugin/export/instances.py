@@ -196,15 +196,10 @@ def without_holes(polygon: Polygon) -> list[Polygon]:
 
 def bridged(rings: list[np.ndarray]) -> np.ndarray:
     """One ring of an outer ring and those around its holes, joined by bridges of no width between nearest points."""
-    joined, holes = rings[0], list(rings[1:])
-    while holes:
-        nearest = []
-        for n, hole in enumerate(holes):
-            apart = ((joined[:, None] - hole[None]) ** 2).sum(axis=2)
-            i, j = np.unravel_index(int(apart.argmin()), apart.shape)
-            nearest.append((float(apart[i, j]), n, int(i), int(j)))
-        _, n, i, j = min(nearest)
-        hole = holes.pop(n)
+    joined = rings[0]
+    for hole in sorted(rings[1:], key=lambda ring: float(ring[:, 0].min())):
+        apart = ((joined[:, None] - hole[None]) ** 2).sum(axis=2)
+        i, j = divmod(int(apart.argmin()), len(hole))
         joined = np.concatenate([joined[: i + 1], hole[j:], hole[: j + 1], joined[i:]])
     return joined
 

@@ -31,7 +31,12 @@ def marked(format: str) -> dict[str, Any]:
         info = PngInfo()
         info.add_text("Software", MARK)
         return {"pnginfo": info}
-    return {"JPEG": {"comment": MARK}, "WEBP": {"xmp": MARK.encode()}, "TIFF": {"software": MARK}}.get(format, {})
+    others: dict[str, dict[str, Any]] = {
+        "JPEG": {"comment": MARK},
+        "WEBP": {"xmp": MARK.encode()},
+        "TIFF": {"software": MARK},
+    }
+    return others.get(format, {})
 
 
 def is_marked(path: Path) -> bool:
