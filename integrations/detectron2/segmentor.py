@@ -181,7 +181,7 @@ def sem_seg_scores(result: Segmentation, device: torch.device) -> Tensor:
     """Class scores (classes, H, W) whose argmax is the result's label map, on every pixel."""
     height, width = result.size
     scores = torch.empty(len(result.labels), height, width, device=device)
-    for (rows, columns), tile in result.score_tiles():
+    for (rows, columns), tile in result.score_tiles(device):
         labels = torch.from_numpy(result.label_map[rows, columns]).to(tile.device, torch.int64)[None]
         # Pixels that the thresholds gave to another class than the best, and ties that rounding made.
         other = tile.argmax(dim=0, keepdim=True) != labels

@@ -64,9 +64,9 @@ def compare(
     from ..draw import overlay as drawing
     from ..draw import sheet
     from ..files import check_writable, image_format, save_image
+    from ..imaging.marks import marked
     from ..imaging.pictures import read_picture
     from ..methods import methods_alone
-    from ..segment.results import png_info
     from ..settings import setting_names
 
     limit_pixels(max_pixels)
@@ -83,7 +83,7 @@ def compare(
     # What would fail at the end is found out now.
     if out.is_dir():
         raise IsADirectoryError(f"--out {out} is a folder; give the name of a picture, such as {out / 'compare.png'}.")
-    marked = {"pnginfo": png_info()} if image_format(out) == "PNG" else {}
+    mark = marked(image_format(out))
     check_writable(out.parent)
     with NamedPicture.of(picture).open() as file:
         shown = read_picture(file)
@@ -101,7 +101,7 @@ def compare(
         rows.append({"method": name, "seconds": seconds, "areas": result.areas()})
     colours = drawing.palette(len(result.labels))
     legend = [(label, tuple(int(v) for v in colours[i])) for i, label in enumerate(result.labels)]
-    save_image(sheet.side_by_side(panels, legend=legend), out, **marked)
+    save_image(sheet.side_by_side(panels, legend=legend), out, **mark)
     if as_json:
         say(json.dumps({"picture": picture, "file": str(out), "methods": rows}))
     elif not quiet:

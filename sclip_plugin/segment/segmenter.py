@@ -38,7 +38,7 @@ from ..text.towers import find_text_tower
 from ..towers import find_tower
 from .encoded import Encoded
 from .running import Prepared, Seen, WindowRunner
-from .segmentation import Segmentation, decide
+from .segmentation import NameScores, Segmentation, decide
 from .windows import LogitMap
 
 OnError = Literal["raise", "return", "skip"]
@@ -470,11 +470,8 @@ class Segmenter:
             labels=vocabulary.labels,
             label_map=label_map,
             picture=seen.picture,
-            settings={**settings.plain(), "identity": settings.identity()},
-            _logits=logits,
-            _vocabulary=vocabulary,
-            _chosen=settings,
-            _dropped=dropped,
+            settings=settings,
+            scores=NameScores(logits, vocabulary, settings, dropped),
         )
 
     def _refined(self, logits: LogitMap, pixels: Tensor, settings: Settings) -> LogitMap:

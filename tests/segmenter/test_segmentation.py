@@ -1,0 +1,137 @@
+"""A segmentation by itself: made by hand, read from files, held in memory."""
+
+import pickle
+
+import golden
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sclip_plugin as sp
+from sclip_plugin.errors import FileFormatError, LabelError, SettingError, ShapeError, UnknownNameError
+
+LABELS = ["cat", "sofa", "grass"]
+MAP = np.random.default_rng(0).integers(-1, 3, (60, 80))
+PICTURE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (60, 80, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def segmented():
+    segmenter = sp.Segmenter(golden.model("open_clip"), golden.tokenizer_of("open_clip"), cache_dir=False)
+    return segmenter(PICTURE, LABELS, templates="plain", threshold=0.45)
+
+
+class TestByHand:
+    def test_a_label_map_is_enough(self):
+        result = sp.Segmentation(LABELS, MAP)
+        assert result.size == (60, 80) and result.labels == tuple(LABELS) and result.settings == {}
+        assert result.areas()["cat"] == (MAP == 0).mean() and (result.mask("sofa") == (MAP == 1)).all()
+        assert result.scores is None and result.mean_scores() == {} and result.overlay().width >= 80
+        for ask in (lambda: result.heatmap("cat"), lambda: list(result.score_tiles())):
+            with pytest.raises(SettingError, match="no scores"):
+                ask()
+
+    @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+    def test_given_scores_are_its_scores(self, kind):
+        scores = np.random.default_rng(2).random((3, 60, 80)).astype(np.float32)
+        result = sp.Segmentation(LABELS, kind(MAP), PICTURE, kind(scores))
+        np.testing.assert_array_equal(result.scores, scores)
+        assert result.mean_scores()["grass"] == pytest.approx(scores[2][MAP == 2].mean(), rel=1e-6)
+        for (rows, columns), tile in result.score_tiles():
+            np.testing.assert_array_equal(tile.numpy(), scores[:, rows, columns])
+
+    def test_smaller_scores_are_enlarged(self):
+        scores = np.random.default_rng(2).random((3, 6, 8)).astype(np.float32)
+        expected = torch.nn.functional.interpolate(torch.from_numpy(scores)[None], size=(60, 80), mode="bilinear")[0]
+        np.testing.assert_allclose(sp.Segmentation(LABELS, MAP, scores=scores).scores, expected.numpy(), atol=1e-6)
+
+    def test_settings_may_be_settings(self):
+        settings = sp.Settings(window=96)
+        assert sp.Segmentation(LABELS, MAP, settings=settings).settings["identity"] == settings.identity()
+
+    @pytest.mark.parametrize(
+        ("error", "words", "arguments"),
+        [
+            (LabelError, "list of names", ("cat", MAP)),
+            (LabelError, "list of names", (["cat", 3], MAP)),
+            (LabelError, "3 labels, 2 different", (["cat", "cat", "sofa"], MAP)),
+            (LabelError, "0 labels", ([], MAP)),
+            (SettingError, "from -1 to 2", (["cat", "sofa"], MAP)),
+            (SettingError, "from -3", (LABELS, MAP - 2)),
+            (ShapeError, r"\(60, 80\) of float64", (LABELS, MAP / 2)),
+            (ShapeError, r"\(1, 60, 80\)", (LABELS, MAP[None])),
+            (ShapeError, "80 x 60, the label map 60 x 80", (LABELS, MAP.T, PICTURE)),
+            (ShapeError, r"\(2, 60, 80\)", (LABELS, MAP, None, np.zeros((2, 60, 80)))),
+            (ShapeError, r"\(3, 61, 80\)", (LABELS, MAP, None, np.zeros((3, 61, 80)))),
+        ],
+    )
+    def test_what_does_not_go_together_is_said(self, error, words, arguments):
+        with pytest.raises(error, match=words):
+            sp.Segmentation(*arguments)
+
+
+class TestRepr:
+    def test_it_says_the_size_and_the_largest(self):
+        halves = np.repeat([[0, 1]], 10, axis=0)
+        assert repr(sp.Segmentation(LABELS, halves)) == "<Segmentation of 2 x 10: cat 50 %, sofa 50 %>"
+
+    def test_it_stays_short(self):
+        many = sp.Segmentation([f"{i:0100}" for i in range(900)], np.arange(900)[None])
+        assert repr(many).endswith(", 896 more>") and len(repr(many)) < 250
+
+
+class TestInMemory:
+    def test_nothing_is_kept_on_a_device(self, segmented):
+        """On a machine without one a stand-in: what was on the CPU stays; what was not is copied there."""
+        lazy = segmented._scores
+        moved = torch.device("meta")
+        away = type(lazy)(type(lazy.logits)(lazy.logits.logits.to(moved)), lazy.vocabulary, lazy.settings)
+        with pytest.raises(NotImplementedError, match="meta"):  # which shows that it is copied
+            sp.Segmentation(LABELS, MAP, scores=away)
+        assert lazy.logits.logits.device.type == "cpu"
+
+    def test_a_copy_by_pickle_is_the_same(self, segmented):
+        copy = pickle.loads(pickle.dumps(segmented))
+        assert repr(copy) == repr(segmented) and copy.to_dict() == segmented.to_dict()
+        np.testing.assert_array_equal(copy.scores, segmented.scores)
+
+
+class TestReadAgain:
+    def test_what_was_saved_is_loaded(self, segmented, tmp_path):
+        segmented.save(tmp_path, "deep/photo")
+        loaded = sp.Segmentation.load(tmp_path, "deep/photo", PICTURE)
+        np.testing.assert_array_equal(loaded.label_map, segmented.label_map)
+        assert (loaded.label_map == -1).any() and loaded.scores is None
+        assert loaded.to_dict() == segmented.to_dict()
+        assert list(loaded.overlay().getdata()) == list(segmented.overlay().getdata())
+
+    def test_more_labels_than_a_palette_holds(self, tmp_path):
+        labels = [str(i) for i in range(300)]
+        sp.Segmentation(labels, np.arange(-1, 299).reshape(20, 15)).save(tmp_path)
+        assert sp.Segmentation.load(tmp_path).label_map.ravel().tolist() == list(range(-1, 299))
+
+    @pytest.mark.parametrize(
+        "broken", ["missing", "json", "no map", "other map", "fewer labels", "a label without name"]
+    )
+    def test_what_is_no_result_is_said(self, segmented, tmp_path, broken):
+        paths = segmented.save(tmp_path, "a")
+        content = paths["json"].read_text()
+        if broken == "missing":
+            paths["json"].unlink()
+        elif broken == "json":
+            paths["json"].write_text(content[:40])
+        elif broken == "no map":
+            paths["labels"].unlink()
+        elif broken == "other map":
+            Image.new("P", (4, 4)).save(paths["labels"])
+        elif broken == "fewer labels":
+            paths["json"].write_text(content.replace('"index": 0', '"index": "x"'))
+        else:
+            paths["json"].write_text(content.replace('"label": "cat"', '"name": "cat"'))
+        with pytest.raises(FileFormatError, match="a\\.(json|labels\\.png)"):
+            sp.Segmentation.load(tmp_path, "a")
+
+    def test_a_label_that_is_not_there(self, segmented):
+        with pytest.raises(UnknownNameError, match="'caat'.*'cat'"):
+            segmented.heatmap("caat")
