@@ -194,7 +194,9 @@ class Tower(ABC):
         Raises:
             ValueError: not (B, 3, H, W), or a side that the patch does not divide and that is not the native one.
         """
-        if pixel_values.dim() != 4 or not (pixel_values.shape[1] == 3 or self.takes_alpha and pixel_values.shape[1] == 4):
+        if pixel_values.dim() != 4 or not (
+            pixel_values.shape[1] == 3 or self.takes_alpha and pixel_values.shape[1] == 4
+        ):
             raise ShapeError(
                 f"pixel_values has shape {tuple(pixel_values.shape)}; expected (batch, 3, height, width), normalised."
             )
@@ -264,8 +266,10 @@ def resized_to_symbols(positions: Tensor, native: tuple[int, int], grid: tuple[A
             row = row / row.sum(dim=1, keepdim=True)
         else:
             taps = centre.floor() + torch.arange(-1, 3, device=positions.device)
-            row = torch.zeros_like(centre).expand(-1, g).scatter_add(
-                1, taps.clamp(0, g - 1).long(), cubic(taps - centre, -0.75)
+            row = (
+                torch.zeros_like(centre)
+                .expand(-1, g)
+                .scatter_add(1, taps.clamp(0, g - 1).long(), cubic(taps - centre, -0.75))
             )
         weights.append(torch.where(unchanged, (source == target).float(), row))
     square = positions.float().unflatten(0, native)

@@ -39,7 +39,9 @@ class OpenCLIPBlockInput(BlockInput):
     def _linear(self, name: str, x: Tensor) -> Tensor:
         attention = self.block.attn
         joined = getattr(attention, "in_proj", None)  # Alpha-CLIP has a Linear where torch has two parameters
-        weight, bias = (attention.in_proj_weight, attention.in_proj_bias) if joined is None else (joined.weight, joined.bias)
+        weight, bias = (
+            (attention.in_proj_weight, attention.in_proj_bias) if joined is None else (joined.weight, joined.bias)
+        )
         width = weight.shape[1]
         rows = slice("qkv".index(name) * width, ("qkv".index(name) + 1) * width)
         return F.linear(x, weight[rows], None if bias is None else bias[rows])
@@ -57,7 +59,9 @@ class OpenCLIPBlockInput(BlockInput):
 
     def ffn(self, tokens: Tensor) -> Tensor:
         x = self.block.ln_2(tokens)
-        return self._optional(self.block, "ls_2", self._experts(x) if hasattr(self.block, "experts") else self.block.mlp(x))
+        return self._optional(
+            self.block, "ls_2", self._experts(x) if hasattr(self.block, "experts") else self.block.mlp(x)
+        )
 
     def _experts(self, x: Tensor) -> Tensor:
         """CLIP-MoE's mixture: the ``top_k`` experts that the gate likes best, by their shares of its softmax."""

@@ -156,11 +156,10 @@ class TimmTower(Tower):
     def patches(self, pixel_values: Tensor) -> Tensor:
         """(B, N, C), without positions."""
         embed = self.trunk.patch_embed
-        pixel_values = pixel_values.to(next(embed.parameters()).dtype)
         if self.hybrid:
-            patches = embed(pixel_values)
+            patches = embed(pixel_values.to(self.trunk.pos_embed.dtype))
             return patches if patches.dim() == 3 else patches.flatten(1, 2)  # of a trunk of any size: (B, h, w, C)
-        return embed.norm(embed.proj(pixel_values).flatten(2).transpose(1, 2))
+        return embed.norm(embed.proj(pixel_values.to(embed.proj.weight.dtype)).flatten(2).transpose(1, 2))
 
     def embed(self, pixel_values: Tensor, position_resize: str) -> Tensor:
         trunk, grid = self.trunk, self.grid(pixel_values)
