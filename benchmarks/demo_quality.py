@@ -1,6 +1,7 @@
 """What the demo's CLIP can do: mIoU of every method on held-out scenes, and a sheet of pictures to look at.
 
     python benchmarks/demo_quality.py --scenes 200 --sheet sheet.png
+    python benchmarks/demo_quality.py --scenes 200 --skip 1000    # another set
 
 `sclip eval demo` offers all 50 classes; this also offers the labels of each scene alone, as `sclip demo` does.
 """
@@ -11,19 +12,20 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 import sclip_plugin as sp
-from sclip_plugin.demo import CLASSES, GROUNDS, demo_model, held_out_scenes
+from sclip_plugin.defaults import PAMR_STEPS
+from sclip_plugin.demo import CLASSES, GROUNDS, HELD_OUT_FIRST_SEED, demo_model
 
 METHODS = ("vanilla", "csa", "clearclip", "naclip", "kk", "maskclip")
 SIZE = (216, 144)
 
 
-def measure(segmenter, scenes, method):
+def measure(segmenter, scenes, method, **settings):
     """Confusion counts (50, 50) with the labels present offered, and with all classes offered."""
     counts = {offered: np.zeros((len(CLASSES), len(CLASSES))) for offered in ("present", "all")}
     for scene in scenes:
         present = np.array([CLASSES.index(name) for name in scene.labels])
         truth = present[scene.label_map]
-        scores = np.asarray(segmenter(scene.picture, list(CLASSES), method=method).scores)
+        scores = np.asarray(segmenter(scene.picture, list(CLASSES), method=method, **settings).scores)
         # The scores of a pixel are in the same order whichever labels are offered with them.
         for offered, found in (("present", present[scores[present].argmax(0)]), ("all", scores.argmax(0))):
             pairs = truth * len(CLASSES) + found
@@ -66,16 +68,19 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="checkpoint folder (default: the shipped one)")
     parser.add_argument("--scenes", type=int, default=200)
+    parser.add_argument("--skip", type=int, default=0, help="leave out so many held-out scenes in front")
     parser.add_argument("--sheet", help="write a sheet of the first six scenes here")
     options = parser.parse_args()
     segmenter = sp.Segmenter.from_pretrained(options.model or demo_model())
-    drawn = list(held_out_scenes(options.scenes, SIZE))
+    seeds = range(HELD_OUT_FIRST_SEED + options.skip, HELD_OUT_FIRST_SEED + options.skip + options.scenes)
+    drawn = [sp.draw_scene(seed, SIZE) for seed in seeds]
     if options.sheet:
         sheet(segmenter, drawn[:6]).save(options.sheet)
     titles = ("method", "labels present", "things", "grounds", "all 50 classes", "things", "grounds")
     print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
     things = [name for name in CLASSES if name not in GROUNDS]
-    for name in METHODS:
-        found = measure(segmenter, drawn, name)
+    rows = [(name, name, {}) for name in METHODS] + [("csa, refined (PAMR)", "csa", {"pamr_steps": PAMR_STEPS})]
+    for name, method, settings in rows:
+        found = measure(segmenter, drawn, method, **settings)
         columns = [mean_iou(found[offered], part) for offered in found for part in (CLASSES, things, GROUNDS)]
         print(f"| {name} | " + " | ".join(f"{value:.1f}" for value in columns) + " |", flush=True)

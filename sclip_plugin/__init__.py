@@ -31,6 +31,7 @@ _HOMES = {
     "find_tower": "towers",
     "list_towers": "towers",
     "register_tower": "towers",
+    "Encoded": "segment.encoded",
     "Segmentation": "segment.segmentation",
     "Segmenter": "segment.segmenter",
     "Settings": "settings",
@@ -40,6 +41,7 @@ _HOMES = {
 }
 __all__ = [
     "AttentionMethod",
+    "Encoded",
     "Method",
     "Segmentation",
     "SclipError",
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from .errors import SclipError
     from .methods import AttentionMethod, Method, list_methods, register_method
     from .patching import applied, apply, apply_csa, restore
+    from .segment.encoded import Encoded
     from .segment.segmentation import Segmentation
     from .segment.segmenter import Segmenter
     from .settings import Settings

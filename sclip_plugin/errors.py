@@ -61,11 +61,13 @@ class FileFormatError(SclipError, ValueError):
     """A file that is read, and is not in the form that was expected."""
 
 
-def unknown_name(kind: str, given: object, known: Iterable[str]) -> UnknownNameError:
-    """The one wording for a name that is not in a registry: what was given, the nearest names, what exists."""
+def unknown_name(kind: str, given: object, known: Iterable[str], meant: str | None = None) -> UnknownNameError:
+    """The one wording for a name that is not in a registry: what was given, the nearest name (or what is known to be
+    ``meant`` by it), what exists."""
     known = sorted(known)
+    given = str(given) if len(str(given)) <= 80 else f"{str(given)[:79]}…"
     lower = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(str(given).lower(), lower, n=1)
-    hint = f" Did you mean '{lower[near[0]]}'?" if near else ""
+    near = [meant] if meant else difflib.get_close_matches(str(given).lower(), lower, n=1)
+    hint = f" Did you mean '{lower[near[0].lower()]}'?" if near else ""
     listed = known if len(known) <= 40 else [*difflib.get_close_matches(str(given), known, n=12, cutoff=0.3), "…"]
     return UnknownNameError(f"unknown {kind} '{given}'.{hint} Known: {', '.join(listed) or 'none'}.")

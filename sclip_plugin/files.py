@@ -2,17 +2,23 @@
 
 Everything the project writes goes through `atomic_path`: the data is written beside the target under a name of its own
 and then takes the target's place in one step of the file system. A process that is killed, fails or races another
-leaves no broken file. (There is no `fsync`: the promise is about processes, not about the power supply.)
+leaves no broken file. (There is no `fsync`: the promise is about processes, not about the power supply.) What a killed
+process could not remove is hidden, named after it, and taken away by the next `sweep` of the folder.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
+import platform
+import re
+import shutil
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +28,20 @@ from PIL import Image
 
 from .errors import ArgumentTypeError, SettingError
 
-__all__ = ["atomic_path", "save_image", "save_json", "write_atomically"]
+__all__ = [
+    "atomic_path",
+    "check_writable",
+    "image_format",
+    "locked_folder",
+    "save_image",
+    "save_json",
+    "sweep",
+    "write_atomically",
+]
+
+_LENT = re.compile(r"\..*\.sclip-(?P<host>[0-9a-f]{8})-(?P<process>[0-9a-f]+)-[0-9a-f]{16}(\..*)?", re.DOTALL)
+_LEFT_FOR = 24 * 3600.0  # seconds after which a lent file of another machine counts as left behind
+_PROBE_BYTES = 2**20
 
 
 @contextlib.contextmanager
@@ -58,7 +77,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     if target.exists() and not target.is_file():
         raise OSError(f"can't write {os.fspath(path)!r} atomically: it is a device or a pipe; give an ordinary file")
     target.parent.mkdir(parents=True, exist_ok=True)
-    lent = target.with_name(f".{target.stem[:40]}-{uuid.uuid4().hex}{target.suffix[:20]}")
+    lent = target.with_name(_lent_name(target))
     try:
         yield lent
         if not lent.exists():
@@ -108,7 +127,7 @@ def save_image(image: Image.Image, path: str | os.PathLike[str], **options: Any)
         options: passed to `PIL.Image.Image.save`, e.g. `quality=90`; `format="PNG"` overrules the suffix.
 
     Raises:
-        ValueError: no format is known for the suffix.
+        SettingError: no format is known for the suffix.
         OSError: the format can't hold this mode of picture, or `path` can't be written.
 
     >>> import tempfile
@@ -118,15 +137,28 @@ def save_image(image: Image.Image, path: str | os.PathLike[str], **options: Any)
     (2, 3)
     >>> folder.cleanup()
     """
+    kind = image_format(path, options.pop("format", None))
+    write_atomically(path, lambda file: image.save(file, format=kind, **options))
+
+
+def image_format(path: str | os.PathLike[str], given: str | None = None) -> str:
+    """The format that a picture of this name is written in, in Pillow's words; ``given`` overrules the suffix.
+
+    Raises:
+        SettingError: none is known.
+
+    >>> image_format("a.jpg")
+    'JPEG'
+    """
     suffix = Path(path).suffix.lower()
-    kind = options.pop("format", None) or Image.registered_extensions().get(suffix)
+    kind = given or Image.registered_extensions().get(suffix)
     if kind is None or kind.upper() not in Image.SAVE:
         known = ", ".join(s for s in (".png", ".jpg", ".webp", ".tif", ".bmp") if s in Image.registered_extensions())
         raise SettingError(
             f"can't tell a picture format from the suffix {suffix!r} of {os.fspath(path)!r}; "
             f"end the name in one of {known}, or give format='PNG'"
         )
-    write_atomically(path, lambda file: image.save(file, format=kind, **options))
+    return kind
 
 
 def save_json(obj: Any, path: str | os.PathLike[str]) -> None:
@@ -152,6 +184,112 @@ def save_json(obj: Any, path: str | os.PathLike[str]) -> None:
     """
     text = json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, (text + "\n").encode("utf-8", "backslashreplace"))
+
+
+def sweep(folder: str | os.PathLike[str]) -> int:
+    """Removes what killed processes have left behind in a folder and those below it: lent files that nobody writes.
+
+    A lent file's name says which process of which machine writes it. It goes when that process is no more, or, where
+    that can't be told, when it is a day old.
+
+    Args:
+        folder: where to look; one that does not exist holds nothing.
+
+    Returns: how many files were removed.
+
+    >>> sweep("no such folder")
+    0
+    """
+    removed = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            match = _LENT.fullmatch(name)
+            path = os.path.join(parent, name)
+            with contextlib.suppress(OSError):  # another process may sweep, too
+                if match and _left_behind(match["host"], int(match["process"], 16), os.stat(path).st_mtime):
+                    os.unlink(path)
+                    removed += 1
+    return removed
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Finds out before the work, not after it, whether a folder can be made and a file of a megabyte be written there.
+
+    Leaves nothing, and makes no folder: of one that is still missing, the nearest above it is looked at.
+
+    Raises:
+        OSError: it can't be; the message says why.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     check_writable(folder + "/new")
+    ...     os.listdir(folder)
+    []
+    """
+    given, folder = os.fspath(folder), Path(os.path.realpath(folder))
+    try:
+        there = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
+        if there == folder or not there.is_dir():
+            with contextlib.suppress(_Enough), atomic_path(folder / "probe") as lent:
+                lent.write_bytes(bytes(_PROBE_BYTES))
+                raise _Enough
+        elif not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"{there} may not be written")
+        elif (usage := shutil.disk_usage(there)).total and usage.free < _PROBE_BYTES:  # some systems tell neither
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise OSError(f"can't write into the folder {given!r}: {error.strerror or error}; give another one") from error
+
+
+@contextlib.contextmanager
+def locked_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keeps other processes that lock the same folder waiting; ends with the process that holds it, however that ends.
+
+    On Windows, and on file systems without locks, nobody waits.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, locked_folder(folder):
+    ...     write_atomically(folder + "/a.txt", b"one")
+    """
+    handle = None
+    try:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            handle = os.open(folder, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+class _Enough(Exception):
+    """Ends a block of `atomic_path` without a file."""
+
+
+def _lent_name(target: Path) -> str:
+    stem = target.stem.encode("utf-8", "surrogateescape")[:80].decode("utf-8", "ignore")
+    suffix = target.suffix if len(target.suffix.encode("utf-8", "surrogateescape")) <= 20 else ""
+    return f".{stem}.sclip-{_host()}-{os.getpid():x}-{uuid.uuid4().hex[:16]}{suffix}"
+
+
+def _host() -> str:
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def _left_behind(host: str, process: int, written: float) -> bool:
+    if time.time() - written > _LEFT_FOR:
+        return True
+    if host != _host() or os.name == "nt":  # there os.kill(…, 0) would end the process
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 def _plain(obj: Any) -> Any:

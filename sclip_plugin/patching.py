@@ -78,18 +78,18 @@ def check_effect(model: nn.Module, tower: Tower, keep_cls: bool) -> None:
     devices = {parameter.device.type if parameter.is_meta else parameter.device for parameter in trunk.parameters()}
     if "forward" in trunk.__dict__ or hooked and (len(devices) > 1 or "meta" in devices):
         raise UnsupportedModelError(
-            f"{type(trunk).__name__} runs under accelerate's hooks (dispatch_model, cpu_offload, a device_map over several "
-            "devices), or has another forward on the instance: a patch of its class would have no effect or miss the "
-            "weights. Load it onto one device, or remove the hooks with "
+            f"{type(trunk).__name__} runs under accelerate's hooks (dispatch_model, cpu_offload, a device_map over "
+            "several devices), or has another forward on the instance: a patch of its class would have no effect or "
+            "miss the weights. Load it onto one device, or remove the hooks with "
             "accelerate.hooks.remove_hook_from_submodules(model)."
         )
     for module in model.modules():
         classifies = isinstance(getattr(module, "classifier", None), nn.Module) and hasattr(module, "vision_model")
         if keep_cls and classifies and module is not trunk:
             outer = type(module).__name__
-            raise ValueError(
+            raise UnsupportedModelError(
                 f"{outer} classifies by the mean of its patches, which become dense: keep_cls=True cannot keep its "
-                f"logits. Pass keep_cls=False, or patch model.vision_model alone. dense_features leaves {outer} as it is."
+                "logits. Pass keep_cls=False, or patch model.vision_model alone; dense_features changes nothing."
             )
 
 

@@ -72,7 +72,7 @@ class Registry(Generic[T]):
         return tuple(self._classes)
 
     def _found(self, name: str) -> T | None:
-        return self._classes.get(self._aliases.get(name, name))
+        return self._classes.get(self._aliases.get(name, name)) if isinstance(name, str) else None
 
     def _load_entry_points(self) -> None:
         if self._entry_points_loaded:

@@ -188,7 +188,7 @@ def setting_names() -> set[str]:
 def _mapping(options: Any) -> Mapping[str, Any]:
     if not isinstance(options, Mapping) or not all(isinstance(key, str) for key in options):
         raise SettingError(
-            f"method_options={options!r}; expected a mapping of names to values, such as {{'std': 4.0}}."
+            f"method_options={options!r:.200}; expected a mapping of names to values, such as {{'std': 4.0}}."
         )
     return options
 

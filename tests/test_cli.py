@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import golden
 import numpy as np
@@ -77,17 +76,6 @@ def test_resume_skips_what_was_done_with_the_same_settings(sclip, model, picture
     assert "3 done, 0 skipped" in sclip(*command, "--method", "naclip", "--dtype", "bfloat16")[1]
 
 
-def test_what_was_done_before_dtypes_were_told_is_in_single_precision(sclip, model, pictures, tmp_path):
-    out = tmp_path / "out"
-    command = ["segment", pictures / "a.png", "-l", "cat", "-m", model, "-o", out, "--templates", "plain", "--resume"]
-    sclip(*command)
-    report = json.loads((out / "a.json").read_text())
-    del report["settings"]["dtype"]
-    (out / "a.json").write_text(json.dumps(report))
-    assert sclip(*command)[1] == ""
-    assert "a.overlay.png" in sclip(*command, "--dtype", "bfloat16")[1]
-
-
 @pytest.mark.parametrize("device", ["cude", "cuda:99"])
 def test_a_device_that_is_not_there_is_said_before_a_model_is_read(sclip, pictures, device):
     code, said = sclip("segment", pictures, "-l", "cat", "-m", "no-such-model", "--device", device)
@@ -96,12 +84,13 @@ def test_a_device_that_is_not_there_is_said_before_a_model_is_read(sclip, pictur
 
 
 def test_labels_from_a_file_and_a_pattern(sclip, model, pictures, tmp_path):
-    (tmp_path / "labels.txt").write_text("cat\nsofa|couch\n\nremote, control\n", encoding="utf-8")
+    (tmp_path / "labels.txt").write_text("# mine\ncat\nsofa|couch\n\nremote, control\n", encoding="utf-8")
     out = tmp_path / "out"
     code, said = sclip("segment", f"{pictures}/*.png", "-l", f"@{tmp_path}/labels.txt", "-m", model, "-o", out)
     assert code == 0, said
     report = json.loads((out / "a.json").read_text())
-    assert [entry["label"] for entry in report["labels"]] == ["cat", "sofa", "remote, control"]
+    assert [entry["label"] for entry in report["labels"]] == ["cat", "sofa", "remote"]
+    assert report["settings"]["labels"][2] == ["remote", "control"]
 
 
 def test_compare_writes_one_picture(sclip, model, pictures, tmp_path):
@@ -140,10 +129,18 @@ def test_the_demo_needs_nothing(sclip, tmp_path):
     miou = float(said.split("mIoU with csa: ")[1].split(" %")[0])
     _, said_plain = sclip("demo", "-o", tmp_path / "plain", "--method", "vanilla")
     plain = float(said_plain.split("vanilla: ")[1].split(" %")[0])
-    assert miou > 40 and miou > 2 * plain
+    assert miou > 60 and miou > plain
     assert {"scene.png", "scene.overlay.png", "scene.truth.png", "scene.json"} <= {
         path.name for path in (tmp_path / "demo").iterdir()
     }
+
+
+def test_the_cache_is_shown_and_cleared(sclip, model, pictures, tmp_path):
+    assert "nothing is kept" in sclip("cache")[1]
+    sclip("segment", pictures / "a.png", "-l", "cat", "-m", model, "-o", tmp_path / "out", "--templates", "plain")
+    assert "text: 1 files" in sclip("cache")[1]
+    assert "1 files, 0.0 MiB removed" in sclip("cache", "--clear")[1]
+    assert "text: 0 files" in sclip("cache")[1]
 
 
 def test_methods_are_listed(sclip):
@@ -182,7 +179,7 @@ def test_every_public_name_is_there():
         sp.nothing  # noqa: B018
 
 
-def test_a_hub_out_of_reach_is_said_at_once(tmp_path):
+def test_a_hub_out_of_reach_is_said_without_retries(tmp_path):
     code = (
         "import socket, sys\n"
         "def nowhere(*arguments, **options): raise socket.gaierror('no network')\n"
@@ -190,7 +187,6 @@ def test_a_hub_out_of_reach_is_said_at_once(tmp_path):
         f"sys.argv = ['sclip', 'segment', 'x.jpg', '-l', 'cat', '-o', {str(tmp_path)!r}]\n"
         "from sclip_plugin.cli import program as cli; cli.run()"
     )
-    start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300,
         env={"HF_HOME": str(tmp_path), "PATH": "", "PYTHONPATH": ":".join(sys.path)},
@@ -199,4 +195,3 @@ def test_a_hub_out_of_reach_is_said_at_once(tmp_path):
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert "openai/clip-vit-base-patch16" in line and "local folder" in line and "'demo' works now" in line
     assert "Retrying" not in done.stderr
-    assert time.monotonic() - start < 200

@@ -162,7 +162,7 @@ def test_a_preset_with_background():
         "background" in sp.Segmenter(model, tokenizer, preset="sclip/voc20", background=True, **options)(PICTURE).labels
     )
     with pytest.raises(LabelError, match="'background' is given twice"):
-        sp.Segmenter(model, tokenizer, preset="sclip/voc21", background=True, **options)
+        sp.Segmenter(model, tokenizer, preset="sclip/voc21", background=True, **options)(PICTURE)
 
 
 def test_the_budget_changes_nothing_but_memory(segmenter):

@@ -6,12 +6,10 @@ A key that is null keeps what the preset says, or, without a preset, what `sclip
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
@@ -20,12 +18,15 @@ from sclip_plugin.errors import LabelError, SettingError, unknown_name
 from sclip_plugin.methods import METHODS, list_methods
 from sclip_plugin.protocols import load_benchmark, load_preset
 from sclip_plugin.settings import Settings
+from sclip_plugin.text.files import read_labels
 from sclip_plugin.text.labels import Labels
 
 CONFIGS = Path(__file__).parent / "configs"
 
-# A key for each field of `sclip_plugin.settings.Settings`; the method's options have a node of their own.
-SETTINGS = tuple(field.name.upper() for field in dataclasses.fields(Settings) if field.name != "method_options")
+# A key for each field of `sclip_plugin.settings.Settings`. The method's options have a node of their own, and every
+# pixel of a semantic segmentation has a class, so that there is no threshold below which it has none.
+_OTHERWISE = ("method_options", "threshold")
+SETTINGS = tuple(field.name.upper() for field in dataclasses.fields(Settings) if field.name not in _OTHERWISE)
 
 
 def add_sclip_config(cfg: CfgNode) -> None:
@@ -82,32 +83,12 @@ def config_file(name: str) -> str:
 
 
 def read_classes(path: str | Path) -> Labels:
-    """Classes out of a file, in a form that `sclip_plugin.text.labels.parse_labels` takes.
-
-    Args:
-        path: JSON or YAML: a list of names, in which a list holds synonyms, or a mapping of label to synonyms. Any
-            other file: one class a line, its synonyms between commas, as in SCLIP's own ``cls_*.txt``.
+    """Classes out of a file, by the rule for all files of labels; see `sclip_plugin.text.files.read_labels`.
 
     Raises:
-        LabelError: the file holds something else.
-        FileNotFoundError: no such file.
+        LabelError: no such file, or one that names no classes.
     """
-    path = Path(path)
-    text = path.read_text(encoding="utf-8")
-    suffix = path.suffix.lower()
-    if suffix not in (".json", ".yaml", ".yml"):
-        lines = [[name.strip() for name in line.split(",") if name.strip()] for line in text.splitlines()]
-        return [names for names in lines if names]
-    try:
-        classes = json.loads(text) if suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise LabelError(f"{path} cannot be read as {suffix[1:].upper()}: {error}") from error
-    if not isinstance(classes, (list, dict)):
-        raise LabelError(
-            f"{path} holds a {type(classes).__name__}; expected a list of names (a list in it holds synonyms), or a "
-            "mapping of label to synonyms."
-        )
-    return classes
+    return read_labels(path)
 
 
 def classes_of(cfg: CfgNode) -> Labels | None:

@@ -16,7 +16,6 @@ from sclip_plugin.draw.overlay import palette
 from sclip_plugin.errors import LabelError, PictureError, SettingError
 from sclip_plugin.segment.segmentation import Segmentation
 from sclip_plugin.segment.segmenter import Prepared, Segmenter
-from sclip_plugin.text.bank import TextBank
 from sclip_plugin.text.labels import Labels, Vocabulary, parse_labels
 
 from .config import classes_of, settings_of
@@ -70,7 +69,6 @@ class SCLIPSegmentor(nn.Module):
         self._classes: Labels | None = None
         if classes is not None:
             self.set_classes(classes)
-        self.register_load_state_dict_post_hook(_forget_text)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -188,12 +186,6 @@ def _to_rgb(image: Tensor, input_format: str) -> Tensor:
             )
         image = image.add(0.5).floor().to(torch.uint8) if image.is_floating_point() else image.to(torch.uint8)
     return image.flip(0) if input_format == "BGR" else image
-
-
-def _forget_text(model: SCLIPSegmentor, incompatible_keys: Any) -> None:
-    """Embeddings of the weights before are not those of the weights that were loaded now."""
-    bank = model.segmenter.text_bank
-    model.segmenter.text_bank = TextBank(bank.tower, bank.cache_dir or False)
 
 
 def _compare_with_dataset(cfg: CfgNode, vocabulary: Vocabulary) -> None:

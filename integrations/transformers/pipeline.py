@@ -234,7 +234,7 @@ def _load(source: Any, timeout: float | None) -> Picture:
         return source
     try:
         return load_image(source, timeout=timeout)
-    except (ValueError, UnidentifiedImageError) as error:
+    except (ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         shown = source if len(source) <= 200 else f"{source[:200]}…"
         raise PictureError(
             f"{shown!r} cannot be read as a picture; expected a path that exists, a URL, or a picture in base64."

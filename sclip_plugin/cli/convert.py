@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .terminal import say
+
 convert_app = typer.Typer(
     help="Make a benchmark's masks from the files that people download. A conversion that was stopped goes on.",
     no_args_is_help=True,
@@ -84,6 +86,6 @@ def _convert(convert, root: Path, **options: Any) -> None:
 
     with shown_progress("converting") as report:
         done = convert(root, progress=report, **options)
-    typer.echo(str(done))
+    say(done)
     if done.problems:
         raise typer.Exit(1)

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from ..defaults import DEFAULT_MODEL
-from .options import MethodName, make_segmenter
+from .options import make_segmenter, setting
+from .terminal import say
 
 
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("sclip-demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Which scene is drawn; 2 is one of the clearer ones.")] = 2,
-    method: MethodName = "csa",
+    seed: Annotated[int, typer.Option(min=0, help="Which scene is drawn; 0 is the first.")] = 0,
+    method: Annotated[str, setting("method")] = "csa",
 ) -> None:
     """Draw a scene, segment it by its labels with the CLIP that ships with the package, and write the pictures.
 
@@ -26,19 +27,19 @@ def demo(
     from ..files import save_image
 
     scene = draw_scene(seed)
-    segmenter = make_segmenter("demo", method, None)
+    segmenter = make_segmenter("demo", None, method=method)
     result = segmenter(scene.picture, list(scene.labels))
     paths = result.save(out, "scene", heatmaps=True)
     save_image(scene.picture, out / "scene.png")
     save_image(overlay(scene.picture, scene.label_map, scene.labels), out / "scene.truth.png")
     totals = IoUTotals(len(scene.labels))
     totals.add(result.label_map, scene.label_map)
-    typer.echo(f"A scene of: {', '.join(scene.labels)}")
-    typer.echo(f"mIoU with {method}: {100 * totals.miou:.1f} % (the truth is known, since the scene was drawn)")
+    say(f"A scene of: {', '.join(scene.labels)}")
+    say(f"mIoU with {method}: {100 * totals.miou:.1f} % (the truth is known, since the scene was drawn)")
     for name, path in (
         ("picture", out / "scene.png"),
         ("segmented", paths["overlay"]),
         ("truth", out / "scene.truth.png"),
     ):
-        typer.echo(f"{name:>10}: {path}")
-    typer.echo(f'\nNext, your own: sclip segment PICTURE --labels "cat, sofa" (fetches {DEFAULT_MODEL} once)')
+        say(f"{name:>10}: {path}")
+    say(f'\nNext, your own: sclip segment PICTURE --labels "cat, sofa" (fetches {DEFAULT_MODEL} once)')

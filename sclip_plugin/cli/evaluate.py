@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..defaults import DEFAULT_MODEL
-from .options import Changes, Device, Dtype, parse_changes, quiet_transformers
+from .options import Changes, Device, Dtype, parse_changes, quiet_transformers, tell_of_long_bank
+from .terminal import say, shown, tell
 
 if TYPE_CHECKING:
     from ..evaluation.processes import Processes
@@ -105,6 +108,9 @@ def evaluate_command(
         model = model or ("demo" if benchmark == "demo" else DEFAULT_MODEL)
         options = {"limit": limit, "save_maps": save_maps, "resume": resume, "batch": batch, "workers": workers}
         _evaluate(runs, missing, model, device, dtype, out, worst, options, processes)
+    except KeyboardInterrupt:
+        tell("stopped; the same command goes on where it was.")
+        raise typer.Exit(130) from None
     finally:
         processes.stop()
 
@@ -126,7 +132,7 @@ def _plan(
         sets = [demo_set(scenes)]
     else:
         if data is None:
-            raise typer.BadParameter(f"'{name}' needs --data, the folder of the data set.")
+            raise typer.BadParameter(f"'{shown(name)}' needs --data, the folder of the data set.")
         if name == "all":
             sets = []
             for one in list_benchmarks():
@@ -167,10 +173,14 @@ def _evaluate(
 ) -> None:
     from ..evaluation.prediction import SegmenterPrediction
     from ..evaluation.progress import duration, shown_progress
-    from ..evaluation.report import comparison_table, show, worst_sheet, write_report
+    from ..evaluation.report import comparison_table, how_many, show, worst_sheet, write_report
     from ..evaluation.runner import evaluate
+    from ..files import check_writable, sweep
     from ..segment.segmenter import Segmenter
 
+    check_writable(out)
+    if processes.first:
+        sweep(out)
     quiet_transformers()
     if device is None and processes.world > 1:
         device = processes.device()
@@ -179,6 +189,8 @@ def _evaluate(
     for run in runs:
         predict = SegmenterPrediction(segmenter, run.preset, run.changes)
         folder = out / _slug(model) / run.name
+        if processes.first:
+            tell_of_long_bank(sum(map(len, predict.labels)), len(predict.chosen.templates))
         settings = predict.settings(model)
         with shown_progress(run.name, quiet=not processes.first) as report:
             result = evaluate(
@@ -188,19 +200,19 @@ def _evaluate(
         if not processes.first:
             continue
         write_report(result, folder)
-        typer.echo(
-            f"{run.name}: mIoU {show(result.miou)}, aAcc {show(result.totals.aacc)} over {len(result.records)} "
+        say(
+            f"{run.name}: mIoU {show(result.miou)}, aAcc {show(result.totals.aacc)} over {how_many(result)} "
             f"pictures ({result.computed} now, {duration(result.seconds)}) -> {folder / 'results.md'}"
         )
         for problem in result.problems:
-            typer.echo(f"  {problem}", err=True)
+            tell(f"  {problem}")
         if worst:
             sheet = worst_sheet(result, run.data, predict, worst)
             if sheet is not None:
                 from ..files import save_image
 
                 save_image(sheet, folder / "worst.png")
-                typer.echo(f"  the {worst} worst: {folder / 'worst.png'}")
+                say(f"  the {worst} worst: {folder / 'worst.png'}")
     if not processes.first:
         return
     table = comparison_table(results, missing)
@@ -213,7 +225,7 @@ def _evaluate(
         save_json({"runs": content, "missing": dict(missing)}, out / _slug(model) / "table.json")
     else:
         table += "\n" + _class_table(results[0])
-    typer.echo(f"\n{table}")
+    say(f"\n{table}")
     if any(result.problems for result in results):
         raise typer.Exit(1)
 
@@ -228,41 +240,43 @@ def _class_table(result: EvaluationResult) -> str:
 
 def _check(name: str | None, root: Path, limit: int | None, workers: int, processes: Processes) -> None:
     from ..evaluation.checking import check_dataset
-    from ..evaluation.datasets import DatasetError
+    from ..evaluation.datasets import DatasetError, find_samples
     from ..evaluation.progress import shown_progress
     from ..evaluation.sets import locate
     from ..protocols.benchmarks import list_benchmarks, load_benchmark
 
     if not processes.first:
         return
-    # Without a name, every benchmark whose files are there: voc21 and voc20 share theirs.
-    benchmarks = [load_benchmark(one) for one in ([name] if name and name != "all" else list_benchmarks())]
+    # Without a name, every benchmark whose pictures and masks are there: voc21 and voc20 share theirs.
+    named = [name] if name and name != "all" else []
     found, reasons = [], []
-    for benchmark in benchmarks:
+    for benchmark in map(load_benchmark, named or list_benchmarks()):
         try:
-            found.append((benchmark, root if name and name != "all" else locate(benchmark, root)))
+            folder = root if named else locate(benchmark, root)
+            if not named:
+                find_samples(benchmark, folder)
+            found.append((benchmark, folder))
         except DatasetError as error:
-            reasons.append(error)
+            reasons.append((benchmark, error))
     if not found:
         raise DatasetError(
             f"'{root}' holds none of the eight benchmarks; name the one that is expected, to be told what is missing: "
-            f"sclip eval BENCHMARK --check {root}. For instance {reasons[0]}"
+            f"sclip eval BENCHMARK --check {root}. For instance {reasons[0][1]}"
         )
+    if reasons:
+        tell(f"not there, or without masks: {', '.join(benchmark.name for benchmark, _ in reasons)}")
     reports = []
     for benchmark, folder in found:
         with shown_progress(f"checking {benchmark.name}") as report:
-            try:
-                reports.append(check_dataset(benchmark, folder, workers=workers, limit=limit, progress=report))
-            except DatasetError as error:
-                if len(found) == 1:
-                    raise
-                typer.echo(str(error), err=True)
-                continue
-        typer.echo(str(reports[-1]))
-    if len(reports) < len(found) or not all(report.ok for report in reports):
+            reports.append(check_dataset(benchmark, folder, workers=workers, limit=limit, progress=report))
+        say(reports[-1])
+    if not all(report.ok for report in reports):
         raise typer.Exit(1)
 
 
 def _slug(model: str) -> str:
-    """A model's name as a folder's."""
-    return "".join(character if character.isalnum() or character in "._-" else "-" for character in model).strip("-.")
+    """A model's name as a folder's; of a long path the end, with a hash of all of it."""
+    slug = "".join(character if character.isalnum() or character in "._-" else "-" for character in model).strip("-.")
+    if len(os.fsencode(slug)) <= 200:
+        return slug
+    return f"{slug[-40:].strip('-.')}-{hashlib.sha256(os.fsencode(model)).hexdigest()[:8]}"

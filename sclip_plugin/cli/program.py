@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it, so ``--help`` is quick.
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from typing import Annotated
@@ -13,12 +14,14 @@ import typer
 
 from .. import __version__
 from ..errors import SclipError
+from .cache import cache
 from .compare import compare
 from .convert import convert_app
 from .demo import demo
 from .evaluate import eval_app
 from .methods import methods
 from .segment import segment
+from .terminal import tell
 
 app = typer.Typer(
     help="Segment pictures into any classes named in words, with a frozen CLIP and no training.",
@@ -27,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (segment, compare, demo, methods):
+for command in (segment, compare, demo, methods, cache):
     app.command()(command)
 app.add_typer(eval_app, name="eval")
 app.add_typer(convert_app, name="convert")
@@ -42,9 +45,13 @@ def main(version: Annotated[bool, typer.Option("--version", help="Show the versi
 
 def run() -> None:
     """Run the command line; what users got wrong ends in one sentence, not in a traceback."""
-    warnings.showwarning = lambda message, *rest: typer.echo(f"warning: {message}", err=True)
+    warnings.showwarning = lambda message, *rest: tell(f"warning: {message}")
+    warnings.filterwarnings("ignore", message="Image size")  # Pillow's, of what is refused here
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter shows its number
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except (SclipError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
+        tell(f"error: {error}")
         sys.exit(2)

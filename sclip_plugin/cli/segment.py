@@ -1,134 +1,244 @@
-"""``sclip segment``: masks for files, folders and patterns."""
+"""``sclip segment``: masks for files, folders, patterns and URLs."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..defaults import DEFAULT_MODEL, PAMR_STEPS
+from ..defaults import DEFAULT_MODEL
 from .options import (
     Background,
     Changes,
     Device,
     Dtype,
+    Labelled,
     Labels,
     MethodName,
     Model,
+    PresetName,
     Refine,
     Resize,
     Stride,
     Templates,
     Threshold,
     Window,
-    given,
+    check_labels,
+    chosen_settings,
     make_segmenter,
     parse_changes,
     parse_labels_option,
+    tell_of_long_bank,
 )
-from .pictures import find_pictures, with_stems
+from .pictures import MaxPixels, NamedPicture, find_pictures, limit_pixels, with_stems
+from .terminal import AsJson, Opacity, Quiet, say, shown, tell
 
-_PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+if TYPE_CHECKING:
+    from ..segment.segmenter import Segmenter
 
 
 def segment(
     pictures: Annotated[
-        list[str], typer.Argument(help="Files, folders (searched for pictures), or patterns like '*.jpg'.")
+        list[str],
+        typer.Argument(
+            help="Files, folders (searched for pictures), patterns like '*.jpg', or URLs; '-' reads such names from "
+            "standard input, one a line."
+        ),
     ],
-    labels: Labels,
+    labels: Labels = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made where it is missing.")] = Path(
         "out"
     ),
     model: Model = DEFAULT_MODEL,
-    method: MethodName = "csa",
+    method: MethodName = None,
+    preset: PresetName = None,
     background: Background = False,
     threshold: Threshold = None,
     refine: Refine = False,
     heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Write a heat map of every label, too.")] = False,
+    opacity: Opacity = 0.55,
     window: Window = None,
-    resize: Resize = None,
     stride: Stride = None,
+    resize: Resize = None,
     templates: Templates = None,
     change: Changes = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Skip pictures already finished with the same settings.")
+        bool,
+        typer.Option("--resume", help="Skip pictures whose results are whole and of the same picture and settings."),
     ] = False,
+    max_pixels: MaxPixels = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
     device: Device = None,
     dtype: Dtype = "float32",
 ) -> None:
     """Segment pictures by labels.
 
     Writes for each picture NAME.overlay.png (the picture in colours, with a legend), NAME.labels.png (a palette picture
-    whose values are the labels' indices) and NAME.json (labels, areas, scores, settings).
+    whose values are the labels' indices) and NAME.json (labels, areas, scores, settings, the picture's path and hash,
+    and the files that belong to it). What was done is printed on standard output, everything else on standard error.
 
     Exit code: 0 if all pictures were done, 1 if some could not be, 2 if nothing could start.
 
     Example: sclip segment photo.jpg --labels "cat, remote control, sofa" --model demo
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from ..files import check_writable, sweep
 
+    limit_pixels(max_pixels)
     parsed = parse_labels_option(labels)
-    todo = with_stems(find_pictures(pictures))
-    settings = given(
-        background=background, threshold=threshold, window=window, stride=stride, resize_short_side=resize,
-        templates=templates, **parse_changes(change or []),
+    settings = chosen_settings(
+        method, preset, parse_changes(change or []), refine, background=background or None, threshold=threshold,
+        window=window, stride=stride, resize_short_side=resize, templates=templates,
     )  # fmt: skip
-    if refine:
-        settings["pamr_steps"] = PAMR_STEPS
-    segmenter = make_segmenter(model, method, device, dtype, settings)
-    shown = {
-        "model": model,
-        "dtype": segmenter.dtype,
-        "labels": class_names(parsed, background),
-        **segmenter.settings.plain(),
-        "identity": segmenter.identity(parsed),
-    }
-    identity = json.loads(json.dumps(shown))
-
-    failed: list[tuple[str, str]] = []
-    skipped = 0
-    console = Console(stderr=True)
-    progress = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
-        transient=True, disable=len(todo) == 1 or not console.is_terminal,
-    )  # fmt: skip
-    with progress:
-        task = progress.add_task("segmenting", total=len(todo))
-        for path, stem in todo:
-            progress.update(task, description=path.name)
-            if resume and _finished(out / f"{stem}.json", identity):
-                skipped += 1
-            else:
-                try:
-                    result = segmenter(path, parsed)
-                    result.settings = identity
-                    written = result.save(out, stem, heatmaps=heatmaps)
-                except (OSError, ValueError) as error:
-                    failed.append((str(path), str(error)))
-                else:
-                    areas = sorted(result.areas().items(), key=lambda item: -item[1])
-                    shares = ", ".join(f"{label} {100 * area:.0f} %" for label, area in areas if area >= 0.005)
-                    progress.console.print(f"{path}: {shares or 'nothing labelled'} -> {written['overlay']}", **_PLAIN)
-            progress.advance(task)
-    done = len(todo) - skipped - len(failed)
-    if len(todo) > 1:
-        typer.echo(f"{done} done, {skipped} skipped, {len(failed)} failed", err=True)
-    for name, reason in failed:
-        typer.echo(f"failed: {reason if name in reason else f'{name}: {reason}'}", err=True)
-    if failed:
-        raise typer.Exit(1)
+    check_labels(parsed, preset, settings)
+    found = find_pictures(pictures, out)
+    check_writable(out)
+    sweep(out)
+    segmenter = make_segmenter(model, device, dtype, preset, **settings)
+    if not quiet:
+        if found.left_out():
+            tell(f"not looked at: {found.left_out()}")
+        if model == "demo":
+            tell("demo is a small model that knows drawn things only; for photographs name another with --model.")
+    run = _Run(segmenter, model, parsed, out, heatmaps, opacity, resume, quiet, as_json)
+    run.prepare()
+    run.all(with_stems(found.pictures))
 
 
-def class_names(classes: list[list[str]], background: bool) -> list[list[str]]:
-    return [*classes, ["background"]] if background else classes
+class _Run:
+    """One call of the command: what is done with each picture, and what came of it."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        model: str,
+        classes: Labelled | None,
+        out: Path,
+        heatmaps: bool,
+        opacity: float,
+        resume: bool,
+        quiet: bool,
+        as_json: bool,
+    ) -> None:
+        from ..segment.results import file_names
+        from ..text.labels import parse_labels
+
+        self.segmenter = segmenter
+        self.classes = classes
+        self.out = out
+        self.heatmaps = heatmaps
+        self.opacity = opacity
+        self.resume = resume
+        self.quiet = quiet
+        self.as_json = as_json
+        identity = {
+            "model": model,
+            "dtype": segmenter.dtype,
+            "labels": classes,
+            "opacity": opacity,
+            **segmenter.settings.plain(),
+            "identity": segmenter.identity(classes),
+        }
+        self.settings = json.loads(json.dumps(identity))
+        vocabulary = parse_labels(classes, segmenter.settings.background) if classes else segmenter.vocabulary
+        assert vocabulary is not None, "check_labels comes first"
+        self.vocabulary = vocabulary
+        self.kinds = list(file_names("", vocabulary.labels, heatmaps))
+        self.done = self.skipped = 0
+        self.failed: list[tuple[str, str]] = []
+
+    def prepare(self) -> None:
+        """Embed the labels."""
+        if not self.quiet:
+            tell_of_long_bank(len(self.vocabulary.names), len(self.segmenter.settings.templates))
+        self.segmenter.text_embeddings(self.classes)
+
+    def all(self, pictures: list[tuple[NamedPicture, str]]) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        progress = Progress(
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=console, transient=True, redirect_stdout=os.isatty(1),
+            disable=self.quiet or len(pictures) == 1 or not console.is_terminal,
+        )  # fmt: skip
+        stopped = ""
+        with progress:
+            task = progress.add_task("segmenting", total=len(pictures))
+            try:
+                for picture, stem in pictures:
+                    progress.update(task, description=shown(picture.relative.name))
+                    self.one(picture, stem)
+                    progress.advance(task)
+            except KeyboardInterrupt:
+                stopped = "stopped"
+            except _CannotWrite as error:
+                stopped = f"stopped, since nothing can be written any more: {error.__cause__}"
+        self.report(len(pictures), stopped)
+
+    def one(self, picture: NamedPicture, stem: str) -> None:
+        from ..errors import SclipError
+        from ..imaging.pictures import read_picture
+        from ..segment.results import is_whole, source_of
+
+        try:
+            with picture.open() as file:
+                source = source_of(file, picture.given)
+                path = self.out / f"{stem}.json"
+                if self.resume and is_whole(path, self.settings, source, self.kinds):
+                    self.skipped += 1
+                    self.tell_of(picture, "skipped", json=str(path))
+                    return
+                rgb = read_picture(file)
+            result = self.segmenter(rgb, self.classes)
+            del rgb  # the result has its own; of a large picture one is enough
+        except (SclipError, OSError, MemoryError) as error:
+            self.failed.append((picture.given, str(error) or type(error).__name__))
+            self.tell_of(picture, "failed", error=self.failed[-1][1])
+            return
+        result.settings = self.settings
+        try:
+            written = result.save(self.out, stem, heatmaps=self.heatmaps, opacity=self.opacity, source=source)
+        except OSError as error:
+            raise _CannotWrite from error
+        self.done += 1
+        # Not from the JSON: another process may have put its own there by now.
+        labels = [{"label": label, "area": area} for label, area in result.areas().items()]
+        files = {kind: str(path) for kind, path in written.items() if kind != "json"}
+        self.tell_of(picture, "done", json=str(written["json"]), files=files, labels=labels)
+
+    def tell_of(self, picture: NamedPicture, status: str, **more: Any) -> None:
+        """What came of a picture: a line of JSON, or words."""
+        if self.as_json:
+            say(json.dumps({"picture": picture.given, "status": status, **more}))
+        elif self.quiet or status == "failed":
+            return  # `report` names it
+        elif status == "skipped":
+            tell(f"{picture.given}: done before, see {more['json']}")
+        else:
+            areas = sorted(more["labels"], key=lambda entry: -entry["area"])
+            shares = ", ".join(
+                f"{entry['label']} {100 * entry['area']:.0f} %" for entry in areas if entry["area"] >= 0.005
+            )
+            say(f"{picture.given}: {shares or 'nothing labelled'} -> {more['files']['overlay']}")
+
+    def report(self, count: int, stopped: str) -> None:
+        """The last words, and the exit code."""
+        if not self.quiet and (count > 1 or self.skipped):
+            tell(f"{self.done} done, {self.skipped} skipped, {len(self.failed)} failed")
+        for name, reason in self.failed:
+            tell(f"failed: {reason if name in reason else f'{name}: {reason}'}")
+        if stopped:
+            left = count - self.done - self.skipped - len(self.failed)
+            tell(f"{stopped}; {left} of {count} left: the same command with --resume goes on.")
+            raise typer.Exit(130 if stopped == "stopped" else 1)
+        if self.failed:
+            raise typer.Exit(1)
 
 
-def _finished(path: Path, identity: dict[str, Any]) -> bool:
-    try:
-        # Files from before dtype was among the settings are in single precision.
-        return {"dtype": "float32", **json.loads(path.read_text(encoding="utf-8"))["settings"]} == identity
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+class _CannotWrite(Exception):
+    """The folder for results can't be written; its cause says why."""

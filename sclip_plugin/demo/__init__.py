@@ -5,10 +5,21 @@ Importing this module imports neither torch nor transformers.
 
 import pathlib
 
-from sclip_plugin.demo.scenes import Scene, draw_scene, held_out_scenes
+from sclip_plugin.demo.scenes import HELD_OUT_FIRST_SEED, Scene, draw_scene, held_out_scenes
 from sclip_plugin.demo.sprites import CLASSES, GROUNDS, THINGS
+from sclip_plugin.errors import ModelLoadError
 
-__all__ = ["CLASSES", "GROUNDS", "MODEL_DIR", "THINGS", "Scene", "demo_model", "draw_scene", "held_out_scenes"]
+__all__ = [
+    "CLASSES",
+    "GROUNDS",
+    "HELD_OUT_FIRST_SEED",
+    "MODEL_DIR",
+    "THINGS",
+    "Scene",
+    "demo_model",
+    "draw_scene",
+    "held_out_scenes",
+]
 
 MODEL_DIR = pathlib.Path(__file__).parent / "model"
 
@@ -20,15 +31,15 @@ def demo_model():
         str, path of the folder.
 
     Raises:
-        FileNotFoundError: the weights are not there, as in a checkout without its large files.
+        ModelLoadError: the weights are not there, as in a checkout without its large files.
 
     Example:
         >>> from transformers import CLIPModel
         >>> model = CLIPModel.from_pretrained(demo_model())
     """
     if not (MODEL_DIR / "model.safetensors").is_file():
-        raise FileNotFoundError(
+        raise ModelLoadError(
             f"the demo's weights are not at {MODEL_DIR / 'model.safetensors'}; reinstall sclip_plugin, "
-            f"or train them: python -m sclip_plugin.demo.train --out DIR, then copy DIR/model to {MODEL_DIR}"
+            f"or train them: python -m sclip_plugin.demo.training.train --out DIR, then copy DIR/model to {MODEL_DIR}"
         )
     return str(MODEL_DIR)

@@ -8,6 +8,7 @@ from PIL import Image
 from sclip_plugin.demo.captions import caption
 from sclip_plugin.demo.sprites import CLASSES, GROUNDS, THINGS, sprite
 from sclip_plugin.demo.textures import _noise, ground
+from sclip_plugin.errors import SettingError
 
 HELD_OUT_FIRST_SEED = 1_000_000_000  # training draws seeds below this, held-out scenes from here on
 WINDOW = 96  # side of the picture that the shipped model sees at once
@@ -103,7 +104,7 @@ def draw_scene(seed, size=(216, 144)):
         Scene; its `labels` has the things first and the grounds last.
 
     Raises:
-        ValueError: a side of `size` is shorter than 32 pixels.
+        SettingError: a side of `size` is shorter than 32 pixels.
 
     Example:
         >>> scene = draw_scene(7, size=(96, 96))
@@ -111,7 +112,7 @@ def draw_scene(seed, size=(216, 144)):
         ((96, 96), (96, 96))
     """
     if min(size) < 32:
-        raise ValueError(f"size is {tuple(size)}, but a scene needs 32 pixels a side; give a larger (width, height)")
+        raise SettingError(f"size is {tuple(size)}, but a scene needs 32 pixels a side; give a larger (width, height)")
     rng = np.random.default_rng(seed)
     area = size[0] * size[1] / WINDOW**2
     things = (

@@ -62,10 +62,14 @@ class Panel:
 def font_size(width: int, height: int) -> int:
     """The font size in pixels that stays readable when a picture of this size is shown on a page or a screen.
 
-    >>> font_size(500, 375), font_size(4000, 3000)
-    (13, 77)
+    Of a strip, which is seen in parts, the font does not grow with the long side alone: its legend would be many times
+    as large as the picture.
+
+    >>> font_size(500, 375), font_size(4000, 3000), font_size(32, 65535)
+    (13, 77, 64)
     """
-    return max(13, round(math.sqrt(width * height) / 45), round(max(width, height) / 90))
+    by_area = math.sqrt(width * height) / 45
+    return max(13, round(by_area), round(min(max(width, height) / 90, 2 * by_area)))
 
 
 def display_scale(size: tuple[int, int]) -> int:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +11,19 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..protocols.benchmarks import Benchmark
-from .datasets import UNREADABLE_PICTURE, MaskError, Problem, Sample, find_samples, picture_size, read_mask, some
+from .datasets import (
+    TURNED,
+    UNREADABLE_PICTURE,
+    MaskError,
+    Problem,
+    Sample,
+    find_samples,
+    picture_size,
+    read_mask,
+    turned_without_its_mask,
+)
+from .threads import map_ahead
+from .wording import some, unique_names
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -118,35 +129,6 @@ def check_dataset(
     )
 
 
-def map_ahead(function: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
-    """``map`` in threads, in order, working a few items ahead of the consumer so that memory stays bounded."""
-    from collections import deque
-
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        waiting: deque = deque()
-        iterator = iter(items)
-        try:
-            for item in iterator:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def unique_names(names: Iterable[str]) -> list[str]:
-    """Names with a number added where one occurs twice, so that they can be keys."""
-    seen: Counter = Counter()
-    unique = []
-    for name in names:
-        seen[name] += 1
-        unique.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return unique
-
-
 def _look_at(sample: Sample, benchmark: Benchmark) -> tuple[list[Problem], np.ndarray, int]:
     problems = []
     size = None
@@ -160,6 +142,8 @@ def _look_at(sample: Sample, benchmark: Benchmark) -> tuple[list[Problem], np.nd
     except MaskError as error:
         problems.append(Problem(error.kind, sample.name, str(error)))
         return problems, none, 0
+    if turned_without_its_mask(sample):
+        problems.append(Problem(TURNED, sample.name, "see that the mask fits the upright picture; then save that"))
     kept = labels != benchmark.ignore_index
     counts = np.bincount(labels[kept].ravel(), minlength=benchmark.num_classes)[: benchmark.num_classes]
     return problems, counts.astype(np.int64), int(labels.size - kept.sum())

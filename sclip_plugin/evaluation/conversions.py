@@ -15,9 +15,10 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SclipError
-from ..files import save_image
-from .checking import map_ahead
-from .datasets import OUT_OF_RANGE, UNREADABLE_MASK, DatasetError, Problem, listing, some
+from ..files import save_image, sweep
+from .datasets import OUT_OF_RANGE, UNREADABLE_MASK, DatasetError, MaskError, Problem, read_labels
+from .threads import map_ahead
+from .wording import listing, some
 
 UNKNOWN = -1  # in a look-up table: a value that the source should not have
 Progress = Callable[[int, int], None]
@@ -198,6 +199,8 @@ def convert_masks(
             return Problem(error.kind, source.name, str(error))
         return None
 
+    for folder in {target.parent for _, target in waiting}:
+        sweep(folder)
     there = len(jobs) - len(waiting)
     problems = []
     for done, problem in enumerate(map_ahead(convert, waiting, workers), start=there + 1):
@@ -222,13 +225,11 @@ def _visible(root: Path, pattern: str) -> list[Path]:
 def _by_table(table: np.ndarray) -> Callable[[Path], np.ndarray]:
     def make(source: Path) -> np.ndarray:
         try:
-            with Image.open(source) as image:
-                image.load()
-                labels = np.asarray(image)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise SourceError(f"cannot read '{source}': {error}") from error
-        if labels.ndim != 2 or labels.dtype != np.uint8:
-            raise SourceError(f"'{source}' has mode {image.mode}; expected one channel of 8 bits.")
+            labels = read_labels(source)
+        except MaskError as error:
+            raise SourceError(str(error), error.kind) from error
+        if labels.dtype != np.uint8:
+            raise SourceError(f"'{source}' has values of {labels.dtype}; expected 8 bits.")
         mask = table[labels]
         if (mask == UNKNOWN).any():
             wrong = np.unique(labels[mask == UNKNOWN]).tolist()

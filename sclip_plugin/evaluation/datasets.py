@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ..errors import SclipError
+from ..errors import PictureError, SclipError
+from ..imaging.opening import opened, orientation, upright
 from ..protocols.benchmarks import Benchmark
+from ..reading import TextFileError, lines_of, read_text
 from .metric import LabelRangeError, check_labels
+from .wording import listing, some
 
 # Kinds of problems, in the words of the report.
 MISSING_PICTURE = "picture missing"
@@ -27,6 +29,13 @@ UNREADABLE_PICTURE = "picture unreadable"
 UNREADABLE_MASK = "mask unreadable"
 SIZES_DIFFER = "sizes differ"
 OUT_OF_RANGE = "labels out of range"
+TURNED = "picture turned by EXIF, mask not"
+
+MISSING = (MISSING_PICTURE, MISSING_MASK)
+
+# Grey pictures of fewer than 8 bits: Pillow spreads their values over 0 to 255, by these factors.
+_SPREAD = {"L;2": 85, "L;4": 17}
+_LOSSY = ("JPEG", "MPO")
 
 
 class DatasetError(SclipError, FileNotFoundError):
@@ -119,18 +128,72 @@ def picture_size(path: str | Path) -> tuple[int, int]:
         OSError: the file cannot be read, or is cut off.
     """
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             image.load()
-            return ImageOps.exif_transpose(image).size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's ways to say "broken"
-        raise OSError(f"cannot read picture '{path}': {error}") from error
+            return upright(image).size
+    except PictureError as error:
+        raise OSError(str(error)) from error
+
+
+def turned_without_its_mask(sample: Sample) -> bool:
+    """Whether a picture's EXIF data turn it and its mask's do not, with sizes that agree all the same: by half a turn,
+    or in a mirror. Then nothing shows whether the mask was drawn on the upright picture."""
+    try:
+        with opened(sample.image_path) as image, opened(sample.mask_path) as mask:
+            return orientation(image) in (2, 3, 4) and orientation(mask) == 1
+    except PictureError:
+        return False  # said elsewhere
+
+
+def read_labels(path: str | Path) -> np.ndarray:
+    """The numbers in a picture that holds labels, as they were written: (H, W) integers.
+
+    Grey values of 1, 2 or 4 bits stay what they are, and EXIF orientation is honoured as for pictures.
+
+    Raises:
+        MaskError: unreadable or cut off, more than one channel, no integers, or JPEG, which changes values.
+    """
+    try:
+        with opened(path) as image:
+            image_format, raw_mode = image.format, _raw_mode(image)
+            image.load()
+            channels, mode = len(image.getbands()), image.mode
+            labels = np.asarray(upright(image))
+    except PictureError as error:
+        raise MaskError(f"cannot read mask: {error}", UNREADABLE_MASK) from error
+    if image_format in _LOSSY:
+        raise MaskError(
+            f"mask '{path}' is a JPEG, whose values are not those that were saved; expected PNG.", UNREADABLE_MASK
+        )
+    if channels != 1 or labels.dtype.kind not in "iub":
+        raise MaskError(
+            f"mask '{path}' is a picture of mode {mode}; expected one channel of class numbers (mode P, L or I).",
+            UNREADABLE_MASK,
+        )
+    if mode == "L" and raw_mode in _SPREAD:
+        return labels // np.uint8(_SPREAD[raw_mode])
+    if mode == "L" and raw_mode not in ("L", ""):
+        raise MaskError(
+            f"mask '{path}' has grey values in the form {raw_mode}, which are not class numbers; save it as PNG with 8 "
+            "bits.",
+            UNREADABLE_MASK,
+        )
+    return labels.astype(np.uint8) if labels.dtype == bool else labels
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the file holds its values, in Pillow's words, such as "L;4"; "" where that is not known."""
+    for tile in getattr(image, "tile", ()):
+        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        return next((part for part in arguments if isinstance(part, str)), "")
+    return ""
 
 
 def read_mask(path: str | Path, benchmark: Benchmark, size: tuple[int, int] | None = None) -> np.ndarray:
     """A mask's labels as classes.
 
     Args:
-        path: an 8- or 16-bit PNG (or what Pillow reads) with one channel, or a palette.
+        path: a PNG of 1 to 16 bits (or what Pillow reads without loss) with one channel, or a palette.
         benchmark: says how labels are encoded.
         size: (width, height) of the picture, to compare with.
 
@@ -138,27 +201,14 @@ def read_mask(path: str | Path, benchmark: Benchmark, size: tuple[int, int] | No
         labels 1, 2, ... have become 0, 1, ... and file label 0 is ignored.
 
     Raises:
-        MaskError: unreadable or cut off, more than one channel, another size than the picture, or labels that name no
-            class; its ``kind`` says which.
+        MaskError: what `read_labels` raises it for, another size than the picture, or labels that name no class; its
+            ``kind`` says which.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            channels, mode = len(image.getbands()), image.mode
-            labels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MaskError(f"cannot read mask '{path}': {error}", UNREADABLE_MASK) from error
-    if channels != 1 or labels.dtype.kind not in "iub":
-        raise MaskError(
-            f"mask '{path}' is a picture of mode {mode}; expected one channel of class numbers (mode P, L or I).",
-            UNREADABLE_MASK,
-        )
+    labels = read_labels(path)
     if size is not None and (labels.shape[1], labels.shape[0]) != tuple(size):
         raise MaskError(
             f"mask '{path}' is {labels.shape[1]} x {labels.shape[0]}, its picture {size[0]} x {size[1]}.", SIZES_DIFFER
         )
-    if labels.dtype == bool:
-        labels = labels.astype(np.uint8)
     try:
         return _as_classes(labels, benchmark)
     except LabelRangeError as error:
@@ -208,7 +258,10 @@ def _read_split(benchmark: Benchmark, root: Path, problems: list[Problem]) -> li
         raise DatasetError(
             f"{benchmark.name}: the list of pictures '{path}' does not exist. Found in '{root}': {listing(root)}."
         )
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        lines = [line.strip() for line in lines_of(read_text(path))]
+    except TextFileError as error:
+        raise DatasetError(f"{benchmark.name}: the list of pictures can't be read: {error}") from error
     names: dict[str, None] = {}
     for line in lines:
         if line and line in names:
@@ -236,17 +289,3 @@ def _what_is_there(benchmark: Benchmark, root: Path, images: int, masks: int) ->
         if depth >= 2:
             below.clear()
     return message
-
-
-def listing(folder: Path) -> str:
-    """What a folder holds, for a message."""
-    entries = sorted(folder.iterdir())
-    if not entries:
-        return "nothing"
-    return some(f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries)
-
-
-def some(names: Iterable[str], most: int = 8) -> str:
-    """The first names of many, for a message."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -16,7 +16,8 @@ import numpy as np
 
 from ..files import write_atomically
 from .conversions import ConversionReport, Progress, SourceError, convert_masks, nothing_to_convert
-from .datasets import DatasetError, listing
+from .datasets import DatasetError
+from .wording import listing
 
 # Ids of the 59 classes in the list of 459, in order of their names as in the benchmark: aeroplane, bag, ..., wood.
 # fmt: off
@@ -92,15 +93,18 @@ def _from_json(root: Path, source: Path, options: dict[str, Any]) -> ConversionR
         )
     pictures = {}
     splits: dict[str, list[str]] = {"train": [], "val": []}
-    for image in content["images"]:
-        if image.get("phase") in splits:
-            name = Path(image["file_name"]).stem
-            pictures[image["image_id"]] = (name, image["height"], image["width"])
-            splits[image["phase"]].append(name)
-    regions: dict[str, list[dict]] = {name: [] for name, _, _ in pictures.values()}
-    for region in content["annos_segmentation"]:
-        if region["image_id"] in pictures:
-            regions[pictures[region["image_id"]][0]].append(region)
+    try:
+        for image in content["images"]:
+            if image.get("phase") in splits:
+                name = Path(image["file_name"]).stem
+                pictures[image["image_id"]] = (name, int(image["height"]), int(image["width"]))
+                splits[image["phase"]].append(name)
+        regions: dict[str, list[dict]] = {name: [] for name, _, _ in pictures.values()}
+        for region in content["annos_segmentation"]:
+            if region["image_id"] in pictures:
+                regions[pictures[region["image_id"]][0]].append(region)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise SourceError(f"'{source}' is not as the Detail API writes it: {type(error).__name__} {error}") from error
     sizes = {name: (height, width) for name, height, width in pictures.values()}
 
     _write_splits(root, splits)
@@ -109,10 +113,13 @@ def _from_json(root: Path, source: Path, options: dict[str, Any]) -> ConversionR
 
     def make(job: Path) -> np.ndarray:
         mask = np.zeros(sizes[job.name], np.uint8)
-        for region in regions[job.name]:  # where regions overlap the later one counts, as in the Detail API
-            inside = decode_rle(region["segmentation"], sizes[job.name])
-            number = region["category_id"]
-            mask[inside] = table[number] if 0 <= number <= _LABELS else 0
+        try:
+            for region in regions[job.name]:  # where regions overlap the later one counts, as in the Detail API
+                inside = decode_rle(region["segmentation"], sizes[job.name])
+                number = region["category_id"]
+                mask[inside] = table[number] if 0 <= number <= _LABELS else 0
+        except (KeyError, TypeError, AttributeError) as error:
+            raise SourceError(f"{job.name}: a region that is none: {type(error).__name__} {error}") from error
         return mask
 
     return convert_masks(jobs, make, **options)

@@ -1,14 +1,17 @@
 """What is known of each picture already evaluated, kept in append-only files so that a killed run can go on.
 
 One JSON object per line: first the settings of the run, then one line per picture with its integer counts. A line is
-written in one piece once all of a picture's other files are there; a line that a kill cut off is dropped, and its
+written in one piece once all of a picture's other files are there. Each ends in a checksum over itself and the
+settings: a line that a kill cut off, that somebody changed, or that comes from another run counts for nothing, and its
 picture is done again. Every process has its own file; all files of the folder are read.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +33,12 @@ class PictureRecord:
     Fields:
         name: as in `Sample`.
         counts: (3, C) int64, as `count_picture` gives them.
+        source: hash of the picture and its mask; "" where the set can't tell.
     """
 
     name: str
     counts: Counts
+    source: str = ""
 
     @property
     def miou(self) -> float:
@@ -48,19 +53,19 @@ class PictureRecord:
         labelled = int(self.counts[2].sum())
         return int(self.counts[0].sum()) / labelled if labelled else float("nan")
 
-    def to_line(self) -> str:
-        """Its line in the log: only classes that occur."""
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values: only classes that occur."""
         classes = np.flatnonzero(self.counts.any(axis=0))
         counts = {str(index): self.counts[:, index].tolist() for index in classes.tolist()}
-        return json.dumps({"name": self.name, "counts": counts}, ensure_ascii=False, separators=(",", ":"))
+        return {"name": self.name, "source": self.source, "counts": counts}
 
     @classmethod
-    def from_line(cls, line: dict[str, Any], num_classes: int) -> PictureRecord:
-        """The record of a line read back."""
+    def from_dict(cls, line: dict[str, Any], num_classes: int) -> PictureRecord:
+        """The record of plain values read back."""
         counts = np.zeros((3, num_classes), np.int64)
         for index, values in line["counts"].items():
             counts[:, int(index)] = values
-        return cls(line["name"], counts)
+        return cls(line["name"], counts, line["source"])
 
 
 class PictureLog:
@@ -78,23 +83,33 @@ class PictureLog:
         self.settings = json.loads(json.dumps(settings))
         self.num_classes = num_classes
         self.path = folder / f"pictures-{process}.jsonl"
+        self._run = json.dumps(self.settings, sort_keys=True)
         self._file: int | None = None
 
     def read(self) -> dict[str, PictureRecord]:
-        """Records of all processes of earlier runs, by name.
+        """Records of all processes of earlier runs, by name. Lines that are not to be trusted are left out and counted
+        in a warning.
 
         Raises:
             ResumeError: they were made with other settings; the message names the first that differs.
         """
         records: dict[str, PictureRecord] = {}
         for path in sorted(self.folder.glob("pictures-*.jsonl")):
-            lines = [json.loads(line) for line in _whole_lines(path)]
-            if not lines:
-                continue
-            self._check_settings(path, lines[0].get("settings"))
-            for line in lines[1:]:
-                if "name" in line:  # another header may follow where a run went on
-                    records.setdefault(line["name"], PictureRecord.from_line(line, self.num_classes))
+            bad = 0
+            for line in path.read_bytes().splitlines(keepends=True):
+                content = _parsed(line)
+                if "settings" in content and content.get("check") == _check(_without_check(content), ""):
+                    self._check_settings(path, content["settings"])
+                elif "name" in content and content.get("check") == _check(_without_check(content), self._run):
+                    record = PictureRecord.from_dict(content, self.num_classes)
+                    records[record.name] = record  # the last: it may have been done again
+                else:
+                    bad += line.endswith(b"\n")  # what a kill cut off is no news
+            if bad:
+                warnings.warn(
+                    f"'{path}' has {bad} lines that are damaged or not of this run; their pictures are done again.",
+                    stacklevel=2,
+                )
         return records
 
     def discard(self) -> None:
@@ -105,15 +120,16 @@ class PictureLog:
     def open(self) -> None:
         """Start writing: drop a line that was cut off, and add the settings where the file is new."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        whole = sum(len(line) for line in _whole_lines(self.path)) if self.path.exists() else 0
+        there = self.path.read_bytes() if self.path.exists() else b""
+        whole = there.rfind(b"\n") + 1
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.ftruncate(self._file, whole)
         if not whole:
-            self._write(json.dumps({"settings": self.settings}, ensure_ascii=False))
+            self._write({"settings": self.settings}, "")
 
     def append(self, record: PictureRecord) -> None:
         """Add a picture; it counts as done once this returns."""
-        self._write(record.to_line())
+        self._write(record.to_dict(), self._run)
 
     def close(self) -> None:
         """Stop writing."""
@@ -121,8 +137,9 @@ class PictureLog:
             os.close(self._file)
             self._file = None
 
-    def _write(self, line: str) -> None:
+    def _write(self, content: dict[str, Any], run: str) -> None:
         assert self._file is not None, "PictureLog.open comes first"
+        line = json.dumps({**content, "check": _check(content, run)}, separators=(",", ":"))
         left = memoryview(f"{line}\n".encode())
         while left:
             left = left[os.write(self._file, left) :]
@@ -139,16 +156,18 @@ class PictureLog:
                 )
 
 
-def _whole_lines(path: Path) -> list[bytes]:
-    """The lines that end with a newline, up to the first that is not JSON."""
-    lines = path.read_bytes().splitlines(keepends=True)
-    whole = []
-    for line in lines:
-        if not line.endswith(b"\n"):
-            break
-        try:
-            json.loads(line)
-        except ValueError:
-            break
-        whole.append(line)
-    return whole
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(line) if line.endswith(b"\n") else {}
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _without_check(content: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key != "check"}
+
+
+def _check(content: dict[str, Any], run: str) -> str:
+    """A checksum over a line's content and the run that it belongs to."""
+    return hashlib.sha256(f"{json.dumps(content)}\n{run}".encode()).hexdigest()[:16]

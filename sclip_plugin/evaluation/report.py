@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from ..protocols.benchmarks import PublishedFigure
-from .checking import unique_names
 from .runner import EvaluationResult, Predict
 from .sets import EvaluationSet
+from .wording import unique_names
 
 
 def to_dict(result: EvaluationResult) -> dict[str, Any]:
@@ -27,6 +27,7 @@ def to_dict(result: EvaluationResult) -> dict[str, Any]:
         "aacc": percent(totals.aacc),
         "macc": percent(totals.macc),
         "pictures": len(result.records),
+        "expected": result.expected,
         "left_out": len(result.problems),
         "problems": [{"kind": p.kind, "name": p.name, "detail": p.detail} for p in result.problems],
         "classes": [
@@ -61,9 +62,11 @@ def to_markdown(result: EvaluationResult) -> str:
         f"# {result.title}",
         "",
         f"**mIoU {show(totals.miou)}**, aAcc {show(totals.aacc)}, mAcc {show(totals.macc)} over "
-        f"{len(result.records)} pictures; {describe(result.settings)}.",
+        f"{how_many(result)} pictures; {describe(result.settings)}.",
         "",
     ]
+    if published and len(result.records) < result.expected:
+        lines += ["Published figures are over the whole set; this one is not, and does not compare with them.", ""]
     if published:
         lines += ["| published | mIoU | source |", "|---|---|---|"]
         lines += [f"| {figure.method} | {figure.miou} | {figure.source} |" for figure in published]
@@ -92,13 +95,19 @@ def comparison_table(results: Sequence[EvaluationResult], missing: Sequence[tupl
         left_out = f", {len(result.problems)} problems" if result.problems else ""
         lines.append(
             f"| {result.benchmark} | {result.settings.get('method', '-')} | {show(result.miou)} | {published} | "
-            f"{show(result.totals.aacc)} | {len(result.records)}{left_out} |"
+            f"{show(result.totals.aacc)} | {how_many(result)}{left_out} |"
         )
     lines += [f"| {name} | - | - | - | - | {reason} |" for name, reason in missing]
     if len(results) > 1 and len({result.settings.get("method") for result in results}) == 1:
         mean = float(np.mean([result.miou for result in results]))
         lines.append(f"| average of {len(results)} | | {show(mean)} | | | |")
     return "\n".join(lines) + "\n"
+
+
+def how_many(result: EvaluationResult) -> str:
+    """How many pictures a figure is over: "1,449", or "6 of 1,449" where that is not the whole set."""
+    whole = f" of {result.expected:,}" if len(result.records) < result.expected else ""
+    return f"{len(result.records):,}{whole}"
 
 
 def relevant_figures(result: EvaluationResult) -> list[PublishedFigure]:

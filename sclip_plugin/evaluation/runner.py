@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .checking import map_ahead
-from .datasets import UNREADABLE_PICTURE, MaskError, Problem
+from .datasets import MISSING, UNREADABLE_PICTURE, MaskError, Problem
 from .metric import IoUTotals, count_picture
 from .picture_log import PictureLog, PictureRecord
 from .processes import Processes
 from .sets import EvaluationSet
+from .threads import map_ahead
 
 Predict = Callable[[list[Image.Image]], Sequence[np.ndarray]]
 Report = Callable[[int, int, IoUTotals], None]
@@ -39,6 +39,7 @@ class EvaluationResult:
         totals: the sums, with `IoUTotals.miou` and so on.
         records: one per picture, in order of the set.
         problems: pictures left out, and why; what is wrong with the data set otherwise.
+        expected: how many pictures the whole set has, as far as is known.
         seconds: how long this run computed, and for how many pictures (the others were there from an earlier run).
     """
 
@@ -51,6 +52,7 @@ class EvaluationResult:
     problems: tuple[Problem, ...] = ()
     seconds: float = 0.0
     computed: int = 0
+    expected: int = 0
     published: tuple = field(default=())
 
     @property
@@ -127,7 +129,12 @@ def evaluate(
             known.update(earlier)
         log.open()
     wanted = set(names)
-    done = {name: record for name, record in known.items() if name in wanted and _has_map(output, save_maps, name)}
+    kept = sorted(name for name in known if name in wanted and _has_map(output, save_maps, name))
+    if data.source_hash:
+        hashes = zip(mine := processes.share(kept), map_ahead(data.source_hash, mine, workers), strict=True)
+        same = [name for name, source in hashes if known[name].source == source]
+        kept = [name for share in processes.gather(same) for name in share]
+    done = {name: known[name] for name in kept}
     mine = processes.share([name for name in names if name not in done])
 
     totals = IoUTotals(benchmark.num_classes, benchmark.ignore_index)
@@ -162,6 +169,7 @@ def evaluate(
         problems=(*data.problems, *sorted(problems, key=lambda problem: problem.name)),
         seconds=max(processes.gather(seconds)),
         computed=sum(processes.gather(len(records))),
+        expected=max(benchmark.pictures or 0, len(data.names) + sum(p.kind in MISSING for p in data.problems)),
         published=benchmark.published,
     )
 
@@ -188,9 +196,8 @@ def _run(
         return name, picture, target
 
     def keep(name: str, label_map: np.ndarray, target: np.ndarray) -> PictureRecord:
-        record = PictureRecord(
-            name, count_picture(label_map, target, data.benchmark.num_classes, data.benchmark.ignore_index)
-        )
+        counts = count_picture(label_map, target, data.benchmark.num_classes, data.benchmark.ignore_index)
+        record = PictureRecord(name, counts, data.source_hash(name) if data.source_hash else "")
         if maps_of:
             _save_map(maps_of, name, label_map, data.benchmark.num_classes)
         if log:

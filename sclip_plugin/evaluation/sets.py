@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from ..protocols.benchmarks import Benchmark
-from .datasets import DatasetError, Problem, find_samples, listing, read_mask
+from .datasets import DatasetError, Problem, find_samples, read_mask
+from .wording import listing
 
 DEMO_SCENES = 120
 DEMO_SIZE = (192, 144)  # (width, height): several windows of what the demo model sees at once
@@ -27,6 +30,8 @@ class EvaluationSet:
         names: the pictures, in order.
         load: a name's picture (RGB) and its target, (H, W) integers, as `read_mask` gives them. Called from threads.
             Raises OSError for a picture and MaskError for a mask that cannot be used.
+        source_hash: a hash of what ``load`` reads for a name, so that a run does not go on from figures of another
+            picture of the same name; None where pictures of a name are always the same.
         problems: what is wrong with the data set as far as is known without opening it.
     """
 
@@ -35,6 +40,7 @@ class EvaluationSet:
     names: tuple[str, ...]
     load: Callable[[str], tuple[Image.Image, np.ndarray]]
     problems: tuple[Problem, ...] = ()
+    source_hash: Callable[[str], str] | None = None
 
 
 def folder_set(benchmark: Benchmark, root: str | Path) -> EvaluationSet:
@@ -57,7 +63,16 @@ def folder_set(benchmark: Benchmark, root: str | Path) -> EvaluationSet:
             raise OSError(str(error)) from error
         return picture, read_mask(sample.mask_path, benchmark, picture.size)
 
-    return EvaluationSet(benchmark, str(root.resolve()), tuple(by_name), load, tuple(problems))
+    def source_hash(name: str) -> str:
+        digest = hashlib.sha256()
+        for path in (by_name[name].image_path, by_name[name].mask_path):
+            with contextlib.suppress(OSError), open(path, "rb") as file:  # whoever loads it will say so
+                while block := file.read(2**20):
+                    digest.update(block)
+            digest.update(b"\0")
+        return digest.hexdigest()[:16]
+
+    return EvaluationSet(benchmark, str(root.resolve()), tuple(by_name), load, tuple(problems), source_hash)
 
 
 def demo_set(scenes: int = DEMO_SCENES, size: tuple[int, int] = DEMO_SIZE) -> EvaluationSet:

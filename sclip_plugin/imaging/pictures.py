@@ -1,35 +1,41 @@
-"""Pictures in any form to RGB, and the protocol's resizing."""
+"""Pictures in any form to RGB."""
 
 from __future__ import annotations
 
-import io
 import os
-from pathlib import Path
+import warnings
 from typing import IO, Union
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from ..errors import PictureError, PictureNotFoundError
+from ..errors import PictureError
+from .opening import Source, frames, opened, upright
 
 Picture = Union[str, "os.PathLike[str]", IO[bytes], Image.Image, np.ndarray, Tensor]
 
+_ROWS_AT_ONCE = 256
 
-def read_picture(source: Picture) -> Image.Image:
+
+def read_picture(source: Picture, *, paths: bool = True) -> Image.Image:
     """A picture as RGB, upright.
 
     Args:
         source: a path; an open binary file; a PIL picture of any mode; an array (H, W), (H, W, 1), (H, W, 3) or
             (H, W, 4); or a tensor (C, H, W) with as many channels. Arrays and tensors hold 0-255 (uint8), 0-65535
             (uint16) or 0-1 (floating point).
+        paths: whether text may name a file. A server that hands on what it was sent says False, so that nobody is
+            shown the server's own files.
 
-    EXIF orientation is honoured, 16-bit pictures are scaled to 8 bits, transparency is laid over white.
+    EXIF orientation is honoured, 16-bit pictures are scaled to 8 bits, transparency is laid over white. Of an animated
+    or multi-page file the first frame is taken, with a warning. Floating-point pictures (PIL's mode F) hold 0 to 1, or
+    0 to 255, or 0 to 65535, told apart by their highest value.
 
     Raises:
-        PictureError: not a picture, or of another shape.
-        PictureNotFoundError: no such file.
+        PictureError: not a picture, one with more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels, or of another shape. For
+            a path at which there is no file it is a PictureNotFoundError.
 
     Example:
         >>> import numpy as np
@@ -37,38 +43,43 @@ def read_picture(source: Picture) -> Image.Image:
         >>> read_picture(np.zeros((4, 6), dtype=np.uint16)).size
         (6, 4)
     """
-    if isinstance(source, Image.Image):
-        return _to_rgb(source)
     if isinstance(source, np.ndarray):
         return _to_rgb(_from_array(source))
     if isinstance(source, Tensor):
-        if source.dim() == 4 and len(source) == 1:
-            source = source[0]
-        if source.dim() == 3 and source.shape[0] in (1, 3, 4):
-            source = source.permute(1, 2, 0)
-        source = source.detach().cpu()
-        return _to_rgb(_from_array((source.float() if source.is_floating_point() else source).numpy()))
+        return _to_rgb(_from_array(_as_array(source)))
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        if not path.exists():
-            raise PictureNotFoundError(f"no such picture: {path}")
-        if path.is_dir():
-            raise PictureError(f"{path} is a folder; name the pictures in it, for instance {path / '*.jpg'}.")
-        name = str(path)
-    elif hasattr(source, "read"):
-        name = getattr(source, "name", type(source).__name__)
-    else:
+        if not paths:
+            raise PictureError("a path was given; expected a picture itself, since files are not to be read here.")
+    elif not isinstance(source, Image.Image) and not hasattr(source, "read"):
         raise PictureError(
             f"a picture was given as {type(source).__name__}; expected a path, an open file, a PIL picture, an array "
             "(H, W, 3) or a tensor (3, H, W)."
         )
+    with opened(source) as picture:
+        rgb = _to_rgb(picture)
+        if not isinstance(source, Image.Image):
+            _warn_of_frames(source, picture)
+        return rgb
+
+
+def _warn_of_frames(source: Source, picture: Image.Image) -> None:
+    """Say that of an animated or multi-page file the first frame is taken."""
+    count = frames(picture)
+    if count > 1:
+        name = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", "a picture")
+        warnings.warn(f"{name} has {count} frames; the first is taken.", stacklevel=3)
+
+
+def _as_array(tensor: Tensor) -> np.ndarray:
+    if tensor.dim() == 4 and len(tensor) == 1:
+        tensor = tensor[0]
+    if tensor.dim() == 3 and tensor.shape[0] in (1, 3, 4):
+        tensor = tensor.permute(1, 2, 0)
     try:
-        with Image.open(source) as picture:  # type: ignore[arg-type]
-            return _to_rgb(picture)
-    except Image.DecompressionBombError as error:
-        raise PictureError(f"{name}: {error}") from error
-    except (OSError, SyntaxError, ValueError, io.UnsupportedOperation) as error:
-        raise PictureError(f"{name} cannot be read as a picture: {error}") from error
+        tensor = tensor.detach().cpu()
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    except (RuntimeError, TypeError, NotImplementedError) as error:  # sparse, quantised, without data
+        raise PictureError(f"a tensor of {tensor.dtype}, {tensor.layout}, holds no pixels: {error}") from error
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -79,9 +90,11 @@ def _from_array(array: np.ndarray) -> Image.Image:
             f"a picture was given with shape {array.shape}; expected (H, W), (H, W, 3) or (H, W, 4) for an array, "
             "(3, H, W) for a tensor."
         )
-    if array.dtype == np.bool_:
+    if array.dtype.kind not in "buif":
+        raise PictureError(f"a picture was given as an array of {array.dtype}; expected numbers, such as uint8.")
+    if array.dtype.kind == "b":
         array = array * np.uint8(255)
-    elif np.issubdtype(array.dtype, np.floating):
+    elif array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
         if not (low >= -1e-3 and high <= 1 + 1e-3):
             raise PictureError(
@@ -89,7 +102,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
                 "Give 0-255 as uint8, and pictures before normalisation."
             )
         array = (array.clip(0, 1) * 255 + 0.5).astype(np.uint8)
-    elif array.dtype == np.uint16:
+    elif array.dtype.kind == "u" and array.dtype.itemsize == 2:
         array = (array >> 8).astype(np.uint8)
     elif array.dtype != np.uint8:
         low, high = int(array.min()), int(array.max())
@@ -100,16 +113,42 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
-    picture = ImageOps.exif_transpose(picture)
+    picture = upright(picture)
     if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture)
-        top = 255 if values.size and values.max() <= 255 and picture.mode != "I;16" else 65535
-        picture = Image.fromarray((values.astype(np.float32) * (255 / top)).clip(0, 255).astype(np.uint8))
+        picture = Image.fromarray(_eight_bits(picture))
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
+        return _over_white(picture)
+    rgb = picture.convert("RGB")
+    return rgb.copy() if rgb is picture else rgb  # a file's own pixels go with the file
+
+
+def _eight_bits(picture: Image.Image) -> np.ndarray:
+    """(H, W) uint8 of one channel of 16 or 32 bits."""
+    values = np.asarray(picture)
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 65535):
+        raise PictureError(
+            f"a picture of mode {picture.mode} holds values from {low:.6g} to {high:.6g}; expected 0 to 1, 0 to 255 or "
+            "0 to 65535 (signed and scientific data have to be scaled first)."
+        )
+    if picture.mode == "F" and high <= 1:
+        return (values * 255 + 0.5).astype(np.uint8)
+    sixteen = picture.mode.startswith("I;16") or (picture.format == "PNG" and picture.mode == "I")
+    top = 255 if high <= 255 and not sixteen else 65535
+    return (values.astype(np.float32) * (255 / top)).clip(0, 255).astype(np.uint8)
+
+
+def _over_white(picture: Image.Image) -> Image.Image:
+    """Some rows at a time: a large picture with transparency costs no three copies in four channels."""
+    picture.load()
+    width, height = picture.size
+    out = Image.new("RGB", picture.size)
+    for top in range(0, height, _ROWS_AT_ONCE):
+        rows = picture.crop((0, top, width, min(top + _ROWS_AT_ONCE, height)))
+        rows.info = picture.info
+        white = Image.new("RGBA", rows.size, "white")
+        out.paste(Image.alpha_composite(white, rows.convert("RGBA")).convert("RGB"), (0, top))
+    return out
 
 
 def to_tensor(picture: Image.Image) -> Tensor:

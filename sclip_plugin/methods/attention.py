@@ -6,6 +6,7 @@ In the comments, s = d^-1/2 and q, k, v are the last block's, per head.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +15,10 @@ from ..errors import SettingError
 from ..fields import field_of
 from .base import AttentionMethod
 from .registry import register_method
+
+if TYPE_CHECKING:
+    from ..towers.base import BlockInput
+    from ..towers.running import Context
 
 
 @register_method("vanilla")
@@ -24,7 +29,7 @@ class Vanilla(AttentionMethod):
     summary = "ordinary attention, the baseline"
     source = "CLIP, arXiv 2103.00020"
 
-    def similarities(self, block):
+    def similarities(self, block: BlockInput) -> list[tuple[Tensor, Tensor]]:
         return [(block.q, block.k)]
 
 
@@ -50,7 +55,7 @@ class CorrelativeSelfAttention(AttentionMethod):
                 "for instance projections=('q', 'k')."
             )
 
-    def similarities(self, block):
+    def similarities(self, block: BlockInput) -> list[tuple[Tensor, Tensor]]:
         return [(block.heads(r), block.heads(r)) for r in self.projections]
 
 
@@ -70,7 +75,7 @@ class MaskCLIP(_WithoutResidual):
     summary = "identity attention: each patch keeps its own value"
     source = "MaskCLIP, arXiv 2112.01071"
 
-    def attend(self, block, context):
+    def attend(self, block: BlockInput, context: Context) -> Tensor:
         return block.v
 
 
@@ -82,7 +87,7 @@ class KeyKey(_WithoutResidual):
     summary = "key-key attention, NACLIP without its Gaussian"
     source = "NACLIP's ablation, arXiv 2404.08181"
 
-    def similarities(self, block):
+    def similarities(self, block: BlockInput) -> list[tuple[Tensor, Tensor]]:
         return [(block.k, block.k)]
 
 
@@ -94,7 +99,7 @@ class ValueValue(_WithoutResidual):
     summary = "value-value attention"
     source = "CLIP Surgery, arXiv 2304.05653"
 
-    def similarities(self, block):
+    def similarities(self, block: BlockInput) -> list[tuple[Tensor, Tensor]]:
         return [(block.v, block.v)]
 
 
@@ -106,7 +111,7 @@ class ClearCLIP(_WithoutResidual):
     summary = "query-query attention without residual and FFN"
     source = "ClearCLIP, arXiv 2407.12442"
 
-    def similarities(self, block):
+    def similarities(self, block: BlockInput) -> list[tuple[Tensor, Tensor]]:
         return [(block.q, block.q)]
 
 
@@ -123,10 +128,10 @@ class NACLIP(_WithoutResidual):
     source = "NACLIP, arXiv 2404.08181"
     std: float = field_of(5.0, "σ of the Gaussian, in patches", above=0)
 
-    def similarities(self, block):
+    def similarities(self, block: BlockInput) -> list[tuple[Tensor, Tensor]]:
         return [(block.k, block.k)]
 
-    def bias(self, block, context):
+    def bias(self, block: BlockInput, context: Context) -> Tensor:
         return gaussian_neighbourhood(context.grid, self.std, context.prefix_tokens, like=block.k)
 
 

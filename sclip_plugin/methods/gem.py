@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..fields import field_of
 from .base import Method, PositionResize
 from .registry import register_method
+
+if TYPE_CHECKING:
+    from ..towers.base import BlockInput
+    from ..towers.running import Context
 
 
 @register_method("gem")
@@ -31,25 +38,25 @@ class GEM(Method):
     depth: int = field_of(7, "the second path runs through the last depth - 1 blocks", low=2)
     iterations: int = field_of(1, "how often the clusters are sharpened", low=0)
 
-    def taps(self, depth):
+    def taps(self, depth: int) -> tuple[int, ...]:
         return tuple(range(max(0, depth - self.depth + 1), depth - 1))
 
-    def __call__(self, block, context):
+    def __call__(self, block: BlockInput, context: Context) -> Tensor:
         blocks = [context.taps[index] for index in self.taps(context.depth)] + [block]
         t = blocks[0].tokens
         for b in blocks:
             t = t + b.out(self.self_self_attention(b))
         return t
 
-    def self_self_attention(self, block):
+    def self_self_attention(self, block: BlockInput) -> Tensor:
         """Mean over z of v, k, q of softmax(τ z zᵀ) v with z normalised and iterated: (B, H, T, d)."""
         # τ = s times the mean length of the ln1 output's tokens: one number per picture.
         tau = block.scale * block.x.norm(dim=-1).mean(dim=-1)[:, None, None, None]
 
-        def attend(z, values):  # softmax(τ z zᵀ) values
+        def attend(z: Tensor, values: Tensor) -> Tensor:  # softmax(τ z zᵀ) values
             return F.scaled_dot_product_attention(tau * z, z, values, scale=1.0)
 
-        total = 0
+        total = torch.zeros_like(block.v)
         for z in (block.v, block.k, block.q):
             for _ in range(self.iterations):
                 z = F.normalize(z, dim=-1)

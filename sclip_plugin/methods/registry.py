@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from ..errors import UnknownNameError
 from ..registry import Registry
 from .base import Method
 
+M = TypeVar("M", bound=Method)
+
 METHODS: Registry[type[Method]] = Registry("method", "sclip_plugin.methods")
 """Maps a name to a `Method` subclass: a frozen dataclass, called with its options as keywords."""
 
 
-def register_method(name: str, *, replace: bool = False, aliases: tuple[str, ...] = ()):
+def register_method(name: str, *, replace: bool = False, aliases: tuple[str, ...] = ()) -> Callable[[type[M]], type[M]]:
     """Class decorator: make a `Method` subclass available under ``name`` everywhere a method is named.
 
     A name that is taken is an error unless ``replace`` is set; ``aliases`` lead to the method too, and are not listed.
@@ -21,7 +24,7 @@ def register_method(name: str, *, replace: bool = False, aliases: tuple[str, ...
     An installed package can do the same with an entry point in the group ``sclip_plugin.methods``.
     For an example that runs, see `AttentionMethod`.
     """
-    return METHODS.register(name, replace=replace, aliases=aliases)
+    return METHODS.register(name, replace=replace, aliases=aliases)  # type: ignore[return-value]
 
 
 def list_methods() -> tuple[str, ...]:

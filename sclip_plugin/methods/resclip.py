@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,10 @@ from ..imaging.resampling import upsampled
 from .base import AttentionMethod, Method
 from .depth import at_depth
 from .registry import make_method, register_method
+
+if TYPE_CHECKING:
+    from ..towers.base import BlockInput
+    from ..towers.running import Context
 
 
 @register_method("resclip")
@@ -70,7 +74,7 @@ class ResCLIP(Method):
     def needs_text(self) -> bool:
         return self.sfr is not None
 
-    def bind(self, *, text, logit_scale, image_mean, image_std):
+    def bind(self, *, text: Tensor, logit_scale: float, image_mean: Tensor, image_std: Tensor) -> Method:
         if not self.needs_text:
             return self
         return dataclasses.replace(self, text=text, logit_scale=self.logit_scale or logit_scale)
@@ -78,14 +82,14 @@ class ResCLIP(Method):
     def rcs_taps(self, depth: int) -> tuple[int, ...]:
         return tuple(number - 1 for number in at_depth(self.rcs_blocks, depth)) if self.rcs else ()
 
-    def taps(self, depth):
+    def taps(self, depth: int) -> tuple[int, ...]:
         return tuple(sorted({*self.rcs_taps(depth), *cast(AttentionMethod, self.base).taps(depth)}))
 
-    def __call__(self, block, context):
+    def __call__(self, block: BlockInput, context: Context) -> Tensor:
         S = self.semantic_feedback(block, context) if self.sfr else None
         return self.tokens(block, context, S)
 
-    def tokens(self, block, context, S: Tensor | None) -> Tensor:
+    def tokens(self, block: BlockInput, context: Context, S: Tensor | None) -> Tensor:
         """Tokens after the block, with RCS if on and with SFR if S is given.
 
         All of it is fused attention, since RCS is linear in the maps: τ_r ((1-λ_r) A v + λ_r Ā v).
@@ -104,7 +108,7 @@ class ResCLIP(Method):
             attended = tau * ((1 - lam) * attended + lam * residual)
         return base.combine(block, block.out(attended))
 
-    def semantic_feedback(self, block, context) -> Tensor:
+    def semantic_feedback(self, block: BlockInput, context: Context) -> Tensor:
         """S from the labels of a first pass: (B, 1, P + N, P + N), in half precision."""
         if self.text is None:
             raise SettingError(
@@ -178,7 +182,7 @@ def same_label(labels: Tensor, delete_same_entity: bool) -> Tensor:
     return M / (M.sum(dim=-1, keepdim=True) + 1e-8)
 
 
-def chebyshev(h: int, w: int, device) -> Tensor:
+def chebyshev(h: int, w: int, device: torch.device) -> Tensor:
     """D = max(|Δrow|, |Δcol|) of all pairs of patches: (N, N), integers."""
     rows, columns = torch.arange(h, device=device), torch.arange(w, device=device)
     by_rows, by_columns = (rows[:, None] - rows).abs(), (columns[:, None] - columns).abs()
@@ -206,7 +210,7 @@ def line_leaves_label(labels: Tensor) -> Tensor:
     return leaves.transpose(2, 3).reshape(batch, h * w, h * w)
 
 
-def sample(size: int, step: int, steps: int, device) -> Tensor:
+def sample(size: int, step: int, steps: int, device: torch.device) -> Tensor:
     """a + (b - a) step / steps, rounded half to even, for all pairs (a, b) of 0 … size - 1: (size²), in integers."""
     a = torch.arange(size, device=device)
     numerator = (a[:, None] * steps + (a[None, :] - a[:, None]) * step).flatten()

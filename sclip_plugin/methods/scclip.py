@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,10 @@ from ..fields import field_of
 from .base import Method
 from .depth import at_depth
 from .registry import register_method
+
+if TYPE_CHECKING:
+    from ..towers.base import BlockInput
+    from ..towers.running import Context
 
 
 @register_method("scclip")
@@ -56,11 +61,11 @@ class SCCLIP(Method):
         (early,), (late,) = at_depth((self.early_layer,), depth), at_depth((self.late_layer,), depth)
         return early, late, at_depth(range(first, last + 1), depth)
 
-    def taps(self, depth):
+    def taps(self, depth: int) -> tuple[int, ...]:
         early, late, multi = self.levels(depth)
         return tuple(sorted({early, late, *multi}))  # what enters the block of index b is what left block b
 
-    def __call__(self, block, context):
+    def __call__(self, block: BlockInput, context: Context) -> Tensor:
         prefix, grid = context.prefix_tokens, context.grid
         early, late, multi = self.levels(context.depth)
         after = {b: context.taps[b].tokens for b in (early, late, *multi)}
@@ -77,7 +82,7 @@ class SCCLIP(Method):
         # The method defines no CLS of its own: the prefix is that of the ordinary block.
         return torch.cat([block.ordinary_rows(prefix).to(X.dtype), X], dim=1) if prefix else X
 
-    def attend(self, block, tokens: Tensor, G: Tensor) -> Tensor:
+    def attend(self, block: BlockInput, tokens: Tensor, G: Tensor) -> Tensor:
         """out(A v) + 0.3 c over the patches alone, A = ½ (softmax(3 (G - mean), negatives left out) + softmax(s k kᵀ)).
 
         Args:

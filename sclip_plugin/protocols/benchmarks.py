@@ -5,25 +5,31 @@ The files of the eight data sets lie in ``data/`` beside this module; a file of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-import yaml
-
 from ..errors import SclipError, unknown_name
+from ..reading import TextFileError, brief, load_yaml, read_text
 
 Classes = tuple[tuple[str, ...], ...]
 
 _FOLDER = Path(__file__).parent / "data"
 _REQUIRED = ("name", "images", "masks", "classes")
 _OPTIONAL = (
-    *("title", "folders", "split", "mask", "made_from", "resize_short_side"),
+    *("title", "pictures", "folders", "split", "mask", "made_from", "resize_short_side"),
     *("notes", "vocabularies", "presets", "published"),
 )
+# A benchmark's name is part of a folder's: nothing that leads elsewhere, and nothing that some system forbids.
+_NAME = re.compile(r"[^\W_][\w.+ -]{0,99}")
 _MASK_KEYS = ("reduce_zero_label", "ignore_index", "note")
+
+
+class BenchmarkNotFoundError(SclipError, FileNotFoundError):
+    """A benchmark file that does not exist."""
 
 
 class BenchmarkFileError(SclipError, ValueError):
@@ -46,6 +52,7 @@ class Benchmark:
     Fields:
         name: short name, as in ``sclip eval voc21``.
         title: its full name.
+        pictures: how many pictures the whole of it has; None where that is not known.
         classes: one tuple per class, holding the names (synonyms) that the text encoder sees; class 0 first.
         images: glob of the pictures, relative to the data set's root.
         masks: glob of the masks, with as many ``*`` as ``images``: what the stars stand for pairs picture and mask.
@@ -78,6 +85,7 @@ class Benchmark:
     made_from: tuple[str, ...] = ()
     made_by: str = ""
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    pictures: int | None = None
     published: tuple[PublishedFigure, ...] = ()
     notes: str = ""
     path: Path | None = None
@@ -126,7 +134,9 @@ def load_benchmark(name_or_path: str | Path) -> Benchmark:
     if isinstance(name_or_path, Path) or str(name_or_path).endswith((".yaml", ".yml")):
         path = Path(name_or_path)
         if not path.is_file():
-            raise FileNotFoundError(f"no benchmark file at '{path}'. Names that ship: {', '.join(list_benchmarks())}.")
+            raise BenchmarkNotFoundError(
+                f"no benchmark file at '{path}'. Names that ship: {', '.join(list_benchmarks())}."
+            )
         return _read(path)
     if name_or_path not in list_benchmarks():
         raise unknown_name("benchmark", name_or_path, list_benchmarks())
@@ -140,54 +150,64 @@ def _read_shipped(name: str) -> Benchmark:
 
 def _read(path: Path) -> Benchmark:
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise BenchmarkFileError(f"{path} is not YAML: {error}") from error
+        given = load_yaml(read_text(path), path)
+    except TextFileError as error:
+        raise BenchmarkFileError(str(error)) from error
     if not isinstance(given, dict):
         raise BenchmarkFileError(f"{path} holds {type(given).__name__}; expected keys such as {', '.join(_REQUIRED)}.")
     _check_keys(path, "", given, required=_REQUIRED, optional=_OPTIONAL)
-    mask = given.get("mask") or {}
+    mask = _mapping(path, "mask", given.get("mask"))
     _check_keys(path, "mask.", mask, optional=_MASK_KEYS)
-    made_from = given.get("made_from") or {}
+    made_from = _mapping(path, "made_from", given.get("made_from"))
     _check_keys(path, "made_from.", made_from, optional=("files", "command"))
 
     classes = _classes(path, "classes", given["classes"])
     vocabularies = {
-        name: _classes(path, f"vocabularies.{name}", names) for name, names in (given.get("vocabularies") or {}).items()
+        name: _classes(path, f"vocabularies.{name}", names)
+        for name, names in _mapping(path, "vocabularies", given.get("vocabularies")).items()
     }
     for name, names in vocabularies.items():
         if len(names) != len(classes):
             raise BenchmarkFileError(
                 f"{path}: vocabularies.{name} has {len(names)} classes, 'classes' has {len(classes)}; they must agree."
             )
-    images, masks = str(given["images"]), str(given["masks"])
+    name = _text(path, "name", given["name"])
+    if not _NAME.fullmatch(name) or name.rstrip(". ") != name:
+        raise BenchmarkFileError(
+            f"{path}: the name {brief(name)} cannot be a folder's; expected letters, digits, '.', '-', '_', such as "
+            "'my-roads'."
+        )
+    images, masks = _below(path, "images", given["images"]), _below(path, "masks", given["masks"])
     if images.count("*") != masks.count("*") or "*" not in images:
         raise BenchmarkFileError(
-            f"{path}: images '{images}' and masks '{masks}' must have the same number of stars, one at least: "
-            "what a star stands for pairs a picture with its mask."
+            f"{path}: images {brief(images)} and masks {brief(masks)} must have the same number of stars, one at least:"
+            " what a star stands for pairs a picture with its mask."
         )
+    for pattern in (images, masks):
+        if "**" in pattern or "?" in pattern or "[" in pattern:
+            raise BenchmarkFileError(f"{path}: {brief(pattern)}: expected single stars, no other wildcards.")
+    split = given.get("split")
+    pictures = given.get("pictures")
+    presets = _mapping(path, "presets", given.get("presets"))
     benchmark = Benchmark(
-        name=str(given["name"]),
-        title=str(given.get("title", given["name"])),
+        name=name,
+        title=_text(path, "title", given.get("title", name)),
         classes=classes,
         images=images,
         masks=masks,
-        folders=tuple(given.get("folders") or ()),
-        split=given.get("split"),
-        reduce_zero_label=bool(mask.get("reduce_zero_label", False)),
-        ignore_index=int(mask.get("ignore_index", 255)),
-        mask_note=str(mask.get("note", "")),
-        resize_short_side=int(given.get("resize_short_side", 336)),
+        folders=tuple(_below(path, "folders", folder) for folder in _list(path, "folders", given.get("folders"))),
+        split=None if split is None else _below(path, "split", split),
+        reduce_zero_label=_flag(path, "mask.reduce_zero_label", mask.get("reduce_zero_label", False)),
+        ignore_index=_integer(path, "mask.ignore_index", mask.get("ignore_index", 255), -(2**31), 2**31 - 1),
+        mask_note=_text(path, "mask.note", mask.get("note", "")),
+        resize_short_side=_integer(path, "resize_short_side", given.get("resize_short_side", 336), 0, 2**16),
         vocabularies=vocabularies,
-        made_from=tuple(made_from.get("files", ())),
-        made_by=str(made_from.get("command", "")),
-        presets=given.get("presets") or {},
-        published=tuple(
-            PublishedFigure(str(method), float(miou), str(group["source"]))
-            for group in given.get("published") or ()
-            for method, miou in group["miou"].items()
-        ),
-        notes=str(given.get("notes", "")),
+        made_from=tuple(_below(path, "made_from.files", f) for f in _list(path, "files", made_from.get("files"))),
+        made_by=_text(path, "made_from.command", made_from.get("command", "")),
+        presets={key: _preset(path, f"presets.{key}", preset) for key, preset in presets.items()},
+        pictures=None if pictures is None else _integer(path, "pictures", pictures, 1, 2**31 - 1),
+        published=tuple(_published(path, given.get("published"))),
+        notes=_text(path, "notes", given.get("notes", "")),
         path=path,
     )
     if 0 <= benchmark.ignore_index < benchmark.num_classes:
@@ -198,27 +218,95 @@ def _read(path: Path) -> Benchmark:
     return benchmark
 
 
-def _check_keys(path: Path, prefix: str, given: Mapping, *, required=(), optional=()) -> None:
+def _preset(path: Path, key: str, given: Any) -> Mapping[str, Any]:
+    """Settings by name; what they may be is for `Settings` to say, when the preset is asked for."""
+    preset = _mapping(path, key, given)
+    for name in {"method", "vocabulary", "published_as"} & set(preset):
+        _text(path, f"{key}.{name}", preset[name])
+    return preset
+
+
+def _published(path: Path, given: Any) -> list[PublishedFigure]:
+    figures = []
+    for group in _list(path, "published", given):
+        _check_keys(path, "published.", group, required=("source", "miou"))
+        for method, miou in _mapping(path, "published.miou", group["miou"]).items():
+            if isinstance(miou, bool) or not isinstance(miou, (int, float)):
+                raise _wrong(path, f"published.miou.{method}", miou, "a number")
+            figures.append(PublishedFigure(str(method), float(miou), _text(path, "published.source", group["source"])))
+    return figures
+
+
+def _wrong(path: Path, key: str, value: Any, expected: str) -> BenchmarkFileError:
+    return BenchmarkFileError(f"{path}: '{key:.80}' is {brief(value)}; expected {expected}.")
+
+
+def _mapping(path: Path, key: str, value: Any) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise _wrong(path, key, value, "keys and values, the keys text")
+    return value
+
+
+def _list(path: Path, key: str, value: Any) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise _wrong(path, key, value, "a list")
+    return value
+
+
+def _text(path: Path, key: str, value: Any) -> str:
+    if not isinstance(value, str) or len(value) > 2000:
+        raise _wrong(path, key, value, "a text of 2000 characters at most")
+    return value
+
+
+def _flag(path: Path, key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(path, key, value, "true or false")
+    return value
+
+
+def _integer(path: Path, key: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise _wrong(path, key, value, f"a whole number from {low} to {high}")
+    return value
+
+
+def _below(path: Path, key: str, value: Any) -> str:
+    """A path or pattern within the data set's folder."""
+    text = _text(path, key, value)
+    windows = PureWindowsPath(text)
+    parts = {*PurePosixPath(text).parts, *windows.parts}
+    if not text.strip() or "\0" in text or ".." in parts or text.startswith("/") or windows.drive or windows.root:
+        raise _wrong(path, key, value, "a path within the data set's folder, such as 'JPEGImages/*.jpg'")
+    return text
+
+
+def _check_keys(path: Path, prefix: str, given: Any, *, required=(), optional=()) -> None:
     if not isinstance(given, Mapping):
-        raise BenchmarkFileError(f"{path}: '{prefix.rstrip('.')}' must hold keys and values, not {given!r}.")
+        raise BenchmarkFileError(f"{path}: '{prefix.rstrip('.')}' must hold keys and values, not {brief(given)}.")
     missing = [key for key in required if key not in given]
     if missing:
         raise BenchmarkFileError(f"{path} lacks {', '.join(missing)}; required: {', '.join(required)}.")
     for key in given:
         if key not in required and key not in optional:
             kind = f"key of '{prefix.rstrip('.')}'" if prefix else "key"
-            raise BenchmarkFileError(f"{path}: {unknown_name(kind, key, (*required, *optional))}")
+            shown = key if isinstance(key, str) and len(key) <= 60 else brief(key)
+            raise BenchmarkFileError(f"{path}: {unknown_name(kind, shown, (*required, *optional))}")
 
 
 def _classes(path: Path, key: str, given: Any) -> Classes:
     """A list of names, where a list in place of a name holds synonyms."""
     if not isinstance(given, list) or not given:
-        raise BenchmarkFileError(f"{path}: '{key}' must be a list of class names, one at least.")
+        raise BenchmarkFileError(f"{path}: '{key:.80}' must be a list of class names, one at least.")
     classes = tuple(tuple(names) if isinstance(names, list) else (names,) for names in given)
     for position, names in enumerate(classes):
         if not names or not all(isinstance(name, str) and name.strip() for name in names):
             raise BenchmarkFileError(
-                f"{path}: class {position} of '{key}' is {given[position]!r}; expected a name, or a list of names. "
-                "Names that YAML reads as something else (yes, no, on, numbers) need quotes."
+                f"{path}: class {position} of '{key:.80}' is {brief(given[position])}; expected a name, or a list of "
+                "names. Names that YAML reads as something else (yes, no, on, numbers) need quotes."
             )
     return classes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,13 +16,15 @@ from torch import Tensor
 
 from ..draw import overlay as drawing
 from ..errors import unknown_name
-from ..files import save_image, save_json
+from ..files import atomic_path, locked_folder, save_json
 from ..settings import Settings
 from ..text.labels import Vocabulary
+from . import results
 from .windows import LogitMap
 
 UNLABELLED = -1
 SCORES_LIMIT = 2**26
+PIXELS_AT_ONCE = 2**22
 
 
 @dataclass
@@ -54,7 +57,7 @@ class Segmentation:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
-        return self.label_map.shape  # type: ignore[return-value]
+        return self.label_map.shape
 
     @cached_property
     def scores(self) -> np.ndarray:
@@ -91,7 +94,7 @@ class Segmentation:
 
     def areas(self) -> dict[str, float]:
         """The share of the picture that each label covers, 0 to 1; unlabelled pixels are in none."""
-        counts = np.bincount(self.label_map.ravel() + 1, minlength=len(self.labels) + 1)[1:]
+        counts = _counts(self.label_map, len(self.labels))[1:]
         return {label: int(count) / self.label_map.size for label, count in zip(self.labels, counts, strict=True)}
 
     def mean_scores(self) -> dict[str, float]:
@@ -136,29 +139,53 @@ class Segmentation:
             "settings": self.settings,
         }
 
-    def save(self, folder: str | Path, stem: str = "segmentation", *, heatmaps: bool = False) -> dict[str, Path]:
-        """Write the overlay, the label map, the JSON, and on request a heat map of every label; each atomically.
+    def save(
+        self,
+        folder: str | Path,
+        stem: str = "segmentation",
+        *,
+        heatmaps: bool = False,
+        opacity: float = 0.55,
+        source: dict[str, Any] | None = None,
+    ) -> dict[str, Path]:
+        """Write the overlay, the label map, the JSON, and on request a heat map of every label.
+
+        All pictures are made before anything is replaced. Then the JSON of an earlier result goes first and the new one
+        comes last: where a JSON lies, all that it names is there and belongs to it, whenever a process is killed and
+        however many write into the folder.
 
         Args:
             folder: made where it is missing.
-            stem: the files are ``STEM.overlay.png``, ``STEM.labels.png``, ``STEM.heatmap.LABEL.png``, ``STEM.json``.
+            stem: the files are ``STEM.overlay.png``, ``STEM.labels.png``, ``STEM.json``, and
+                ``STEM.heatmap.INDEX-NAME.png`` with a label's index and as much of the label as a file name can hold.
+                The JSON says which is which.
+            opacity: of the overlay's colours, 0 to 1.
+            source: what the picture was, for the JSON; see `results.source_of`.
 
         Returns:
             What was written, by kind: ``"overlay"``, ``"labels"``, ``"json"``, ``"heatmap.LABEL"``.
+
+        Raises:
+            OSError: the folder can't be written. What lay there is left as it was.
         """
         folder = Path(folder)
-        pictures: dict[str, Callable[[], Image.Image]] = {"overlay": self.overlay, "labels": self.palette_png}
-        if heatmaps:
-            for label in self.labels:
-                pictures[f"heatmap.{label}"] = lambda label=label: self.heatmap(label)  # type: ignore[misc]
-        paths = {}
-        for kind, draw in pictures.items():
-            safe = "".join(c if c.isalnum() or c in "._- " else "_" for c in kind)
-            paths[kind] = folder / f"{stem}.{safe}.png"
-            save_image(draw(), paths[kind])
-        # The JSON comes last: where it lies, all the rest does too.
+        draw: dict[str, Callable[[], Image.Image]] = {
+            "overlay": lambda: self.overlay(opacity=opacity),
+            "labels": self.palette_png,
+        }
+        names = results.file_names(stem, self.labels, heatmaps)
+        paths = {kind: folder / name for kind, name in names.items()}
         paths["json"] = folder / f"{stem}.json"
-        save_json(self.to_dict(), paths["json"])
+        with contextlib.ExitStack() as lent:
+            for kind in names:
+                picture = draw[kind]() if kind in draw else self.heatmap(kind.removeprefix("heatmap."))
+                picture.save(lent.enter_context(atomic_path(paths[kind])), "PNG", pnginfo=results.png_info())
+            files = {kind: paths[kind].name for kind in names}
+            content = {**self.to_dict(), **({"source": source} if source else {}), "files": files}
+            with locked_folder(paths["json"].parent):
+                results.retire(folder, stem, list(names.values()))
+                lent.close()  # now the new pictures take their places
+                save_json(content, paths["json"])
         return paths
 
     def _index(self, label: str) -> int:
@@ -170,6 +197,18 @@ class Segmentation:
         if self.picture is not None:
             return self.picture
         return Image.new("RGB", self.size[::-1], "white")
+
+
+def _counts(label_map: np.ndarray, classes: int) -> np.ndarray:
+    """(classes + 1,) pixels of no label, then of each class.
+
+    numpy counts in eight bytes a pixel, so a part is counted at a time.
+    """
+    counts = np.zeros(classes + 1, dtype=np.int64)
+    pixels = label_map.reshape(-1)
+    for start in range(0, len(pixels), PIXELS_AT_ONCE):
+        counts += np.bincount(pixels[start : start + PIXELS_AT_ONCE] + 1, minlength=classes + 1)
+    return counts
 
 
 def class_scores(tile: Tensor, vocabulary: Vocabulary, settings: Settings, dropped: frozenset[int]) -> Tensor:
@@ -189,7 +228,7 @@ def decide(logits: LogitMap, vocabulary: Vocabulary, settings: Settings) -> tupl
     label_map = _argmax(logits, vocabulary, settings, frozenset())
     dropped: frozenset[int] = frozenset()
     if settings.area_threshold is not None:
-        areas = np.bincount(label_map.ravel(), minlength=len(vocabulary.labels))[1:]
+        areas = _counts(label_map, len(vocabulary.labels))[2:]
         if areas.sum():
             small = np.flatnonzero(~(areas > settings.area_threshold * areas.sum())) + 1
             dropped = frozenset(int(index) for index in small)

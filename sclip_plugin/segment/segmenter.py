@@ -1,7 +1,8 @@
 """Words and a picture in, masks out: the segmenter.
 
 A picture is resized, cut into windows, and the windows of one or several pictures go through the tower as batches. Each
-window leaves only its patch scores, (h, w, names), which `windows.LogitMap` turns into pixels when they are needed.
+window leaves only what is kept of its patches: their scores, (h, w, names), which `windows.LogitMap` turns into pixels
+when they are needed, or their features, which an `Encoded` is asked about later.
 """
 
 from __future__ import annotations
@@ -9,55 +10,39 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections import deque
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, get_args, overload
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 from ..defaults import CLIP_MEAN, CLIP_STD
-from ..dense import dense_features
-from ..device import Budget, without_autocast
-from ..device import budget as budget_of
-from ..errors import ArgumentTypeError, LabelError, NotFiniteError, PictureError
+from ..device import Budget
+from ..errors import ArgumentTypeError, LabelError, PictureError, SettingError
 from ..fingerprint import fingerprint
 from ..imaging.pictures import Picture, read_picture, to_tensor
 from ..imaging.refine import refine_pixels
 from ..imaging.resampling import normalise, resize, target_size
-from ..methods import Method
 from ..protocols import load_benchmark, load_preset
 from ..settings import Settings
 from ..text.bank import TextBank
 from ..text.labels import Labels, Vocabulary, parse_labels
 from ..text.towers import find_text_tower
 from ..towers import find_tower
+from .encoded import Encoded
+from .running import Prepared, Seen, WindowRunner
 from .segmentation import Segmentation, decide
-from .windows import LogitMap, WindowPlan
+from .windows import LogitMap
 
-PICTURES_AT_ONCE = 16
+OnError = Literal["raise", "return", "skip"]
+
 REFINED_PIXELS = 2**22
 REFINED_VALUES = 2**29
-
-Prepared = tuple[Image.Image | None, Tensor, tuple[int, int]]
-"""A picture (None where only its pixels are known), its pixels (3, H, W) as the tower shall see them, and the size
-(height, width) of its label map."""
-
-
-@dataclass
-class _Job:
-    """A picture on its way through the tower."""
-
-    picture: Image.Image | None
-    pixels: Tensor
-    output_size: tuple[int, int]
-    plan: WindowPlan
-    logits: Tensor
-    waiting: int
 
 
 class Segmenter:
@@ -74,6 +59,7 @@ class Segmenter:
         cache_dir: of the text bank; None for the user's cache folder, False for none.
         budget: how much is computed at once, for whoever runs out of memory; what suits the device where None, see
             `sclip_plugin.device.Budget`.
+        paths: False refuses text and paths as pictures, so that a server opens no file that a visitor names.
         **changes: fields of `Settings` and options of the method that differ.
 
     Raises:
@@ -103,6 +89,7 @@ class Segmenter:
         settings: Settings | None = None,
         cache_dir: str | Path | None | bool = None,
         budget: Budget | None = None,
+        paths: bool = True,
         **changes: Any,
     ) -> None:
         self.model = model.eval()
@@ -112,13 +99,14 @@ class Segmenter:
         self._mean = torch.tensor(image_mean or CLIP_MEAN)
         self._std = torch.tensor(image_std or CLIP_STD)
         self.budget = budget
+        self.paths = paths
+        self._runner = WindowRunner(self.tower, self._mean, self._std, budget)
         self._preset_labels: dict[str, tuple[str, ...]] | None = None
         native = self.tower.native_grid[0] * self.tower.patch_size[0]
         defaults = Settings(resize_short_side=native * 3 // 2, window=native)
         if preset is not None:
             defaults, self._preset_labels = _from_preset(preset)
         self.settings = _chosen(defaults, settings, changes)
-        self._vocabulary(None, self.settings, needed=False)  # says a background that the preset has too
 
     @property
     def vocabulary(self) -> Vocabulary | None:
@@ -128,7 +116,7 @@ class Segmenter:
     @property
     def device(self) -> torch.device:
         """Where the model is; whoever holds it may move it at any time."""
-        return next(self.tower.trunk.parameters()).device
+        return self._runner.device
 
     @property
     def dtype(self) -> str:
@@ -147,10 +135,8 @@ class Segmenter:
         """
         chosen = _chosen(self.settings, settings, changes)
         vocabulary = self._vocabulary(labels, chosen)
-        said = [
-            self.weights(), chosen.identity(), self._mean.tolist(), self._std.tolist(),
-            vocabulary.labels, vocabulary.names, vocabulary.class_of_name,
-        ]  # fmt: skip
+        pixels = [self._mean.tolist(), self._std.tolist()]
+        said = [self.weights(), chosen.identity(), pixels, vocabulary.identity()]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
     @classmethod
@@ -189,10 +175,24 @@ class Segmenter:
     ) -> Segmentation: ...
     @overload
     def __call__(
-        self, picture: list | tuple, labels: Labels | None = None, settings: Settings | None = None, **changes: Any
+        self,
+        picture: list[Any] | tuple[Any, ...],
+        labels: Labels | None = None,
+        settings: Settings | None = None,
+        *,
+        on_error: OnError = "raise",
+        **changes: Any,
     ) -> list[Segmentation]: ...
 
-    def __call__(self, picture, labels=None, settings=None, **changes):
+    def __call__(
+        self,
+        picture: Any,
+        labels: Any = None,
+        settings: Settings | None = None,
+        *,
+        on_error: OnError = "raise",
+        **changes: Any,
+    ) -> Any:
         """Segment one picture, or a list of them.
 
         Args:
@@ -200,6 +200,8 @@ class Segmenter:
             labels: names; a list in the list names synonyms of one class; a dict maps a label to its synonyms. None for
                 the preset's.
             settings: for this call, in place of the segmenter's own.
+            on_error: of a list, what becomes of a picture that can't be read: ``"raise"`` ends the call, ``"return"``
+                gives the `PictureError` in the place of its result, ``"skip"`` leaves it out.
             **changes: fields of `Settings` and options of the method that differ, for this call.
 
         Returns:
@@ -210,7 +212,7 @@ class Segmenter:
             PictureError, FileNotFoundError: a picture that can't be read.
         """
         if isinstance(picture, (list, tuple)):
-            return list(self.stream(picture, labels, settings, **changes))
+            return list(self.stream(picture, labels, settings, on_error=on_error, **changes))
         return next(self.stream([picture], labels, settings, **changes))
 
     def stream(
@@ -218,6 +220,8 @@ class Segmenter:
         pictures: Iterable[Picture],
         labels: Labels | None = None,
         settings: Settings | None = None,
+        *,
+        on_error: OnError = "raise",
         **changes: Any,
     ) -> Iterator[Segmentation]:
         """Segment pictures one after the other as they are needed; windows of several share batches.
@@ -227,8 +231,22 @@ class Segmenter:
         """
         chosen = _chosen(self.settings, settings, changes)
         vocabulary = self._vocabulary(labels, chosen)
-        prepared = (self._prepared(picture, chosen, self.device) for picture in pictures)
-        return self._run(prepared, vocabulary, chosen)
+        if on_error not in get_args(OnError):
+            raise SettingError(f"on_error={on_error!r}; expected {' or '.join(map(repr, get_args(OnError)))}.")
+        return self._run(self._read(pictures, chosen, on_error), vocabulary, chosen)
+
+    def _read(self, pictures: Iterable[Picture], settings: Settings, on_error: OnError) -> Iterator[Any]:
+        """Pictures prepared as they are needed; those that can't be read as ``on_error`` says."""
+        for picture in pictures:
+            try:
+                prepared = self._prepared(picture, settings, self.device)
+            except PictureError as error:
+                if on_error == "raise":
+                    raise
+                if on_error == "return":
+                    yield error
+            else:
+                yield prepared
 
     def prepare(self, picture: Picture, settings: Settings | None = None, **changes: Any) -> Prepared:
         """The part of a call that comes before the model: read and resize. A worker process may do it."""
@@ -269,14 +287,14 @@ class Segmenter:
         """The classes and names of labels, and the names' unit embeddings (K, D) float32."""
         chosen = _chosen(self.settings, settings, changes)
         vocabulary = self._vocabulary(labels, chosen)
-        return vocabulary, self.text_bank.embed(vocabulary.names, chosen.templates)
+        return vocabulary, self.text_bank.embed_vocabulary(vocabulary, chosen.templates)
 
     @overload
     def _vocabulary(self, labels: Labels | None, settings: Settings) -> Vocabulary: ...
     @overload
     def _vocabulary(self, labels: Labels | None, settings: Settings, needed: bool) -> Vocabulary | None: ...
 
-    def _vocabulary(self, labels, settings, needed=True):
+    def _vocabulary(self, labels: Any, settings: Settings, needed: bool = True) -> Vocabulary | None:
         labels = self._preset_labels if labels is None else labels
         if labels is not None:
             return parse_labels(labels, settings.background)
@@ -285,7 +303,7 @@ class Segmenter:
         return None
 
     def _prepared(self, picture: Picture, settings: Settings, device: torch.device) -> Prepared:
-        rgb = read_picture(picture)
+        rgb = read_picture(picture, paths=self.paths)
         pixels = to_tensor(rgb).to(device)
         size = (pixels.shape[-2], pixels.shape[-1])
         short = settings.resize_short_side
@@ -294,68 +312,92 @@ class Segmenter:
         patch = self.tower.patch_size
         return rgb, resize(pixels, (max(target[0], patch[0]), max(target[1], patch[1]))), size
 
+    def encode(
+        self,
+        picture: Any,
+        settings: Settings | None = None,
+        *,
+        dtype: torch.dtype = torch.float16,
+        **changes: Any,
+    ) -> Any:
+        """Look at pictures once, to ask about them many times.
+
+        Args:
+            picture: as for a call; a list of them, or any other iterable.
+            settings, changes: as for a call.
+            dtype: in which the features are kept. In half precision a few pixels of a label map may differ from those
+                of a call; in ``torch.float32`` none does.
+
+        Returns:
+            An `Encoded`; a list of them for a list; for another iterable an iterator, which reads as it is asked.
+
+        Raises:
+            SettingError: the method's features depend on the words.
+            PictureError: a picture that can't be read.
+        """
+        chosen = _chosen(self.settings, settings, changes)
+        method = chosen.make_method()
+        if method.needs_text:
+            raise SettingError(
+                f"what {chosen.method_name} computes depends on the words, with these options, so a picture can't be "
+                "looked at before them: segment it directly"
+                + (", or pass sfr=None." if hasattr(method, "sfr") else ".")
+            )
+        one = isinstance(picture, (str, os.PathLike, Image.Image, np.ndarray, Tensor)) or hasattr(picture, "read")
+        prepared = (self._prepared(p, chosen, self.device) for p in ([picture] if one else picture))
+        encoded = self._encoded(prepared, chosen, dtype)
+        return next(encoded) if one else list(encoded) if isinstance(picture, (list, tuple)) else encoded
+
+    def vector_of(self, picture: Picture, mask: np.ndarray | Tensor, **changes: Any) -> Tensor:
+        """The mean feature of a region, (D,), to segment by example: ``labels={"this": seg.vector_of(picture, mask)}``.
+
+        Arguments as for `encode` and `Encoded.vector_of`.
+        """
+        return self.encode(picture, **changes).vector_of(mask)
+
+    @torch.inference_mode()
+    def _encoded(self, pictures: Iterable[Prepared], settings: Settings, dtype: torch.dtype) -> Iterator[Encoded]:
+        method = settings.make_method()
+        for seen in self._runner.run(pictures, method, settings, lambda features: features.to(dtype)):
+            assert not isinstance(seen, PictureError), "encode reads with on_error='raise'"
+            pixels = seen.pixels if seen.picture is None else None
+            yield Encoded(self, settings, seen.kept, seen.plan, seen.output_size, seen.picture, pixels)
+
+    @torch.inference_mode()
+    def _answer(self, encoded: Encoded, labels: Labels | None, settings: Settings) -> Segmentation:
+        vocabulary = self._vocabulary(labels, settings)
+        text = self.text_bank.embed_vocabulary(vocabulary, settings.templates)
+        pixels = encoded.pixels
+        if settings.pamr_steps and pixels is None:
+            if encoded.picture is None:
+                raise SettingError(
+                    "refinement looks at the picture, which an encoded picture read from a file does not have; "
+                    "expected Encoded.load(path, segmenter, picture=...)."
+                )
+            pixels = self._prepared(encoded.picture, settings, self.device)[1]
+        scores: Any = (encoded.picture, pixels, encoded.size, encoded.plan, encoded._cosines(text))
+        seen = Seen(*scores)
+        return self._decided(seen, vocabulary, settings)
+
     @torch.inference_mode()
     def _run(self, pictures: Iterable[Prepared], vocabulary: Vocabulary, settings: Settings) -> Iterator[Segmentation]:
-        text = self.text_bank.embed(vocabulary.names, settings.templates)
+        """`encode` and `Encoded.segment` in one: the words are known, so a window leaves only its patches' scores."""
+        text = self.text_bank.embed_vocabulary(vocabulary, settings.templates)
         method = settings.make_method().bind(
             text=text, logit_scale=settings.logit_scale, image_mean=self._mean, image_std=self._std
         )
-        jobs: deque[_Job] = deque()
-        windows: deque[tuple[_Job, int, tuple[int, int]]] = deque()
-        for picture, pixels, output_size in pictures:
-            if min(pixels.shape[-2:]) < max(self.tower.patch_size):
-                raise PictureError(
-                    f"pixels of shape {tuple(pixels.shape)} are smaller than a patch {self.tower.patch_size}."
-                )
-            size = (pixels.shape[-2], pixels.shape[-1])
-            plan = WindowPlan.of(size, settings.window, settings.window_stride, self.tower.patch_size)
-            jobs.append(_Job(picture, pixels, output_size, plan, plan.empty_logits(len(text), text), len(plan)))
-            windows.extend((jobs[-1], index, box) for index, box in enumerate(plan.boxes()))
-            while windows and (
-                len(windows) >= self._windows_at_once(windows[0][0].plan) or len(jobs) >= PICTURES_AT_ONCE
-            ):
-                self._run_batch(windows, method, text)
-            while jobs and not jobs[0].waiting:
-                yield self._finish(jobs.popleft(), vocabulary, settings)
-        while jobs:
-            while jobs[0].waiting:
-                self._run_batch(windows, method, text)
-            yield self._finish(jobs.popleft(), vocabulary, settings)
+        for seen in self._runner.run(pictures, method, settings, lambda features: features @ text.T):
+            yield seen if isinstance(seen, PictureError) else self._decided(seen, vocabulary, settings)  # type: ignore[misc]
 
-    def _windows_at_once(self, plan: WindowPlan) -> int:
-        tokens = plan.patches[0] * plan.patches[1] + self.tower.prefix_tokens
-        return max(1, (self.budget or budget_of(self.device)).tokens // tokens)
-
-    def _run_batch(self, windows: deque[tuple[_Job, int, tuple[int, int]]], method: Method, text: Tensor) -> None:
-        """Take the first windows of one size through the tower, and put their scores into their pictures' places."""
-        batch = [windows.popleft()]
-        plan = batch[0][0].plan
-        at_once = self._windows_at_once(plan)
-        while windows and len(batch) < at_once and windows[0][0].plan.window == plan.window:
-            batch.append(windows.popleft())
-        pixels = torch.stack([job.plan.cut(job.pixels, *box) for job, _, box in batch]).to(self.device)
-        features = dense_features(self.tower, normalise(pixels, self._mean, self._std), method, allow_remainder=True)
-        # Cosine of every patch with every name: (B, h w, D) by (K, D).
-        with without_autocast(self.device):
-            logits = F.normalize(features.flatten(2).float(), dim=1).transpose(1, 2) @ text.T
-        for (job, index, _), scores in zip(batch, logits, strict=True):
-            job.plan.place(job.logits, index).copy_(scores.unflatten(0, plan.patches))
-            job.waiting -= 1
-
-    def _finish(self, job: _Job, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
-        if not torch.isfinite(job.logits).all():
-            raise NotFiniteError(
-                f"the model's features are not numbers (NaN or infinite), with weights in {self.dtype} and method "
-                f"{settings.method_name}. In half precision that is an overflow: load the model in float32 or bfloat16."
-            )
-        logits = dataclasses.replace(job.plan.stitched(job.logits, job.output_size), limits=self.budget)
+    def _decided(self, seen: Seen, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
+        logits = dataclasses.replace(seen.plan.stitched(seen.kept, seen.output_size), limits=self.budget)
         if settings.pamr_steps:
-            logits = self._refined(logits, job.pixels, settings)
+            logits = self._refined(logits, seen.pixels, settings)
         label_map, dropped = decide(logits, vocabulary, settings)
         return Segmentation(
             labels=vocabulary.labels,
             label_map=label_map,
-            picture=job.picture,
+            picture=seen.picture,
             settings={**settings.plain(), "identity": settings.identity()},
             _logits=logits,
             _vocabulary=vocabulary,

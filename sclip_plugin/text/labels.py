@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files as package_files
+from typing import TYPE_CHECKING, Any
 
 from ..errors import LabelError, UnknownNameError
 
-Labels = Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str]] | str
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    Labels = Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str] | Tensor | np.ndarray] | str
+else:
+    Labels = Any
 
 BACKGROUND = "background"
 
@@ -45,12 +53,12 @@ def parse_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
         return imagenet_templates()
     if templates == "plain":
         return ("a photo of a {}.",)
-    given = (templates,) if isinstance(templates, str) else tuple(templates)
+    given = tuple(templates) if isinstance(templates, (list, tuple)) else (templates,)
     for template in given or ("",):
         if not isinstance(template, str) or template.count("{}") != 1:
             raise UnknownNameError(
-                f"{template!r} is not a prompt template: expected 'imagenet', 'plain', or texts with one {{}} for the "
-                "name, such as 'a photo of a {}.'."
+                f"{template!r:.200} is not a prompt template: expected 'imagenet', 'plain', or texts with one {{}} "
+                "for the name, such as 'a photo of a {}.'."
             )
     return tuple(dict.fromkeys(given))
 
@@ -63,11 +71,18 @@ class Vocabulary:
         labels: one name a class, for people.
         names: all distinct names, each embedded once.
         class_of_name: (len(names),) class index of each name.
+        vectors: the names that are given as vectors instead of words: their index, and a unit vector (D,) float32.
     """
 
     labels: tuple[str, ...]
     names: tuple[str, ...]
     class_of_name: tuple[int, ...]
+    vectors: tuple[tuple[int, Any], ...] = field(default=(), compare=False, repr=False)
+
+    def identity(self) -> list[Any]:
+        """All that the classes are made of, as values that JSON holds."""
+        vectors = [[index, hashlib.sha256(vector.tobytes()).hexdigest()] for index, vector in self.vectors]
+        return [self.labels, self.names, self.class_of_name, vectors]
 
 
 def parse_labels(labels: Labels, background: bool = False) -> Vocabulary:
@@ -75,22 +90,31 @@ def parse_labels(labels: Labels, background: bool = False) -> Vocabulary:
 
     Args:
         labels: a list of names, in which a list stands for one class with its synonyms (the first is shown); a dict of
-            label to synonyms; or a string with names between commas.
+            label to synonyms; or a string with names between commas. In a dict a class may be given as a vector
+            instead of words: a tensor or an array, (D,) or (n, D), in the space that the model shares with text.
         background: add SCLIP's background vocabulary as one more class, named ``"background"``, at the end.
 
     Raises:
-        LabelError: no labels, an empty or non-text name, or a label given twice.
+        LabelError: no labels, an empty or non-text name, a label given twice, or a vector that is none.
 
     Example:
         >>> from sclip_plugin.text.labels import parse_labels
         >>> parse_labels(["cat", ["sofa", "couch"]])
         Vocabulary(labels=('cat', 'sofa'), names=('cat', 'sofa', 'couch'), class_of_name=(0, 1, 1))
     """
+    vectors: dict[str, Any] = {}
     wanted = "expected a list of names such as ['cat', 'dog'], where a list inside names synonyms of one class"
     if isinstance(labels, str):
         labels = [part for part in labels.split(",")]
     if isinstance(labels, Mapping):
-        classes = [(label, [names] if isinstance(names, str) else list(names)) for label, names in labels.items()]
+        vectors = {label: _unit_vectors(label, value) for label, value in labels.items() if hasattr(value, "shape")}
+        words = {label: value for label, value in labels.items() if label not in vectors}
+        for label, value in words.items():
+            if not isinstance(value, Sequence):
+                raise LabelError(f"label {label!r} is {value!r}; {wanted}.")
+        texts = {label: [value] if isinstance(value, str) else list(value) for label, value in words.items()}
+        of_vectors = {label: [f"{label} [{i}]" for i in range(len(rows))] for label, rows in vectors.items()}
+        classes = [(label, {**texts, **of_vectors}[label]) for label in labels]
     elif isinstance(labels, Sequence):
         groups = [[entry] if isinstance(entry, str) else entry for entry in labels]
         if not all(isinstance(group, Sequence) for group in groups):
@@ -105,6 +129,7 @@ def parse_labels(labels: Labels, background: bool = False) -> Vocabulary:
     shown: list[str] = []
     names: list[str] = []
     class_of_name: list[int] = []
+    given: list[tuple[int, Any]] = []
     for index, (label, synonyms) in enumerate(classes):
         for name in [label, *synonyms]:
             if not isinstance(name, str) or not name.strip():
@@ -115,6 +140,22 @@ def parse_labels(labels: Labels, background: bool = False) -> Vocabulary:
         shown.append(label)
         # Two classes may share a synonym; within a class a name counts once.
         distinct = list(dict.fromkeys(name.strip() for name in synonyms)) or [label]
+        if label in vectors:
+            given += [(len(names) + i, row) for i, row in enumerate(vectors[label])]
         names += distinct
         class_of_name += [index] * len(distinct)
-    return Vocabulary(tuple(shown), tuple(names), tuple(class_of_name))
+    return Vocabulary(tuple(shown), tuple(names), tuple(class_of_name), tuple(given))
+
+
+def _unit_vectors(label: str, value: Any) -> Any:
+    """A class's vector or vectors as an array (n, D) float32 of unit length."""
+    import numpy as np
+
+    value = value.detach().cpu().float().numpy() if hasattr(value, "detach") else np.asarray(value)
+    if value.ndim not in (1, 2) or not value.size or value.dtype.kind not in "fiu":
+        raise LabelError(f"label {label!r} is a vector of shape {value.shape}; expected numbers, (D,) or (n, D).")
+    rows = np.atleast_2d(value).astype(np.float32)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not np.isfinite(rows).all() or not (length > 0).all():
+        raise LabelError(f"label {label!r} is a vector with NaN or infinite values, or of length 0.")
+    return rows / length

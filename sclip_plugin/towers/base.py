@@ -192,11 +192,10 @@ class Tower(ABC):
         """Patches (h, w) of a batch of pixels.
 
         Raises:
-            ValueError: not (B, 3, H, W), or a side that the patch does not divide and that is not the native one.
+            ShapeError: not (B, 3, H, W), or a side that the patch does not divide and that is not the native one.
         """
-        if pixel_values.dim() != 4 or not (
-            pixel_values.shape[1] == 3 or self.takes_alpha and pixel_values.shape[1] == 4
-        ):
+        channels = (3, 4) if self.takes_alpha else (3,)
+        if pixel_values.dim() != 4 or pixel_values.shape[1] not in channels:
             raise ShapeError(
                 f"pixel_values has shape {tuple(pixel_values.shape)}; expected (batch, 3, height, width), normalised."
             )
@@ -231,7 +230,7 @@ def resize_positions(positions: Tensor, native: tuple[int, int], grid: tuple[int
         (P + h w, C) in the dtype of ``positions``.
     """
     if how not in ("scale_factor", "size", "size_antialias"):
-        raise ValueError(f"position_resize={how!r}; expected 'scale_factor', 'size' or 'size_antialias'.")
+        raise SettingError(f"position_resize={how!r}; expected 'scale_factor', 'size' or 'size_antialias'.")
     prefix = positions.shape[0] - native[0] * native[1]
     if not all(isinstance(side, int) for side in grid):  # a size that torch.export leaves open
         return torch.cat([positions[:prefix], resized_to_symbols(positions[prefix:], native, grid, how)])

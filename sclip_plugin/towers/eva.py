@@ -76,7 +76,7 @@ class EvaTower(TimmTower):
 
     models = "timm: Eva (eva02_*_clip_*, eva_giant_*_clip_*, vit_pe_core_*), alone or in open_clip"
 
-    def __init__(self, trunk, projection=None, rotations: Tensor | None = None) -> None:
+    def __init__(self, trunk: Any, projection: nn.Module | None = None, rotations: Tensor | None = None) -> None:
         super().__init__(trunk, projection)
         self.rotations = rotations
 

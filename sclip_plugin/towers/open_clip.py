@@ -2,8 +2,8 @@
 
 Both name their parts alike (``conv1``, ``class_embedding``, ``ln_pre``, ``transformer.resblocks``, ``ln_post``,
 ``proj``). They differ in whether a block takes (batch, tokens, width) or (tokens, batch, width), and open_clip has
-variants: layer scale, blocks with norms of q and k, the embedding as the mean of the patches (CLIPA). Long-CLIP has this
-layout; CLIP-MoE has experts in place of the last blocks' MLPs; Alpha-CLIP takes a fourth channel, what to look at.
+variants: layer scale, blocks with norms of q and k, the embedding as the mean of the patches (CLIPA). Long-CLIP has
+this layout; CLIP-MoE has experts in place of the last blocks' MLPs; Alpha-CLIP takes a fourth channel, what to look at.
 """
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ class OpenCLIPBlockInput(BlockInput):
     def _linear(self, name: str, x: Tensor) -> Tensor:
         attention = self.block.attn
         joined = getattr(attention, "in_proj", None)  # Alpha-CLIP has a Linear where torch has two parameters
-        weight, bias = (
-            (attention.in_proj_weight, attention.in_proj_bias) if joined is None else (joined.weight, joined.bias)
-        )
+        weight = attention.in_proj_weight if joined is None else joined.weight
+        bias = attention.in_proj_bias if joined is None else joined.bias
         width = weight.shape[1]
         rows = slice("qkv".index(name) * width, ("qkv".index(name) + 1) * width)
         return F.linear(x, weight[rows], None if bias is None else bias[rows])
@@ -59,16 +58,15 @@ class OpenCLIPBlockInput(BlockInput):
 
     def ffn(self, tokens: Tensor) -> Tensor:
         x = self.block.ln_2(tokens)
-        return self._optional(
-            self.block, "ls_2", self._experts(x) if hasattr(self.block, "experts") else self.block.mlp(x)
-        )
+        computed = self._experts(x) if hasattr(self.block, "experts") else self.block.mlp(x)
+        return self._optional(self.block, "ls_2", computed)
 
     def _experts(self, x: Tensor) -> Tensor:
         """CLIP-MoE's mixture: the ``top_k`` experts that the gate likes best, by their shares of its softmax."""
         shares = self.block.gate(x).float().softmax(dim=-1)
         best, index = shares.topk(self.block.top_k, dim=-1)
         weights = torch.zeros_like(shares).scatter(-1, index, best / best.sum(dim=-1, keepdim=True)).to(x.dtype)
-        return sum(weights[..., e, None] * expert(x) for e, expert in enumerate(self.block.experts))  # type: ignore[return-value]
+        return sum(weights[..., e, None] * expert(x) for e, expert in enumerate(self.block.experts))
 
     @staticmethod
     def _optional(module: nn.Module, name: str, tokens: Tensor) -> Tensor:
@@ -78,7 +76,7 @@ class OpenCLIPBlockInput(BlockInput):
 class PatchedOpenCLIPTrunk(PatchedTrunk):
     """``visual(pixels)``: the embedding, and with ``output_tokens`` the dense tokens, as the trunk returns them."""
 
-    def forward(self, x: Tensor, alpha: Tensor | None = None):
+    def forward(self, x: Tensor, alpha: Tensor | None = None) -> Any:
         tower = OpenCLIPTower(self)
         tokens, for_embedding = self._sclip_patch.dense_tokens(self, x if alpha is None else cat([x, alpha], dim=1))
         embedding = tower.embedding(for_embedding)
@@ -90,7 +88,7 @@ class PatchedOpenCLIPTrunk(PatchedTrunk):
     def forward_intermediates(
         self,
         x: Tensor,
-        indices=None,
+        indices: int | list[int] | None = None,
         stop_early: bool = False,  # accepted for callers' sake
         normalize_intermediates: bool = False,
         intermediates_only: bool = False,
@@ -118,7 +116,7 @@ class OpenCLIPTower(Tower):
     models = "open_clip: CLIP and CustomTextCLIP with a VisionTransformer (not CoCa); OpenAI's clip with a ViT"
     patched = PatchedOpenCLIPTrunk
 
-    def __init__(self, trunk, projection=None) -> None:
+    def __init__(self, trunk: Any, projection: nn.Module | None = None) -> None:
         super().__init__(trunk, projection)
         self.blocks = trunk.transformer.resblocks
         self.patch_size = tuple(trunk.conv1.kernel_size)

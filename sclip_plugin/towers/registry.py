@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -10,17 +11,19 @@ from ..errors import UnsupportedModelError
 from ..registry import Registry
 from .base import Tower
 
+T = TypeVar("T", bound=Tower)
+
 TOWERS: Registry[type[Tower]] = Registry("tower", "sclip_plugin.towers")
 """Maps a name to a `Tower` subclass; its ``find(model)`` is asked whether it knows the model's structure."""
 
 
-def register_tower(name: str):
+def register_tower(name: str) -> Callable[[type[T]], type[T]]:
     """Class decorator: make a `Tower` subclass known to everything that takes a model.
 
     An installed package can do the same with an entry point in the group ``sclip_plugin.towers``.
     ``docs/extending.md`` writes one.
     """
-    return TOWERS.register(name)
+    return TOWERS.register(name)  # type: ignore[return-value]
 
 
 def list_towers() -> tuple[str, ...]:

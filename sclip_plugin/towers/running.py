@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from ..errors import UnsupportedModelError
@@ -81,16 +82,18 @@ def check_weights(tower: Tower, pixel_values: Tensor) -> None:
     Raises:
         UnsupportedModelError: they are sharded (FSDP2) or offloaded (accelerate).
     """
+    if torch.compiler.is_compiling():  # a graph is made of weights that are there
+        return
     weight = next(tower.blocks[-1].parameters(), None)
     if type(weight).__name__ == "DTensor":
         raise UnsupportedModelError(
-            f"the last block of {type(tower.trunk).__name__} is sharded over processes (DTensor), and a method calls its "
-            "parts. Call unshard() on it and on the modules above it first, or shard all blocks but the last."
+            f"the last block of {type(tower.trunk).__name__} is sharded over processes (DTensor), and a method calls "
+            "its parts. Call unshard() on it and on the modules above it first, or shard all blocks but the last."
         )
     if weight is not None and weight.is_meta and not pixel_values.is_meta:
         raise UnsupportedModelError(
-            f"the weights of {type(tower.trunk).__name__} are offloaded, and a method calls the parts of its last block, "
-            "past the hooks that fetch them. Load it onto one device, with accelerate's hooks removed "
+            f"the weights of {type(tower.trunk).__name__} are offloaded, and a method calls the parts of its last "
+            "block, past the hooks that fetch them. Load it onto one device, with accelerate's hooks removed "
             "(accelerate.hooks.remove_hook_from_submodules(model))."
         )
 

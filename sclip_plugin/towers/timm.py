@@ -67,7 +67,7 @@ class PatchedTimmTrunk(PatchedTrunk):
     def forward_intermediates(
         self,
         x: Tensor,
-        indices=None,
+        indices: int | list[int] | None = None,
         return_prefix_tokens: bool = False,
         norm: bool = False,
         stop_early: bool = False,  # accepted for callers' sake
@@ -76,7 +76,7 @@ class PatchedTimmTrunk(PatchedTrunk):
         output_dict: bool = False,
         attn_mask: Tensor | None = None,
         is_causal: bool = False,
-    ):
+    ) -> Any:
         states: list[Tensor] = []
         tokens, _ = self._dense_tokens(x, attn_mask, is_causal, states)
         if norm:
@@ -92,7 +92,9 @@ class PatchedTimmTrunk(PatchedTrunk):
         taken = list(zip(patches, prefix, strict=True)) if with_prefix else patches
         return taken if intermediates_only else (self.norm(tokens), taken)
 
-    def _dense_tokens(self, x: Tensor, attn_mask, is_causal: bool, hidden_states: list[Tensor] | None = None):
+    def _dense_tokens(
+        self, x: Tensor, attn_mask: Tensor | None, is_causal: bool, hidden_states: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         if attn_mask is not None or is_causal:
             raise SettingError("a patched model takes no attn_mask; call sclip_plugin.restore(model) to use one.")
         return self._sclip_patch.dense_tokens(self, x, hidden_states)
@@ -121,12 +123,12 @@ class TimmTower(Tower):
     """timm's VisionTransformer with learned positions, with and without a projecting head."""
 
     models = (
-        "timm: VisionTransformer (vit_*_clip_*, vit_*_siglip_*; with a convolutional stem vitamin_*, vit_base_mci_224), "
+        "timm: VisionTransformer (vit_*_clip_*, vit_*_siglip_*; with a convolutional stem vitamin_*, vit_base_mci), "
         "alone or in open_clip"
     )
     patched = PatchedTimmTrunk
 
-    def __init__(self, trunk, projection=None) -> None:
+    def __init__(self, trunk: Any, projection: nn.Module | None = None) -> None:
         super().__init__(trunk, projection)
         self.blocks = trunk.blocks
         self.patch_size = tuple(
@@ -156,6 +158,8 @@ class TimmTower(Tower):
     def patches(self, pixel_values: Tensor) -> Tensor:
         """(B, N, C), without positions."""
         embed = self.trunk.patch_embed
+        weight = self.trunk.blocks[0].attn.qkv.weight if self.hybrid else embed.proj.weight
+        pixel_values = pixel_values.to(weight.dtype)
         if self.hybrid:
             patches = embed(pixel_values.to(self.trunk.pos_embed.dtype))
             return patches if patches.dim() == 3 else patches.flatten(1, 2)  # of a trunk of any size: (B, h, w, C)

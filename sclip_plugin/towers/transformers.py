@@ -68,8 +68,8 @@ class PatchedTransformersTrunk(PatchedTrunk):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> Any:
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
         if pixel_values is None:
@@ -121,7 +121,7 @@ class TransformersTower(Tower):
     )
     patched = PatchedTransformersTrunk
 
-    def __init__(self, trunk, projection=None) -> None:
+    def __init__(self, trunk: Any, projection: nn.Module | None = None) -> None:
         super().__init__(trunk, projection)
         self.blocks = trunk.encoder.layers
         embeddings = trunk.embeddings

@@ -138,6 +138,29 @@ def test_a_benchmark_of_ones_own_needs_four_keys(tmp_path):
         ({"mask": {"ignore": 255}}, "unknown key of 'mask' 'ignore'. Did you mean 'ignore_index'"),
         ({"mask": {"ignore_index": 1}}, "is also a class"),
         ({"clases": []}, "unknown key 'clases'"),
+        *(
+            ({"name": name}, "cannot be a folder's")
+            for name in ("../../x", "/abs", "a/b", "a\\\\b", ".x", "x.", "x ", "a\0", "")
+        ),
+        ({"name": ["mine"]}, "expected a text"),
+        ({"name": "x" * 300}, "cannot be a folder's"),
+        *(
+            ({"images": f"{place}*.jpg"}, "within the data set's folder")
+            for place in ("/", "../", "a/../", "C:\\\\", "~/../")
+        ),
+        ({"split": "../../../etc/passwd"}, "within the data set's folder"),
+        ({"split": 3}, "expected a text"),
+        ({"images": "**/*.jpg", "masks": "**/*.png"}, "single stars"),
+        ({"folders": "VOC2012"}, "expected a list"),
+        ({"resize_short_side": "big"}, "whole number"),
+        ({"resize_short_side": True}, "whole number"),
+        ({"mask": {"ignore_index": 1e300}}, "whole number"),
+        ({"mask": ["x"]}, "keys and values"),
+        ({"mask": {"reduce_zero_label": "no"}}, "true or false"),
+        ({"presets": {"sclip": ["csa"]}}, "keys and values"),
+        *(({"presets": {"x": {key: ["a"]}}}, "expected a text") for key in ("method", "vocabulary", "published_as")),
+        ({"published": [{"source": "x", "miou": {"A": "high"}}]}, "expected a number"),
+        ({"classes": [["grass", {"x": 1}]]}, "class 0"),
         ({"vocabularies": {"plain": ["one"]}}, "has 1 classes, 'classes' has 2"),
     ],
 )
@@ -155,13 +178,22 @@ def test_a_wrong_file_says_what_is_wrong(tmp_path, changes, says):
         ({"method": "csa", "prob_threshold": True}, "prob_threshold=True; expected a number from 0 to 1"),
         ({"method": "csa", "window": 100, "stride": 200}, "stride=200 is larger than window=100"),
         ({"method": "scclip", "method_options": {"lof_contamination": -1}}, "lof_contamination=-1; expected"),
-        (["csa"], "expected settings by name"),
     ],
 )
 def test_a_wrong_preset_says_what_is_wrong(tmp_path, preset, says):
     benchmark = load_benchmark(write(tmp_path, presets={"sclip": preset}))
     with pytest.raises((BenchmarkFileError, UnknownNameError), match=says):
         benchmark_preset(benchmark, "sclip")
+
+
+def test_hostile_files_are_a_sentence(tmp_path):
+    path = tmp_path / "mine.yaml"
+    bomb = "\n".join(["a0: &a0 [x]"] + [f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)])
+    for text in (bomb, "[" * 5000, "name: 2001-99-99", "k" * 100_000 + ": 1", "\x01", "caf\xe9"):
+        path.write_bytes(text.encode("latin-1"))
+        with pytest.raises(BenchmarkFileError) as error:
+            load_benchmark(path)
+        assert "mine.yaml" in str(error.value) and len(str(error.value)) < 1000
 
 
 def test_a_missing_file_says_so(tmp_path):

@@ -72,6 +72,20 @@ def test_real_pictures(invoke, tmp_path, name):
     assert content["pictures"] == 2 and 0 < content["aacc"] < 100
 
 
+def test_a_voc_folder_is_checked_for_what_is_in_it(invoke, voc, tmp_path):
+    folder = voc / "VOCdevkit" / "VOC2012"
+    result = invoke("--check", folder)
+    assert result.exit_code == 0, result.stderr
+    assert "voc21: 4 pictures" in result.stdout and "voc20: 4 pictures" in result.stdout
+    assert "not there, or without masks: context60" in result.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_said_first(invoke, voc, tmp_path):
+    (tmp_path / "file").write_text("x")
+    result = invoke("voc21", "--data", voc / "VOCdevkit" / "VOC2012", "--out", tmp_path / "file", *QUICK)
+    assert "can't write into the folder" in result.stderr_text
+
+
 def test_methods_are_compared_in_a_table(invoke, voc, tmp_path):
     result = invoke(
         "voc20", "--data", voc / "VOCdevkit" / "VOC2012", "--out", tmp_path,
@@ -122,7 +136,7 @@ def test_pictures_left_out_are_named_and_the_exit_code_says_so(invoke, tmp_path)
     mask.write_bytes(mask.read_bytes()[:40])
     result = invoke("ade20k", "--data", tmp_path / "data", "--out", tmp_path, *QUICK)
     assert result.exit_code == 1
-    assert f"mask unreadable: {names[1]}" in result.stderr and "over 2 pictures" in result.stdout
+    assert f"mask unreadable: {names[1]}" in result.stderr and "over 2 of 2,000 pictures" in result.stdout
 
 
 class TestChecking:

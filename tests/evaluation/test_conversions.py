@@ -39,6 +39,16 @@ class TestCityscapes:
         assert convert_cityscapes(tmp_path).written == 1
         assert convert_cityscapes(tmp_path, splits=("train", "val")).there == 1
 
+    @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+    def test_a_bomb_among_them_does_not_stop_the_rest(self, tmp_path):
+        save(tmp_path / self.SOURCE, [[7, 8]])
+        bomb = tmp_path / self.SOURCE.replace("000019", "000020")
+        Image.new("L", (13000, 13000)).save(bomb)
+        report = convert_cityscapes(tmp_path)
+        assert report.written == 1
+        assert [(p.kind, p.name) for p in report.problems] == [("mask unreadable", bomb.name)]
+        assert "169,000,000 pixels" in report.problems[0].detail
+
 
 # Values of COCO-Stuff's pixel maps and what they become: (in COCO-Stuff, in COCO-Object).
 COCO = {
@@ -146,6 +156,25 @@ class TestPascalContext:
         names = load_benchmark("context60").class_names
         expected[sky], expected[cat] = names.index("sky"), names.index("cat")
         return expected.tolist()
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            {"images": 3, "annos_segmentation": []},
+            {"images": [3], "annos_segmentation": []},
+            {"images": [{"phase": "val"}], "annos_segmentation": []},
+            {"images": [{"phase": "val", "file_name": 3, "image_id": 1}], "annos_segmentation": []},
+            {
+                "images": [{"phase": "val", "file_name": "a", "image_id": [1], "height": 1, "width": 1}],
+                "annos_segmentation": [],
+            },
+            {"images": [], "annos_segmentation": [3]},
+        ],
+    )
+    def test_a_json_of_another_form_is_said(self, tmp_path, content):
+        (tmp_path / "trainval_merged.json").write_text(json.dumps(content))
+        with pytest.raises(SourceError, match="not as the Detail API writes it"):
+            convert_pascal_context(tmp_path)
 
     def test_from_the_merged_json(self, tmp_path):
         expected = self.detail_json(tmp_path / "trainval_merged.json")

@@ -1,5 +1,8 @@
 """Readers of the eight layouts: on generated files, on the real pictures of shared/data, and on broken data sets."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -142,6 +145,22 @@ class TestAWrongFolder:
             find_samples(benchmark, tmp_path)
 
 
+def write_grey_png(path, rows, bits):
+    """A grey PNG of 1 to 8 bits, which Pillow itself does not write."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packed = b"".join(
+        b"\0" + int("".join(f"{value:0{bits}b}" for value in row), 2).to_bytes(len(row) * bits // 8, "big")
+        for row in rows
+    )
+    header = struct.pack(">IIBBBBB", len(rows[0]), len(rows), bits, 0, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(packed)) + chunk(b"IEND", b"")
+    )
+
+
 class TestMasks:
     def test_16_bit_masks_hold_more_than_255_classes(self, tmp_path):
         yaml = tmp_path / "many.yaml"
@@ -161,6 +180,24 @@ class TestMasks:
         Image.fromarray(np.array([[True, False]])).save(tmp_path / "a.png")
         assert read_mask(tmp_path / "a.png", load_benchmark(yaml)).tolist() == [[1, 0]]
 
+    @pytest.mark.parametrize("bits", [1, 2, 4, 8])
+    def test_grey_masks_of_few_bits_keep_their_numbers(self, tmp_path, bits):
+        yaml = tmp_path / "two.yaml"
+        yaml.write_text("name: two\nimages: '*.jpg'\nmasks: '*.png'\nclasses: [ground, figure]\n")
+        write_grey_png(tmp_path / "a.png", [[0, 1, 1, 0, 1, 0, 0, 1]], bits)
+        assert read_mask(tmp_path / "a.png", load_benchmark(yaml)).tolist() == [[0, 1, 1, 0, 1, 0, 0, 1]]
+
+    def test_jpeg_is_no_mask(self, tmp_path):
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png", "JPEG")
+        with pytest.raises(MaskError, match="is a JPEG"):
+            read_mask(tmp_path / "a.png", load_benchmark("voc21"))
+
+    @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+    def test_a_bomb_is_unreadable(self, tmp_path):
+        Image.new("P", (13000, 13000)).save(tmp_path / "a.gif")
+        with pytest.raises(MaskError, match="169,000,000 pixels"):
+            read_mask(tmp_path / "a.gif", load_benchmark("voc21"))
+
     def test_an_empty_file_is_unreadable(self, tmp_path):
         (tmp_path / "a.png").write_bytes(b"")
         with pytest.raises(MaskError) as caught:
@@ -173,6 +210,34 @@ def test_sizes_are_those_of_the_upright_picture(tmp_path):
     exif[0x0112] = 6
     Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
     assert picture_size(tmp_path / "turned.jpg") == (10, 20)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_turned_by_exif_are_no_match_for_raw_masks(tmp_path, orientation):
+    benchmark = load_benchmark("ade20k")
+    (name, *_) = write_dataset(benchmark, tmp_path, 1)
+    image, mask = tmp_path / fill(benchmark.images, name), tmp_path / fill(benchmark.masks, name)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.open(image).save(image, exif=exif)
+    report = check_dataset(benchmark, tmp_path)
+    expected = {1: {}, **dict.fromkeys((2, 3, 4), {"picture turned by EXIF, mask not": 1})}
+    assert report.counts == expected.get(orientation, {"sizes differ": 1})
+    labels = np.asarray(Image.open(mask))
+    Image.fromarray(labels).save(mask, exif=exif)  # a mask that says so itself is turned with its picture
+    assert check_dataset(benchmark, tmp_path).ok
+
+
+def test_a_split_of_another_system_is_read(tmp_path):
+    benchmark = load_benchmark("voc21")
+    names = write_dataset(benchmark, tmp_path)
+    (tmp_path / benchmark.split).write_bytes(b"\xef\xbb\xbf" + "\r\n".join(names).encode())
+    assert len(find_samples(benchmark, tmp_path)[0]) == len(names)
+    (tmp_path / benchmark.split).write_bytes("\n".join(names).encode("utf-16"))
+    assert len(find_samples(benchmark, tmp_path)[0]) == len(names)
+    (tmp_path / benchmark.split).write_bytes(b"caf\xe9\n")
+    with pytest.raises(DatasetError, match=r"val\.txt is not UTF-8"):
+        find_samples(benchmark, tmp_path)
 
 
 def test_hidden_files_are_no_samples(tmp_path):

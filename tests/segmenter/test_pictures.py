@@ -1,12 +1,13 @@
 """Every form a picture comes in, and the protocol's resizing."""
 
 import io
+import os
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sclip_plugin.errors import PictureError
 from sclip_plugin.imaging.pictures import read_picture, to_tensor
@@ -131,3 +132,129 @@ def test_resizing_is_opencv_linear(source, size, channels):
 )
 def test_target_size(size, short, expected):
     assert target_size(*size, short) == expected
+
+
+class TestHostileFiles:
+    @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # of the test's own Image.open
+    def test_a_small_file_that_declares_many_pixels_is_refused(self, tmp_path, monkeypatch):
+        image = Image.new("P", (13000, 13000))
+        image.save(tmp_path / "bomb.gif")
+        with pytest.raises(PictureError, match=r"bomb.gif is 13000 x 13000, 169,000,000 pixels.*--max-pixels"):
+            read_picture(tmp_path / "bomb.gif")
+        with Image.open(tmp_path / "bomb.gif") as lazy, pytest.raises(PictureError, match="--max-pixels"):
+            read_picture(lazy)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
+        with pytest.raises(PictureError, match="more than 60 pixels"):
+            read_picture(saved(Image.fromarray(RGB), "PNG"))
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
+        assert read_picture(saved(Image.fromarray(RGB), "PNG")).size == (30, 20)
+
+    def test_lazy_pictures_break_in_the_same_way(self):
+        whole = saved(Image.fromarray(RGB), "PNG").getvalue()
+        with pytest.raises(PictureError, match="cannot be read"):
+            read_picture(Image.open(io.BytesIO(whole[:-40])))
+
+    @pytest.mark.parametrize("kind", ["PNG", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "BMP", "TGA", "ICO", "JPEG"])
+    def test_any_byte_may_be_wrong(self, kind):
+        if kind not in Image.SAVE:
+            pytest.skip(f"this Pillow writes no {kind}")
+        whole = saved(Image.fromarray(RGB), kind).getvalue()
+        rng = np.random.default_rng(0)
+        for _ in range(60):
+            data = bytearray(whole)
+            for place in rng.integers(0, len(data), rng.integers(1, 4)):
+                data[place] = rng.integers(0, 256)
+            try:
+                assert read_picture(io.BytesIO(bytes(data))).mode == "RGB"
+            except PictureError:
+                pass
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            np.array([[None, 1]], dtype=object),
+            np.zeros((2, 2), complex),
+            np.zeros((2, 2), "datetime64[s]"),
+            np.zeros((0, 0, 3)),
+            np.full((2, 2), np.nan),
+            torch.zeros(2, 2, 3).to_sparse(),
+            torch.zeros(3, 2, 2, device="meta"),
+            torch.zeros(3, 2, 2, dtype=torch.complex64),
+            "",
+            "a\0b.png",
+            "x" * 5000,
+        ],
+    )
+    def test_what_is_none_is_a_picture_error(self, given):
+        with pytest.raises(PictureError):
+            read_picture(given)
+
+    def test_a_pipe_is_not_waited_for(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe.png")
+        for path in (tmp_path / "pipe.png", "/dev/zero"):
+            with pytest.raises(PictureError, match="a pipe or a device"):
+                read_picture(path)
+
+    def test_paths_can_be_refused(self, tmp_path):
+        Image.fromarray(RGB).save(tmp_path / "secret.png")
+        for path in (tmp_path / "secret.png", str(tmp_path / "secret.png")):
+            with pytest.raises(PictureError, match="not to be read here"):
+                read_picture(path, paths=False)
+        assert read_picture((tmp_path / "secret.png").open("rb"), paths=False).size == (30, 20)
+
+    def test_heic_without_its_plugin_says_what_is_missing(self, tmp_path):
+        if ".heic" in Image.registered_extensions():
+            pytest.skip("pillow-heif is installed")
+        (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+        with pytest.raises(PictureError, match="pip install pillow-heif"):
+            read_picture(tmp_path / "photo.heic")
+
+
+class TestValues:
+    @pytest.mark.parametrize("top", [1.0, 255.0, 65535.0])
+    def test_floating_point_files_are_as_bright_as_arrays(self, top):
+        values = np.array([[0, 0.5, 1]], dtype=np.float32)
+        file = saved(Image.fromarray(values * np.float32(top)), "TIFF")
+        expected = np.asarray(read_picture(values)).astype(int)
+        assert np.abs(np.asarray(read_picture(file)).astype(int) - expected).max() <= 1
+
+    @pytest.mark.parametrize(
+        "values",
+        [np.array([[-5, 300]], np.int32), np.array([[0, 70000]], np.int32), np.array([[0, np.nan]], np.float32)],
+    )
+    def test_what_is_no_brightness_is_refused(self, values):
+        with pytest.raises(PictureError, match="holds values from"):
+            read_picture(saved(Image.fromarray(values), "TIFF"))
+
+    def test_big_endian_arrays_are_the_same_picture(self):
+        values = np.arange(0, 65536, 4096, dtype=np.uint16).reshape(4, 4)
+        np.testing.assert_array_equal(np.asarray(read_picture(values)), np.asarray(read_picture(values.astype(">u2"))))
+
+    def test_transparency_row_by_row_is_transparency_at_once(self):
+        values = np.random.default_rng(3).integers(0, 256, (700, 3, 4), dtype=np.uint8)
+        picture = Image.fromarray(values)
+        once = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+        assert read_picture(picture).tobytes() == once.tobytes()
+        with_key = picture.convert("RGB")
+        with_key.info["transparency"] = with_key.getpixel((0, 0))
+        assert read_picture(with_key).getpixel((0, 0)) == (255, 255, 255)
+
+    @pytest.mark.parametrize("orientation", range(1, 10))
+    def test_every_orientation_is_turned_as_pillow_does(self, orientation):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        file = saved(Image.fromarray(RGB), "PNG", exif=exif)
+        expected = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+        assert read_picture(file).tobytes() == expected.tobytes()
+
+    @pytest.mark.filterwarnings("ignore:.*the first is taken")
+    def test_the_first_frame_is_taken_and_said(self, tmp_path):
+        first = Image.fromarray(RGB)
+        first.save(tmp_path / "moving.gif", save_all=True, append_images=[first.rotate(90), first.rotate(180)])
+        with pytest.warns(UserWarning, match="moving.gif has 3 frames; the first is taken"):
+            picture = read_picture(tmp_path / "moving.gif")
+        with Image.open(tmp_path / "moving.gif") as file:
+            assert picture.tobytes() == file.convert("RGB").tobytes()
+        whole = (tmp_path / "moving.gif").read_bytes()
+        for cut in range(1, len(whole) // 2, 7):  # what is wrong with a later frame does not matter
+            assert read_picture(io.BytesIO(whole[:-cut])).tobytes() == picture.tobytes()

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import golden
 import pytest
 import torch
 import torch.nn.functional as F
@@ -46,14 +47,14 @@ def inputs():
 def test_equals_the_formula(inputs, dilations):
     mask, image = inputs
     expected = plain_pamr(mask, image, 4, dilations)
-    torch.testing.assert_close(pamr(mask, image, 4, dilations), expected, atol=1e-5, rtol=0)
+    golden.assert_equal(pamr(mask, image, 4, dilations), expected)
 
 
 def test_names_in_parts_change_nothing(inputs, monkeypatch):
     mask, image = inputs
     whole = pamr(mask, image, 4)
     monkeypatch.setattr("sclip_plugin.device.CPU", replace(CPU, pamr_values=1))
-    torch.testing.assert_close(pamr(mask, image, 4), whole, atol=1e-6, rtol=0)
+    golden.assert_equal(pamr(mask, image, 4), whole)
 
 
 def test_the_result_is_linear_in_the_scores(inputs):
@@ -61,4 +62,4 @@ def test_the_result_is_linear_in_the_scores(inputs):
     mask, image = inputs
     scores, mix = mask[0].flatten(1).T, torch.randn(40, 100, generator=torch.Generator().manual_seed(1)) / 40
     expected = refine_pixels(scores @ mix, image[0])
-    torch.testing.assert_close(refine_pixels(scores, image[0]) @ mix, expected, atol=1e-5, rtol=0)
+    golden.assert_equal(refine_pixels(scores, image[0]) @ mix, expected)

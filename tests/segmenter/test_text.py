@@ -1,20 +1,24 @@
 """Labels, templates, the trimmed text bank and its cache."""
 
+import copy
 import multiprocessing
+import os
 import warnings
 from dataclasses import replace
 
 import golden
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from sclip_plugin.cache import DiskCache
 from sclip_plugin.device import CPU
 from sclip_plugin.errors import LabelError, UnknownNameError, UnsupportedModelError
 from sclip_plugin.fingerprint import bit_sums
 from sclip_plugin.text.bank import TextBank
 from sclip_plugin.text.labels import background_names, imagenet_templates, parse_labels, parse_templates
-from sclip_plugin.text.towers import find_text_tower
+from sclip_plugin.text.towers import CausalTextTower, find_text_tower
 
 NAMES = ("cat", "potted plant", "person in shirt", "dog", "cat")
 TEMPLATES = imagenet_templates()[:7] + ("a photo of a {}.", "{}")
@@ -40,12 +44,15 @@ def plain_bank(framework: str) -> torch.Tensor:
 def test_the_trimmed_bank_is_the_plain_one(framework):
     tower = find_text_tower(golden.model(framework), golden.tokenizer_of(framework))
     bank = TextBank(tower, cache_dir=False).embed(NAMES, TEMPLATES)
-    torch.testing.assert_close(bank, plain_bank(framework), atol=1e-5, rtol=0)
+    golden.assert_equal(bank, plain_bank(framework))
 
 
 @pytest.fixture
 def tower():
-    return find_text_tower(golden.model("open_clip"), golden.tokenizer_of("open_clip"))
+    """The fast way of a model that it is right for."""
+    tower = find_text_tower(golden.model("open_clip"), golden.tokenizer_of("open_clip")).chosen
+    assert isinstance(tower, CausalTextTower)
+    return tower
 
 
 def count_encodings(tower, monkeypatch) -> list[int]:
@@ -62,17 +69,17 @@ def test_sharing_prefixes_and_batches_change_nothing(framework, worth, monkeypat
     monkeypatch.setattr("sclip_plugin.text.prefixes.WORTH_SHARING", worth)
     tower = find_text_tower(golden.model(framework), golden.tokenizer_of(framework))
     whole = TextBank(tower, cache_dir=False).embed(NAMES, TEMPLATES)
-    torch.testing.assert_close(whole, plain_bank(framework), atol=1e-5, rtol=0)
-    monkeypatch.setattr("sclip_plugin.text.towers.PROMPTS_AT_ONCE", 5)
+    golden.assert_equal(whole, plain_bank(framework))
+    monkeypatch.setattr("sclip_plugin.text.causal.PROMPTS_AT_ONCE", 5)
     monkeypatch.setattr("sclip_plugin.device.CPU", replace(CPU, tokens=7))
-    torch.testing.assert_close(TextBank(tower, cache_dir=False).embed(NAMES, TEMPLATES), whole, atol=1e-6, rtol=0)
+    golden.assert_equal(TextBank(tower, cache_dir=False).embed(NAMES, TEMPLATES), whole)
 
 
 def test_a_callers_autocast_does_not_reach_what_is_kept(tower, tmp_path):
     with torch.autocast("cpu", torch.bfloat16):
         TextBank(tower, tmp_path).embed(NAMES, TEMPLATES)
     kept = TextBank(tower, tmp_path).embed(NAMES, TEMPLATES)
-    torch.testing.assert_close(kept, plain_bank("open_clip"), atol=1e-5, rtol=0)
+    golden.assert_equal(kept, plain_bank("open_clip"))
 
 
 def test_a_prompt_in_front_of_another(tower):
@@ -80,7 +87,7 @@ def test_a_prompt_in_front_of_another(tower):
     prompts = [[1, 5, 6], [1, 5], [1, 5, 6, 7], [1, 5, 6], [1, 5, 7]]
     together = tower.encode(prompts)
     for prompt, row in zip(prompts, together, strict=True):
-        torch.testing.assert_close(row, tower.encode([prompt])[0], atol=1e-6, rtol=0)
+        golden.assert_equal(row, tower.encode([prompt])[0])
 
 
 def test_what_is_shared_goes_through_the_tower_once(tower, monkeypatch):
@@ -129,13 +136,93 @@ def test_no_weight_changes_unnoticed(size, dtype):
 def test_a_broken_cache_file_is_made_again(tower, monkeypatch, tmp_path):
     first = TextBank(tower, tmp_path).embed(("cat",), TEMPLATES)
     (file,) = tmp_path.iterdir()
-    for broken in (b"", file.read_bytes()[:-9], b"{" * 100):
+    whole = file.read_bytes()
+    flipped = bytes([*whole[:-9], whole[-9] ^ 1, *whole[-8:]])
+    zeros = whole[:-64] + bytes(64)
+    for broken in (b"", whole[:-9], b"{" * 100, flipped, zeros):
         file.write_bytes(broken)
         calls = count_encodings(tower, monkeypatch)
         assert torch.equal(TextBank(tower, tmp_path).embed(("cat",), TEMPLATES), first)
         assert calls == [9]
         assert torch.equal(TextBank(tower, tmp_path).embed(("cat",), TEMPLATES), first)
         assert calls == [9]
+
+
+def test_a_cached_bank_of_others_is_not_taken(tower, tmp_path):
+    """A file copied to another's name is not its bank."""
+    bank = TextBank(tower, tmp_path)
+    bank.embed(("cat",), TEMPLATES)
+    (cat,) = tmp_path.iterdir()
+    dog = TextBank(tower, tmp_path).embed(("dog",), TEMPLATES)
+    (other,) = [path for path in tmp_path.iterdir() if path != cat]
+    other.write_bytes(cat.read_bytes())
+    assert torch.equal(TextBank(tower, tmp_path).embed(("dog",), TEMPLATES), dog)
+
+
+def test_null_characters_do_not_make_two_banks_one(tower, tmp_path):
+    bank = TextBank(tower, tmp_path)
+    first, second = bank.embed(("a\0b", "c"), TEMPLATES), bank.embed(("a", "b\0c"), TEMPLATES)
+    assert not torch.equal(first, second)
+
+
+def test_weights_that_change_under_the_bank_are_noticed():
+    model = copy.deepcopy(golden.model("open_clip"))
+    bank = TextBank(find_text_tower(model, golden.tokenizer_of("open_clip")), cache_dir=False)
+    before = bank.embed(("cat",), TEMPLATES)
+    weights = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        model.transformer.resblocks[0].mlp.c_fc.weight.mul_(1.5)
+    changed = bank.embed(("cat",), TEMPLATES)
+    assert not torch.equal(changed, before)
+    model.load_state_dict(weights)
+    assert golden.relative_difference(bank.embed(("cat",), TEMPLATES), before) < 1e-6
+
+
+def test_the_cache_is_bounded_and_the_least_recently_used_goes(tmp_path):
+    cache = DiskCache(tmp_path, limit=3 * 132)
+    for index, name in enumerate("abc"):
+        cache.put(name, bytes(100))
+        os.utime(cache.files()[-1][0], (index, index))
+    assert cache.get("a") == bytes(100)
+    cache.put("d", bytes(100))
+    assert [name for name in "abcd" if cache.get(name)] == ["a", "c", "d"]
+    assert cache.clear() == 3 * 132 and cache.files() == []
+
+
+class TestClassVectors:
+    def test_a_vector_stands_for_words(self, tower):
+        words = TextBank(tower, cache_dir=False).embed(("cat", "dog", "cow"), TEMPLATES)
+        given = parse_labels({"cat": "cat", "mine": 3 * words[1], "several": words[[2, 0]].numpy()})
+        assert given.labels == ("cat", "mine", "several") and given.class_of_name == (0, 1, 2, 2)
+        bank = TextBank(tower, cache_dir=False).embed_vocabulary(given, TEMPLATES)
+        assert golden.relative_difference(bank, words[[0, 1, 2, 0]]) < 1e-6
+
+    def test_vectors_alone_need_no_words(self, tower):
+        bank = TextBank(tower, cache_dir=False).embed_vocabulary(parse_labels({"a": torch.ones(64)}), TEMPLATES)
+        torch.testing.assert_close(bank, torch.full((1, 64), 0.125))
+
+    @pytest.mark.parametrize(
+        ("vector", "says"),
+        [
+            (torch.zeros(64), "length 0"),
+            (torch.full((64,), float("nan")), "NaN"),
+            (torch.ones(1, 2, 3), "expected numbers"),
+            (np.array(["a"]), "expected numbers"),
+        ],
+    )
+    def test_what_is_no_vector_is_said(self, vector, says):
+        with pytest.raises(LabelError, match=f"'crack'.*{says}"):
+            parse_labels({"crack": vector, "cat": "cat"})
+
+    def test_another_width_is_said(self, tower):
+        with pytest.raises(LabelError, match="'crack' has 7 values; expected 64"):
+            TextBank(tower, cache_dir=False).embed_vocabulary(
+                parse_labels({"crack": torch.ones(7), "cat": "cat"}), TEMPLATES
+            )
+
+    def test_other_vectors_are_another_vocabulary(self):
+        first, second = (parse_labels({"a": torch.eye(4)[i]}) for i in (0, 1))
+        assert first.identity() != second.identity()
 
 
 def _embed_in_a_process(folder, results) -> None:

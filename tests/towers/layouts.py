@@ -12,9 +12,7 @@ from torch import Tensor, nn
 class OpenAILayout(nn.Module):
     """A tower whose blocks take (tokens, batch, width), as OpenAI's do."""
 
-    def __init__(
-        self, blocks: list[nn.Module], width: int = 32, side: int = 32, patch: int = 8, joint: int = 24
-    ) -> None:
+    def __init__(self, blocks: list[nn.Module], width=32, side=32, patch=8, joint=24) -> None:
         super().__init__()
         self.input_resolution, self.output_dim = side, joint
         self.conv1 = nn.Conv2d(3, width, patch, patch, bias=False)

@@ -148,6 +148,49 @@ def transformers_cases() -> list[Case]:
     return cases
 
 
+PLAIN_VITS = {
+    "vit": ("ViTModel", "ViTConfig", {}),
+    "vit_mae": ("ViTMAEModel", "ViTMAEConfig", {"mask_ratio": 0.0}),
+    "dinov2": ("Dinov2Model", "Dinov2Config", {"layerscale_value": 0.5}),
+    "dinov2_registers": ("Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", {"num_register_tokens": 3}),
+    "dinov3": ("DINOv3ViTModel", "DINOv3ViTConfig", {"num_register_tokens": 2}),
+}
+
+
+def plain_vit(class_name: str, config_name: str, options: dict) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        import transformers
+
+        return getattr(transformers, class_name)(getattr(transformers, config_name)(**{**TINY_VISION, **options}))
+
+    return make
+
+
+def vit_output(model: nn.Module, pixels: Tensor):
+    family = type(model).__name__
+    options: dict = {"interpolate_pos_encoding": True} if family.startswith("ViT") else {}
+    if family == "ViTMAEModel":  # no patch is masked; the noise orders them
+        options["noise"] = torch.arange(pixels[0, 0].numel() // 64).expand(len(pixels), -1)
+    return model(pixels, **options)
+
+
+def vit_embedding(model: nn.Module, pixels: Tensor) -> Tensor:
+    output = vit_output(model, pixels)
+    return output.pooler_output if "pooler_output" in output else output.last_hidden_state[:, 0]
+
+
+def vit_patches(model: nn.Module, pixels: Tensor) -> Tensor:
+    return vit_output(model, pixels).last_hidden_state[:, -(pixels.shape[-2] // 8) * (pixels.shape[-1] // 8) :]
+
+
+def plain_vit_cases() -> list[Case]:
+    return [
+        Case(name, plain_vit(*family), vit_embedding, vit_patches, lambda model, patches: patches)
+        for name, family in PLAIN_VITS.items()
+        if transformers_has(family[0])
+    ]
+
+
 # timm -----------------------------------------------------------------------------------------------------------------
 
 TINY_TIMM = dict(img_size=32, patch_size=8, embed_dim=32, depth=6, num_heads=2)
@@ -337,5 +380,5 @@ def open_clip_cases() -> list[Case]:
 
 GOLDEN = dict(size=(112, 112), patch=16, golden=True)
 TOY = Case("toy", ToyViT, forward, lambda model, pixels: model.tokens(pixels), lambda model, patches: patches)
-for case in (*transformers_cases(), *timm_cases(), *open_clip_cases(), TOY):
+for case in (*transformers_cases(), *plain_vit_cases(), *timm_cases(), *open_clip_cases(), TOY):
     CASES[case.name] = case

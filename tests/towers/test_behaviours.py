@@ -25,7 +25,15 @@ from .table import CASES, METHODS, Case
 # One per tower class, where a behaviour depends on no more than that.
 ONE_PER_TOWER = [
     CASES[name]
-    for name in ("clip_vision", "siglip_vision", "timm_registers", "timm_eva02_clip", "open_clip_gelu", "toy")
+    for name in (
+        "clip_vision",
+        "siglip_vision",
+        "dinov2_registers",
+        "timm_registers",
+        "timm_eva02_clip",
+        "open_clip_gelu",
+        "toy",
+    )
 ]
 one_per_tower = pytest.mark.parametrize("case", ONE_PER_TOWER, ids=str)
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=str)

@@ -95,13 +95,13 @@ def test_the_same_figures_as_the_projects_evaluator(make_cfg, datasets, own, nam
     for label, iou, count in zip(result.class_names, result.totals.iou, labelled, strict=True):
         assert ours[f"IoU-{label}"] == 100 * iou or math.isnan(iou)
         if count:
-            assert theirs[f"IoU-{label}"] == pytest.approx(100 * iou, abs=1e-9), label
+            assert theirs[f"IoU-{label}"] == pytest.approx(100 * iou, rel=1e-9), label
     # Which classes are in the mean depends on the version; see IoUEvaluator. These are the two ways.
     present = [100 * iou for iou, count in zip(result.totals.iou, labelled, strict=True) if count]
     ways = (100 * result.miou, sum(present) / len(present))
-    assert any(theirs["mIoU"] == pytest.approx(way, abs=1e-9) for way in ways)
+    assert any(theirs["mIoU"] == pytest.approx(way, rel=1e-9) for way in ways)
     for key, value in (("pACC", result.totals.aacc), ("fwIoU", ours["fwIoU"] / 100), ("mACC", result.totals.macc)):
-        assert theirs[key] == pytest.approx(100 * value, abs=1e-9)
+        assert theirs[key] == pytest.approx(100 * value, rel=1e-9)
 
 
 def test_the_trainers_own_evaluation(make_cfg, datasets, own):

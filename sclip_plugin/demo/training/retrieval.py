@@ -1,6 +1,7 @@
 """Caption retrieval: does the demo's CLIP tell which of 100 captions belongs to a scene that it never saw?
 
-`python -m sclip_plugin.demo.retrieval` prints the shares over 200 held-out scenes, in galleries of 100; chance is 1 %.
+`python -m sclip_plugin.demo.training.retrieval` prints the shares over 200 held-out scenes, in galleries of 100;
+chance is 1 %.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """The demo model's vocabulary: a small byte-level BPE in the layout of CLIP's tokenizer, so that any string tokenises.
 
-`python -m sclip_plugin.demo.tokenizer --words FILE --out DIR` makes it from the demo's captions and common words.
+`python -m sclip_plugin.demo.training.tokenizer --words FILE --out DIR` makes it from the demo's captions and common
+words.
 """
 
 import argparse

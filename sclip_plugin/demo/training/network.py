@@ -7,12 +7,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from sclip_plugin.defaults import CLIP_MEAN, CLIP_STD
 from sclip_plugin.demo.scenes import WINDOW
-from sclip_plugin.demo.tokenizer import POSITIONS
+from sclip_plugin.demo.training.tokenizer import POSITIONS
 
 PATCH = 8
-# CLIP's own, so that no preprocessing is special to the demo
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+MEAN, STD = CLIP_MEAN, CLIP_STD  # so that no preprocessing is special to the demo
 
 
 def build_model(recipe, vocabulary):
@@ -35,24 +35,42 @@ def build_model(recipe, vocabulary):
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=recipe.joint))
 
 
-def _block(layer, tokens, causal=False, first_only=False):
-    """One pre-norm block of CLIP; `first_only` gives the first token alone, all that is asked of the last block."""
+def _heads(attention, x):
+    return x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+
+
+def _attend(q, k, v, causal=False):
+    """Softmax attention, written out: several times faster on a CPU, for so few tokens, than torch's fused one."""
+    scores = q @ k.mT * q.shape[-1] ** -0.5
+    if causal:
+        scores = scores + torch.full(scores.shape[-2:], -torch.inf).triu(1)
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
+def _finish(layer, tokens, mixed):
+    """What a block does after its attention: projection, residual and FFN."""
+    tokens = tokens + layer.self_attn.out_proj(mixed.transpose(1, 2).flatten(2))
+    return tokens + layer.mlp(layer.layer_norm2(tokens))
+
+
+def _block(layer, tokens, causal=False):
+    """One pre-norm block of CLIP."""
     attention, normed = layer.self_attn, layer.layer_norm1(tokens)
-    asking = tokens[:, :1] if first_only else tokens
-    q = attention.q_proj(normed[:, :1] if first_only else normed)
-
-    def heads(x):
-        return x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-
-    mixed = F.scaled_dot_product_attention(
-        heads(q), heads(attention.k_proj(normed)), heads(attention.v_proj(normed)), is_causal=causal
-    )
-    asking = asking + attention.out_proj(mixed.transpose(1, 2).flatten(2))
-    return asking + layer.mlp(layer.layer_norm2(asking))
+    q, k, v = (_heads(attention, part(normed)) for part in (attention.q_proj, attention.k_proj, attention.v_proj))
+    return _finish(layer, tokens, _attend(q, k, v, causal))
 
 
-def image_embeddings(model, pixels, places=None, kept=None, hidden=None):
-    """Embed pictures as `CLIPModel.get_image_features` does, faster where only a part of the patches is kept.
+def _last_block(layer, tokens):
+    """The last block: CLS by its own attention, as in CLIP; patches by correlative self-attention, as `csa` has it."""
+    attention, normed = layer.self_attn, layer.layer_norm1(tokens)
+    q, k, v = (_heads(attention, part(normed)) for part in (attention.q_proj, attention.k_proj, attention.v_proj))
+    first = _attend(q[:, :, :1], k, v)
+    patches = sum(_attend(x[:, :, 1:], x, v) for x in (q, k))
+    return _finish(layer, tokens, torch.cat([first, patches], 2))
+
+
+def image_embeddings(model, pixels, places=None, kept=None):
+    """Embed pictures and their patches.
 
     Args:
         model: CLIPModel.
@@ -60,11 +78,10 @@ def image_embeddings(model, pixels, places=None, kept=None, hidden=None):
         places: (B, N) which position of the model's grid each patch takes, for pictures smaller than the
             grid; None where they fill it.
         kept: (B, n) indices of the patches to look at; None for all.
-        hidden: (B,) bool, pictures whose CLS token comes to the last block without what it gathered in earlier ones (as
-            the mean of the batch's), so that the last block's values must tell what is there; None for none.
 
     Returns:
-        (B, D) unit-length embeddings.
+        (B, 1 + n, D) unit-length embeddings: first the picture's, as `CLIPModel.get_image_features` gives it, then
+        those of the patches, as `csa` gives them.
     """
     vision = model.vision_model
     embeddings = vision.embeddings
@@ -82,21 +99,8 @@ def image_embeddings(model, pixels, places=None, kept=None, hidden=None):
     *blocks, last = vision.encoder.layers
     for layer in blocks:
         tokens = _block(layer, tokens)
-    if hidden is not None:
-        first = tokens[:, :1]
-        tokens = torch.cat([torch.where(hidden[:, None, None], first.mean(0, keepdim=True), first), tokens[:, 1:]], 1)
-    pooled = vision.post_layernorm(_block(last, tokens, first_only=True)[:, 0])
-    return F.normalize(model.visual_projection(pooled), dim=-1)
-
-
-def last_block_input(model, pixels):
-    """Tokens as the last block's queries, keys and values are computed from; (B, 1 + N, C), the CLS token first."""
-    vision = model.vision_model
-    tokens = vision.pre_layrnorm(vision.embeddings(pixels))
-    *blocks, last = vision.encoder.layers
-    for layer in blocks:
-        tokens = _block(layer, tokens)
-    return last.layer_norm1(tokens)
+    tokens = vision.post_layernorm(_last_block(last, tokens))
+    return F.normalize(model.visual_projection(tokens).float(), dim=-1)
 
 
 def text_embeddings(model, ids):
@@ -106,7 +110,7 @@ def text_embeddings(model, ids):
     order, found = ends.argsort(), []
     for part in order.chunk(4):  # texts of about one length together, cut after their ends: less padding to compute
         found.append(_text_states(text, ids[part, : int(ends[part].max()) + 1], ends[part]))
-    return F.normalize(model.text_projection(torch.cat(found)[order.argsort()]), dim=-1)
+    return F.normalize(model.text_projection(torch.cat(found)[order.argsort()]).float(), dim=-1)
 
 
 def _text_states(text, ids, ends):
@@ -120,19 +124,35 @@ def contrastive_loss(logits, also_true):
     """CLIP's loss in both directions, without the pairs that would teach that a true caption is wrong.
 
     Args:
-        logits: (B, B * C); caption j is of picture j // C.
-        also_true: (B, B * C) bool, where a caption is true of a picture.
+        logits: (B, B); a picture's own caption is on the diagonal.
+        also_true: (B, B) bool, where a caption is true of a picture.
 
     Returns:
         scalar tensor.
     """
-    count = logits.shape[1]
-    own = torch.arange(count) // (count // len(logits))
-    positive = logits[own, torch.arange(count)]
-    wrong = logits.masked_fill(also_true, -torch.inf)
-    over_texts = torch.logaddexp(positive, wrong.logsumexp(1)[own]) - positive
-    over_pictures = torch.logaddexp(positive, wrong.logsumexp(0)) - positive
-    return (over_texts.mean() + over_pictures.mean()) / 2
+    own = torch.eye(len(logits), dtype=torch.bool)
+    logits, right = logits.masked_fill(also_true & ~own, -torch.inf), torch.arange(len(logits))
+    return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
+
+
+def word_loss(logits, present):
+    """How badly patches and the words of the captions explain each other; no mask tells which patch is which word.
+
+    Each patch chooses among all words. What it chooses should be in the caption, and each word of the caption should
+    be chosen by some patches (a twelfth of them).
+
+    Args:
+        logits: (B, N, K) of patches and words.
+        present: (B, K) bool, the words in a picture's full caption.
+
+    Returns:
+        scalar tensor.
+    """
+    chosen = logits.log_softmax(-1)
+    in_caption = chosen.masked_fill(~present[:, None], -torch.inf).logsumexp(-1)
+    best = chosen.topk(max(1, logits.shape[1] // 12), 1).values
+    found = best.logsumexp(1) - np.log(best.shape[1])
+    return -in_caption.mean() - found[present].mean()
 
 
 def normalise(pictures):

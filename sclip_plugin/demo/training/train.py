@@ -1,7 +1,10 @@
-"""Train the demo's CLIP on drawn scenes and their captions: image-level contrastive learning, no mask is used.
+"""Train the demo's CLIP on drawn scenes and their captions; no mask is used.
 
-`python -m sclip_plugin.demo.train --out DIR` starts, the same with `--resume` goes on from DIR/state.pt. A step's data
-depend on (seed, step) alone, so an interrupted run ends in the weights of an uninterrupted one.
+`python -m sclip_plugin.demo.training.train --out DIR` starts, the same with `--resume` goes on from DIR/state.pt. A
+step's data depend on (seed, step) alone, so an interrupted run ends in the weights of an uninterrupted one.
+
+Two losses: CLIP's, of pictures and captions; and one of patches and the words of the captions, in which patches are
+read as `csa` reads them (`network.word_loss`).
 """
 
 import argparse
@@ -16,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from sclip_plugin.demo.batches import draw_batch
-from sclip_plugin.demo.localise import localise
-from sclip_plugin.demo.network import (
+from sclip_plugin.demo.scenes import WINDOW
+from sclip_plugin.demo.training.batches import draw_batch, draw_words
+from sclip_plugin.demo.training.network import (
     MEAN,
     PATCH,
     STD,
@@ -27,15 +30,11 @@ from sclip_plugin.demo.network import (
     image_embeddings,
     normalise,
     text_embeddings,
+    word_loss,
 )
-from sclip_plugin.demo.scenes import WINDOW
-from sclip_plugin.demo.tokenizer import POSITIONS
+from sclip_plugin.demo.training.tokenizer import POSITIONS
 
-# fields of Recipe that a resumed run may change
-SCHEDULE = (
-    "steps", "crop_steps", "final_steps", "full_steps",
-    "localise_step", "spread", "weight", "calm", "hide", "ground_rate",
-)  # fmt: skip
+SCHEDULE = ("steps", "small_steps", "final_steps")  # fields of Recipe that a resumed run may change
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -43,17 +42,18 @@ TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special
 class Recipe:
     """Everything a run depends on; each field is an option of the command line.
 
-    A batch is trained on in `shards` equal parts, one thread each, whose gradients are averaged. The first `crop_steps`
-    see scenes of one thing, `crop` pixels wide, anywhere on the model's grid: what things look like and are called is
-    learnt sooner and cheaper where nothing else is. `keep` is the share of patches that a picture is trained on (FLIP).
-    Before step `localise_step`, `localise` changes the last block (`spread`, `weight`, `calm`); from there on, in a
-    share `hide` of the pictures, CLS must learn all from the last block's values. In a share `ground_rate` of the
-    captions a ground is named. In the last `final_steps` the learning rate falls, in the last `full_steps` all patches
-    are seen; before them nothing depends on `steps`, so a run can be resumed with more of them.
+    A batch is trained on in `shards` equal parts, one thread each, whose gradients are averaged. The first
+    `small_steps` see scenes `small` pixels wide of at most `small_things` things, anywhere on the model's grid: what
+    things look like and are called is learnt sooner and cheaper where little else is. After them, batches have
+    `large_batch` scenes of the model's size, of whose patches a random share `keep` is seen. In a share `ground_rate`
+    of the captions a ground is named; `words` weighs the loss of words. In the last `final_steps` the learning rate
+    falls; before them nothing depends on `steps`, so a run can be resumed with more of them.
     """
 
     steps: int = 3000
-    batch: int = 96
+    small_steps: int = 2000
+    batch: int = 256
+    large_batch: int = 128
     shards: int = 2
     width: int = 128
     depth: int = 4
@@ -64,24 +64,25 @@ class Recipe:
     lr: float = 1.5e-3
     weight_decay: float = 0.1
     warmup: int = 80
-    crop: int = 48
-    crop_steps: int = 500
-    keep: float = 0.4
-    localise_step: int = 800
-    spread: float = 8.0
-    weight: float = 6.0
-    calm: float = 0.1
-    hide: float = 0.8
+    small: int = 48
+    small_things: int = 1
+    keep: float = 0.5
     final_steps: int = 400
-    full_steps: int = 120
     ema: float = 0.998
     ground_rate: float = 0.2
+    words: float = 1.0
     seed: int = 0
 
 
 def learning_rate(recipe, step):
     """Linear warm-up, then level, then linearly down to nothing over the final steps."""
     return recipe.lr * min((step + 1) / max(1, recipe.warmup), 1.0, (recipe.steps - step) / max(1, recipe.final_steps))
+
+
+def scenes_seen(recipe, steps):
+    """How many scenes a run has seen after so many steps."""
+    small = min(steps, recipe.small_steps)
+    return small * recipe.batch + (steps - small) * recipe.large_batch
 
 
 def make_optimizer(model, recipe):
@@ -93,44 +94,45 @@ def make_optimizer(model, recipe):
 
 
 def _shard_gradients(model, recipe, step, shard, tokenize):
-    """Loss (a float) and gradients (a list, in the order of `model.parameters()`) of one part of a step's batch."""
+    """Two losses and the gradients (in the order of `model.parameters()`) of one part of a step's batch."""
     draw = step * recipe.shards + shard
-    scenes, grid, places, kept = recipe.batch // recipe.shards, WINDOW // PATCH, None, None
     generator = torch.Generator().manual_seed(recipe.seed * 10**7 + draw)
-    if step < recipe.crop_steps:
-        batch = draw_batch(recipe.seed, draw, scenes, recipe.crop, 1, captions=1, ground_rate=recipe.ground_rate)
-        side = torch.arange(recipe.crop // PATCH)
+    grid, places, kept = WINDOW // PATCH, None, None
+    if step < recipe.small_steps:
+        scenes, side = recipe.batch // recipe.shards, torch.arange(recipe.small // PATCH)
+        batch = draw_batch(recipe.seed, draw, scenes, recipe.small, recipe.small_things, recipe.ground_rate)
         corner = torch.randint(grid - len(side) + 1, (scenes, 2), generator=generator)
         rows, columns = corner[:, :1] + side, corner[:, 1:] + side
         places = (rows[:, :, None] * grid + columns[:, None, :]).flatten(1)
     else:
+        scenes = recipe.large_batch // recipe.shards
         batch = draw_batch(recipe.seed, draw, scenes, ground_rate=recipe.ground_rate)
-        if step < recipe.steps - recipe.full_steps and recipe.keep < 1:
+        if recipe.keep < 1:
             kept = torch.rand(scenes, grid**2, generator=generator).argsort(1)[:, : int(recipe.keep * grid**2)]
-    pictures, texts, also_true = batch
-    pixels, ids = normalise(pictures), tokenize(texts)
-    hidden = torch.rand(scenes, generator=generator) < recipe.hide if step >= recipe.localise_step else None
-    similarity = image_embeddings(model, pixels, places, kept, hidden) @ text_embeddings(model, ids).T
-    loss = contrastive_loss(model.logit_scale.exp() * similarity, torch.from_numpy(also_true))
-    return loss.item(), torch.autograd.grad(loss, list(model.parameters()))
+    pictures, captions, also_true, present = batch
+    # Without the cache of cast weights, which threads share: with it, a step depends on how they take turns.
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        images = image_embeddings(model, normalise(pictures), places, kept)
+        texts = text_embeddings(model, tokenize(captions + draw_words(recipe.seed, draw)))
+    scale = model.logit_scale.exp()
+    of_captions = contrastive_loss(scale * images[:, 0] @ texts[:scenes].T, torch.from_numpy(also_true))
+    of_words = word_loss(scale * images[:, 1:] @ texts[scenes:].T, torch.from_numpy(present))
+    gradients = torch.autograd.grad(of_captions + recipe.words * of_words, list(model.parameters()))
+    return (of_captions.item(), of_words.item()), gradients
 
 
 def train_step(model, optimizer, recipe, step, tokenize, pool):
-    """One optimisation step, a function of the weights, the optimizer and (seed, step) alone; returns the loss."""
+    """One optimisation step, a function of weights, optimizer and (seed, step) alone; returns the two losses."""
     parts = list(pool.map(lambda shard: _shard_gradients(model, recipe, step, shard, tokenize), range(recipe.shards)))
     for index, parameter in enumerate(model.parameters()):
         parameter.grad = sum(gradients[index] for _, gradients in parts) / recipe.shards
-    if step >= recipe.localise_step:  # what `localise` set stays
-        attention = model.vision_model.encoder.layers[-1].self_attn
-        for parameter in (*attention.q_proj.parameters(), *attention.k_proj.parameters()):
-            parameter.grad = None
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(recipe, step)
     optimizer.step()
     with torch.no_grad():
         model.logit_scale.clamp_(max=math.log(100))
-    return sum(loss for loss, _ in parts) / recipe.shards
+    return np.mean([losses for losses, _ in parts], 0)
 
 
 def make_tokenize(folder):
@@ -206,20 +208,18 @@ def train(recipe, out, tokenizer_folder, resume=False, save_minutes=4.0, stop_af
     began = saved = time.time()
     losses, pool = [], ThreadPoolExecutor(recipe.shards)
     for step in range(first, recipe.steps):
-        if step == recipe.localise_step:
-            pictures = draw_batch(recipe.seed, 10**9, 64)[0]
-            localise(model, normalise(pictures), recipe.spread, recipe.weight, recipe.calm, seed=recipe.seed)
-            averaged = {name: value.clone() for name, value in model.state_dict().items()}
         losses.append(train_step(model, optimizer, recipe, step, tokenize, pool))
         decay = min(recipe.ema, (step + 1) / (step + 10))
         with torch.no_grad():
             for name, value in model.state_dict().items():
                 averaged[name].lerp_(value, 1 - decay)
         if (step + 1) % 50 == 0:
-            speed = (step + 1 - first) * recipe.batch / (time.time() - began)
+            of_captions, of_words = np.mean(losses, 0)
             log(
-                f"step {step + 1} scenes {(step + 1) * recipe.batch} loss {np.mean(losses):.4f} "
-                f"scale {model.logit_scale.exp().item():.1f} lr {learning_rate(recipe, step):.2e} scenes/s {speed:.0f}"
+                f"step {step + 1} scenes {scenes_seen(recipe, step + 1)} "
+                f"captions {of_captions:.4f} words {of_words:.4f} "
+                f"scale {model.logit_scale.exp().item():.1f} lr {learning_rate(recipe, step):.2e} "
+                f"{(step + 1 - first) / (time.time() - began):.2f} steps/s"
             )
             losses = []
         if stop_after is not None and step + 1 >= stop_after:

@@ -50,7 +50,7 @@ def _bank(seed, chapter):
     return Bank((seed, 1, chapter))
 
 
-def draw_batch(seed, step, scenes, side=WINDOW, things=MOST_THINGS, captions=2, ground_rate=0.2):
+def draw_batch(seed, step, scenes, side=WINDOW, things=MOST_THINGS, ground_rate=0.2):
     """Draw the batch of one training step.
 
     Args:
@@ -58,28 +58,29 @@ def draw_batch(seed, step, scenes, side=WINDOW, things=MOST_THINGS, captions=2, 
         scenes: how many scenes.
         side: width and height of a scene, pixels.
         things: the most things in a scene.
-        captions: how many captions of each scene, each of a random part of what is there.
         ground_rate: how often a caption names a ground.
 
     Returns:
         pictures: (B, side, side, 3) uint8.
-        texts: list of B * captions str; caption j belongs to scene j // captions.
-        also_true: (B, B * captions) bool, where a caption is true of a scene (its own included), as told by the
-            names in the scene's full caption; no mask is used.
+        captions: list of B str, each naming a random part of what is in its scene.
+        also_true: (B, B) bool, where the caption of the column is true of the scene of the row.
+        present: (B, K) bool, what the scene's full caption names, of CLASSES.
     """
     rng, bank = np.random.default_rng((seed, 2, step)), _bank(seed, step // CHAPTER)
     pictures = np.empty((scenes, side, side, 3), np.uint8)
-    absent, named, texts = np.ones((scenes, len(CLASSES)), np.float32), [], []
+    present, says = np.zeros((2, scenes, len(CLASSES)), bool)
+    captions = []
     for index in range(scenes):
         count = int(rng.integers(1, things + 1))
-        canvas, _, shown, grounds = compose(rng, (side, side), count, bank.ground, bank.sprite)
-        pictures[index] = canvas
-        absent[index, [CLASSES.index(name) for name in shown + grounds]] = 0
-        for _ in range(captions):
-            names = draw_names(shown, grounds, rng, ground_rate)
-            named.append([CLASSES.index(name) for name in names])
-            texts.append(caption(names, rng))
-    says = np.zeros((len(named), len(CLASSES)), np.float32)
-    for index, classes in enumerate(named):
-        says[index, classes] = 1
-    return pictures, texts, absent @ says.T == 0
+        pictures[index], _, shown, grounds = compose(rng, (side, side), count, bank.ground, bank.sprite)
+        names = draw_names(shown, grounds, rng, ground_rate)
+        captions.append(caption(names, rng))
+        present[index, [CLASSES.index(name) for name in shown + grounds]] = True
+        says[index, [CLASSES.index(name) for name in names]] = True
+    return pictures, captions, (~present).astype(np.float32) @ says.T == 0, present
+
+
+def draw_words(seed, step):
+    """A caption for each of CLASSES alone, such as "a photo of the small cat"; a function of (seed, step)."""
+    rng = np.random.default_rng((seed, 3, step))
+    return [caption([name], rng) for name in CLASSES]

@@ -1,0 +1,31 @@
+"""The pictures of README and docs, made anew: python benchmarks/pictures.py"""
+
+from pathlib import Path
+
+import sclip_plugin as sp
+from sclip_plugin.defaults import PAMR_STEPS
+from sclip_plugin.draw.overlay import overlay, palette
+from sclip_plugin.draw.sheet import side_by_side
+from sclip_plugin.files import save_image
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+
+
+def demo() -> None:
+    """The first scene as `sclip demo` segments it, refined, and the truth."""
+    scene = sp.draw_scene(seed=0)
+    labels = list(scene.labels)
+    encoded = sp.Segmenter.from_pretrained("demo").encode(scene.picture)
+    panels = [
+        ("the scene", scene.picture),
+        ("csa", encoded.segment(labels).overlay(legend=False)),
+        ("csa, refined", encoded.segment(labels, pamr_steps=PAMR_STEPS).overlay(legend=False)),
+        ("truth", overlay(scene.picture, scene.label_map, scene.labels, legend=False)),
+    ]
+    colours = palette(len(labels))
+    legend = [(label, tuple(int(v) for v in colours[i])) for i, label in enumerate(labels)]
+    save_image(side_by_side(panels, legend=legend), IMAGES / "demo.png")
+
+
+if __name__ == "__main__":
+    demo()

@@ -1,0 +1,113 @@
+"""The files of a result on disk: what they are called, which belong together, and whether they are whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from PIL.PngImagePlugin import PngInfo
+
+MARK = "sclip_plugin result"
+"""Stands in every picture that a result consists of, so that none is taken for a picture to segment."""
+
+_NAME_BYTES = 60
+_HEATMAP = r"\.heatmap\.\d+-[^.]*\.png"
+_OWN_NAME = re.compile(rf"(?P<stem>.+)(\.overlay\.png|\.labels\.png|{_HEATMAP})", re.DOTALL)
+
+
+def file_names(stem: str, labels: Sequence[str], heatmaps: bool) -> dict[str, str]:
+    """The name of each picture of a result, by its kind: ``"overlay"``, ``"labels"``, ``"heatmap.LABEL"``.
+
+    A heat map's name has the label's index, which tells it from any other on every file system, and as much of the
+    label as a file name can hold; the JSON says which label it is.
+
+    Example:
+        >>> from sclip_plugin.segment.results import file_names
+        >>> file_names("photo", ["a/b", "a:b"], heatmaps=True)["heatmap.a:b"]
+        'photo.heatmap.1-a_b.png'
+    """
+    names = {"overlay": f"{stem}.overlay.png", "labels": f"{stem}.labels.png"}
+    if heatmaps:
+        for index, label in enumerate(labels):
+            names[f"heatmap.{label}"] = f"{stem}.heatmap.{index}-{_readable(label)}.png"
+    return names
+
+
+def source_of(file: IO[bytes], path: str) -> dict[str, Any]:
+    """What tells a picture from another under the same name: its path as given, its size in bytes, its content's hash.
+
+    Args:
+        file: open, at its start; read, and put back there.
+        path: as given.
+    """
+    digest, size = hashlib.sha256(), 0
+    while block := file.read(2**20):
+        digest.update(block)
+        size += len(block)
+    file.seek(0)
+    return {"path": path, "bytes": size, "sha256": digest.hexdigest()}
+
+
+def retire(folder: Path, stem: str, names: Sequence[str]) -> None:
+    """Make room for a new result: the old one's JSON goes, and the heat maps that ``names`` will not replace."""
+    path = folder / f"{stem}.json"
+    path.unlink(missing_ok=True)
+    old = re.compile(re.escape(path.stem) + _HEATMAP, re.DOTALL)
+    kept = {Path(name).name for name in names}
+    if path.parent.is_dir():
+        for entry in os.scandir(path.parent):
+            if old.fullmatch(entry.name) and entry.name not in kept:
+                os.unlink(entry.path)
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """The JSON of a result; None where there is none, or something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) and {"labels", "settings"} <= set(content) else None
+
+
+def is_whole(path: Path, settings: Any, source: dict[str, Any], kinds: Sequence[str]) -> bool:
+    """Whether a result's JSON is of these settings and this source, and all that it names, ``kinds`` too, is there."""
+    content = read_result(path)
+    if content is None or content["settings"] != settings or content.get("source") != source:
+        return False
+    files = content.get("files")
+    if not isinstance(files, dict) or not set(kinds) <= set(files):
+        return False
+    return all(isinstance(name, str) and (path.parent / name).is_file() for name in files.values())
+
+
+def png_info() -> PngInfo:
+    """What marks a picture as part of a result."""
+    info = PngInfo()
+    info.add_text("Software", MARK)
+    return info
+
+
+def is_result(path: Path) -> bool:
+    """Whether a picture file is part of a result."""
+    try:
+        if path.suffix.lower() != ".png" or not path.is_file():
+            return False
+        with open(path, "rb") as file:
+            if MARK.encode() in file.read(1024):
+                return True
+    except (OSError, ValueError):
+        return False
+    match = _OWN_NAME.fullmatch(path.name)  # of a release that left no mark
+    return match is not None and read_result(path.with_name(f"{match['stem']}.json")) is not None
+
+
+def _readable(label: str) -> str:
+    kept = (c if c.isalnum() or c in "-_ " or unicodedata.category(c).startswith("M") else "_" for c in label)
+    name = unicodedata.normalize("NFC", "".join(kept))
+    return name.encode("utf-8", "ignore")[:_NAME_BYTES].decode("utf-8", "ignore").strip()

@@ -1,0 +1,1 @@
+"""Campaigns of faults, short ones as tests."""
