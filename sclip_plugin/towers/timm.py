@@ -161,9 +161,9 @@ class TimmTower(Tower):
         weight = self.trunk.blocks[0].attn.qkv.weight if self.hybrid else embed.proj.weight
         pixel_values = pixel_values.to(weight.dtype)
         if self.hybrid:
-            patches = embed(pixel_values.to(self.trunk.pos_embed.dtype))
+            patches = embed(pixel_values)
             return patches if patches.dim() == 3 else patches.flatten(1, 2)  # of a trunk of any size: (B, h, w, C)
-        return embed.norm(embed.proj(pixel_values.to(embed.proj.weight.dtype)).flatten(2).transpose(1, 2))
+        return embed.norm(embed.proj(pixel_values).flatten(2).transpose(1, 2))
 
     def embed(self, pixel_values: Tensor, position_resize: str) -> Tensor:
         trunk, grid = self.trunk, self.grid(pixel_values)
