@@ -76,6 +76,7 @@ def hybrid_cases() -> list[Case]:
     in_open_clip = dict(timm, embedding=encode_image)
     return [
         Case("timm_vitamin", vitamin(), **timm),
+        Case("timm_vitamin_xl", vitamin(pos_embed="none"), **timm),
         Case("timm_mobileclip_b", hybrid(mobileclip_stem, no_embed_class=True), **timm),
         Case("timm_hybrid_any_size", hybrid(mobileclip_stem, dynamic_img_size=True), **timm),
         Case("open_clip_timm_vitamin", with_timm_visual(vitamin(num_classes=0)), **in_open_clip),
