@@ -25,7 +25,7 @@ def main(
     from scenario import median_times, scenario
 
     from sclip_plugin.dense import dense_features
-    from sclip_plugin.methods import list_methods, make_method
+    from sclip_plugin.methods import make_method, methods_alone
 
     made = scenario(tower, (64, 64), 21)
     model, seg = made.model, made.segmenter
@@ -41,7 +41,7 @@ def main(
 
     with torch.inference_mode():
         seconds = median_times(
-            {"plain CLIP": lambda: model.visual(pixels)} | {name: forward(name) for name in list_methods()}, runs
+            {"plain CLIP": lambda: model.visual(pixels)} | {name: forward(name) for name in methods_alone()}, runs
         )
     print(f"{tower}, {windows} windows, {torch.get_num_threads()} threads\n")
     print("| method | seconds | of plain CLIP |\n|---|---:|---:|")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def dense_tokens(
     keep_cls: bool,
     hidden_states: list[Tensor] | None = None,
     allow_remainder: bool = False,
+    own_grid: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Tokens that leave the last block under a method, before post-norm and projection.
 
@@ -34,6 +36,8 @@ def dense_tokens(
         keep_cls: the prefix rows (CLS) are those of the ordinary block, so that the image embedding stays what it was.
         hidden_states: if given, the tokens that enter each block, then the dense tokens, are appended to it.
         allow_remainder: see `dense_features`.
+        own_grid: leave the patches on the grid of `Method.output_grid`; else they are resized to the tower's, bilinear:
+            the number of a model's tokens stays what it is.
 
     Returns:
         The dense tokens, (B, P + N, C), and the tokens to read the image embedding off: the same ones, or with
@@ -44,6 +48,9 @@ def dense_tokens(
     block, context = method.reach_last_block(tower, pixel_values, hidden_states)
     tokens = method(block, context)
     prefix = tower.prefix_tokens
+    grid = method.output_grid(tower, (pixel_values.shape[-2], pixel_values.shape[-1]))
+    if not own_grid and tuple(grid) != tuple(context.grid):
+        tokens = torch.cat([tokens[:, :prefix], _regridded(tokens[:, prefix:], grid, context.grid)], dim=1)
     for_embedding = None
     if keep_cls and tower.pools_patches:
         for_embedding = context.tower.run_block(block.block, block.tokens)
@@ -94,10 +101,18 @@ def dense_features(
     """
     from .methods import make_method
     from .towers import Tower, find_tower
-    from .towers.running import drop_remainder
 
     tower = model if isinstance(model, Tower) else find_tower(model)
     method = make_method(method, options)
-    tokens, _ = dense_tokens(tower, pixel_values, method, keep_cls=False, allow_remainder=allow_remainder)
+    tokens, _ = dense_tokens(
+        tower, pixel_values, method, keep_cls=False, allow_remainder=allow_remainder, own_grid=True
+    )
     features = tower.project(tokens[:, tower.prefix_tokens :])
-    return features.transpose(1, 2).unflatten(2, tower.grid(drop_remainder(pixel_values, tower.patch_size)))
+    size = (pixel_values.shape[-2], pixel_values.shape[-1])
+    return features.transpose(1, 2).unflatten(2, method.output_grid(tower, size))
+
+
+def _regridded(tokens: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """Patches (B, a b, C) to another grid, bilinear."""
+    maps = tokens.mT.unflatten(2, grid)
+    return F.interpolate(maps.float(), size=target, mode="bilinear", align_corners=False).flatten(2).mT.to(tokens.dtype)

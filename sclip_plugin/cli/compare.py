@@ -65,12 +65,12 @@ def compare(
     from ..draw import sheet
     from ..files import check_writable, image_format, save_image
     from ..imaging.pictures import read_picture
-    from ..methods import list_methods
+    from ..methods import methods_alone
     from ..segment.results import png_info
     from ..settings import setting_names
 
     limit_pixels(max_pixels)
-    names = [*list_methods()] if methods == "all" else [name.strip() for name in methods.split(",") if name.strip()]
+    names = [*methods_alone()] if methods == "all" else [name.strip() for name in methods.split(",") if name.strip()]
     options = parse_changes(change or [])
     shared = {name: options.pop(name) for name in list(options) if name in setting_names()}
     settings = chosen_settings(

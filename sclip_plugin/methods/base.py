@@ -35,6 +35,7 @@ class Method:
     Class attributes:
         name: the name in the registry, set by `register_method`.
         summary, source: one line each for ``sclip methods``: what it does, and the paper.
+        needs_outside_model: it looks through a second model, which a comparison of all methods does not fetch.
     """
 
     position_resize: PositionResize = "scale_factor"
@@ -42,6 +43,7 @@ class Method:
     name: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""
+    needs_outside_model: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_fields(self, self.name or type(self).__name__)
@@ -67,6 +69,18 @@ class Method:
     def taps(self, depth: int) -> tuple[int, ...]:
         """Indices (from 0, of ``depth`` blocks) of earlier blocks whose input the method needs in ``context.taps``."""
         return ()
+
+    def output_grid(self, tower: Tower, size: tuple[int, int]) -> tuple[int, int]:
+        """The grid (a, b) of what comes out for a picture of (height, width) pixels: the tower's patches.
+
+        A method whose features live elsewhere says so here; what it returns then has P + a b rows.
+        """
+        height, width = (max(1, side // patch) for side, patch in zip(size, tower.patch_size, strict=True))
+        return height, width
+
+    def padded(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The (height, width) to which windows of ``size`` are padded with the mean colour, half of it in front."""
+        return size
 
     def reach_last_block(
         self, tower: Tower, pixel_values: Tensor, hidden_states: list[Tensor] | None = None

@@ -38,6 +38,15 @@ def list_methods() -> tuple[str, ...]:
     return METHODS.names()
 
 
+def methods_alone() -> tuple[str, ...]:
+    """Names of the methods that need no outside model: what ``all`` stands for on a command line.
+
+    >>> "csa" in methods_alone(), "proxyclip" in methods_alone()
+    (True, False)
+    """
+    return tuple(name for name in list_methods() if not METHODS[name].needs_outside_model)
+
+
 def make_method(method: str | Method, options: dict[str, Any] | None = None) -> Method:
     """A method from its name and options; a method in hand is returned with the options replaced.
 

@@ -19,6 +19,7 @@ PRESET_OF_METHOD = {
     "clearclip": "clearclip",
     "resclip": "resclip",
     "scclip": "scclip",
+    "proxyclip": "proxyclip",
 }
 
 

@@ -166,7 +166,7 @@ class Encoded:
             settings = Settings(**{name: value for name, value in said["settings"].items()})
             plan = WindowPlan.of(
                 tuple(said["plan"][0]), settings.window, settings.window_stride, segmenter.tower.patch_size
-            )
+            ).under(settings.make_method(), segmenter.tower)
         except FileNotFoundError:
             raise
         except Exception as error:  # whatever a broken or foreign file makes of the readers

@@ -97,6 +97,7 @@ class WindowRunner:
                 )
             size = (pixels.shape[-2], pixels.shape[-1])
             plan = WindowPlan.of(size, settings.window, settings.window_stride, self.tower.patch_size)
+            plan = plan.under(method, self.tower)
             job = Seen(picture, pixels, output_size, plan, torch.empty(0), len(plan))
             jobs.append(job)
             windows.extend((job, index, box) for index, box in enumerate(plan.boxes()))
@@ -122,7 +123,8 @@ class WindowRunner:
         while windows and len(batch) < self._at_once(plan) and windows[0][0].plan.window == plan.window:
             batch.append(windows.popleft())
         pixels = torch.stack([job.plan.cut(job.pixels, *box) for job, _, box in batch]).to(self.device)
-        features = dense_features(self.tower, normalise(pixels, self.mean, self.std), method, allow_remainder=True)
+        pixels = plan.pad(normalise(pixels, self.mean, self.std))
+        features = dense_features(self.tower, pixels, method, allow_remainder=True)
         with without_autocast(self.device):
             kept = keep(F.normalize(features.flatten(2).float(), dim=1).transpose(1, 2))
         for (job, index, _), values in zip(batch, kept, strict=True):

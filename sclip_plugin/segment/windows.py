@@ -9,14 +9,21 @@ piece.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..device import Budget, budget
 from ..imaging.resampling import bilinear_matrix, weighted
+
+if TYPE_CHECKING:
+    from ..methods import Method
+    from ..towers import Tower
 
 
 def window_starts(size: int, window: int, stride: int) -> list[int]:
@@ -39,6 +46,7 @@ class WindowPlan:
         window: (height, width) of each window; smaller than asked for where the picture is.
         rows, columns: where windows start.
         patches: (h, w) patches in a window. The tower does not see rows and columns of pixels that fill no patch.
+        padded: (height, width) of a window as the model sees it; the rest is padding, half in front.
     """
 
     size: tuple[int, int]
@@ -46,6 +54,7 @@ class WindowPlan:
     rows: list[int]
     columns: list[int]
     patches: tuple[int, int]
+    padded: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, size: tuple[int, int], window: int, stride: int, patch_size: tuple[int, int]) -> WindowPlan:
@@ -55,12 +64,25 @@ class WindowPlan:
         rows, columns = (window_starts(size[axis], cut[axis], stride) for axis in (0, 1))
         return cls(tuple(size), cut, rows, columns, patches)  # type: ignore[arg-type]
 
+    def under(self, method: Method, tower: Tower) -> WindowPlan:
+        """The plan with the padding and the grid that a method has."""
+        padded = method.padded(self.window)
+        return dataclasses.replace(self, padded=padded, patches=method.output_grid(tower, padded))
+
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
 
     def boxes(self) -> Iterator[tuple[int, int]]:
         """Top left corners of the windows, row by row."""
         return ((top, left) for top in self.rows for left in self.columns)
+
+    def pad(self, windows: Tensor) -> Tensor:
+        """Normalised windows, (B, 3, H, W), with the padding: zeros, which are the mean colour."""
+        if self.padded is None or tuple(self.padded) == tuple(self.window):
+            return windows
+        (high, wide), (height, width) = self.padded, self.window
+        above, left = (high - height) // 2, (wide - width) // 2
+        return F.pad(windows, (left, wide - width - left, above, high - height - above))
 
     def cut(self, pixels: Tensor, top: int, left: int) -> Tensor:
         """One window of (3, H, W)."""
@@ -80,17 +102,24 @@ class WindowPlan:
     def stitched(self, logits: Tensor, output_size: tuple[int, int] | None = None) -> LogitMap:
         """Scores of every pixel of the picture, or of the picture resized to ``output_size`` afterwards."""
         rows, columns = (
-            _stitching(starts, cut, count, size, target)
-            for starts, cut, count, size, target in zip(
-                (self.rows, self.columns), self.window, self.patches, self.size, output_size or self.size, strict=True
+            _stitching(starts, cut, padded, count, size, target)
+            for starts, cut, padded, count, size, target in zip(
+                (self.rows, self.columns),
+                self.window,
+                self.padded or self.window,
+                self.patches,
+                self.size,
+                output_size or self.size,
+                strict=True,
             )
         )
         return LogitMap(logits, rows, columns)
 
 
-def _stitching(starts: list[int], cut: int, patches: int, size: int, target: int) -> Tensor:
+def _stitching(starts: list[int], cut: int, padded: int, patches: int, size: int, target: int) -> Tensor:
     """(target, len(starts) · patches): upsample each window's patches, average overlaps, resize to ``target``."""
-    upsample = bilinear_matrix(patches, cut)
+    front = (padded - cut) // 2
+    upsample = bilinear_matrix(patches, padded)[front : front + cut]
     stitched = torch.zeros(size, len(starts) * patches)
     covered = torch.zeros(size, 1)
     for index, start in enumerate(starts):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import sclip_plugin as sp
-from sclip_plugin.methods import list_methods, make_method
+from sclip_plugin.methods import make_method, methods_alone
 from sclip_plugin.methods.depth import at_depth
 from sclip_plugin.towers import find_tower
 
@@ -122,7 +122,7 @@ def test_towers_without_cls(method):
 PRECISION = {torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
-@pytest.mark.parametrize("name", list_methods())
+@pytest.mark.parametrize("name", methods_alone())
 @pytest.mark.parametrize("dtype", PRECISION, ids=str)
 @pytest.mark.parametrize("how", ["autocast", "weights"])
 def test_half_precision(name, dtype, how):
@@ -139,7 +139,7 @@ def test_half_precision(name, dtype, how):
 
 
 @pytest.mark.parametrize("framework", golden.FRAMEWORKS)
-@pytest.mark.parametrize("name", list_methods())
+@pytest.mark.parametrize("name", methods_alone())
 def test_in_place_equals_functional(framework, name):
     """The rest of what holds in place is in tests/towers; this is on the golden checkpoint, and with SFR."""
     method = make_method(name, {"text": TEXT} if name == "resclip" else {})

@@ -19,10 +19,21 @@ from .toy import ToyTower, ToyViT
 
 register_tower("toy")(ToyTower)
 
-METHODS = {
-    name: make_method(name, {"sfr": None} if name == "resclip" else {})  # sfr needs texts, and has its own tests
-    for name in list_methods()
+
+def _outside_model() -> nn.Module:
+    from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(0)
+    vit = ViTModel(ViTConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+                             image_size=32, patch_size=8))  # fmt: skip
+    return vit.eval().requires_grad_(False)
+
+
+OPTIONS: dict[str, dict] = {
+    "resclip": {"sfr": None},  # sfr needs texts, and has its own tests
+    "proxyclip": {"vfm": _outside_model()},
 }
+METHODS = {name: make_method(name, OPTIONS.get(name, {})) for name in list_methods()}
 
 
 # transformers ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,7 @@
+"""Outside vision models: how each wants its picture, and what it gives on its own grid; one file per architecture."""
+
+from . import sam, vit  # noqa: F401
+from .base import Guide, Seen
+from .registry import GUIDES, as_guide, find_guide, list_guides, load_guide, register_guide
+
+__all__ = ["GUIDES", "Guide", "Seen", "as_guide", "find_guide", "list_guides", "load_guide", "register_guide"]
