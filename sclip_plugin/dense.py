@@ -45,8 +45,9 @@ def dense_tokens(
     """
     if not allow_remainder:
         tower.grid(pixel_values)  # raises where there is one
+    method.check_tower(tower)
     block, context = method.reach_last_block(tower, pixel_values, hidden_states)
-    tokens = method(block, context)
+    tokens = method(block, context) if tower.attends else block.tokens
     prefix = tower.prefix_tokens
     grid = method.output_grid(tower, (pixel_values.shape[-2], pixel_values.shape[-1]))
     if not own_grid and tuple(grid) != tuple(context.grid):
