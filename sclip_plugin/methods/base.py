@@ -97,8 +97,8 @@ class Method:
         name, trunk = self.name or type(self).__name__, type(tower.trunk).__name__
         if not tower.attends and not self.is_the_block:
             raise UnsupportedModelError(
-                f"{trunk} is convolutional: it has no last block with queries, keys and values that {name!r} could "
-                "replace. Its map goes through its own head: method='vanilla', with its options as they are."
+                f"{trunk} is a convolutional tower: no last block with queries, keys and values stands before its head "
+                f"for {name!r} to replace. method='vanilla', with its own options, takes the map through the head."
             )
         if len(tower.blocks) == 1 and self.taps(1):
             raise UnsupportedModelError(

@@ -11,7 +11,7 @@ positions out (arXiv 2112.01071).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
@@ -71,7 +71,7 @@ def joint_width(pool: Any) -> int:
 
 
 class PatchedResNet(PatchedTrunk):
-    """The embedding, and the dense tokens where they are asked for: with ``output_tokens``, and as timm's unpooled map."""
+    """The embedding; the dense tokens beside it with ``output_tokens``, or alone as the map of timm's unpooled head."""
 
     def forward(self, x: Tensor) -> Any:
         tokens, for_embedding = self._sclip_patch.dense_tokens(self, x)

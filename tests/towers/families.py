@@ -86,7 +86,7 @@ def hybrid_cases() -> list[Case]:
     ]
 
 
-# ResNets under an attention pool ---------------------------------------------------------------------------------------
+# ResNets under an attention pool --------------------------------------------------------------------------------------
 
 TINY_RESNET_TEXT = dict(context_length=16, vocab_size=99, width=16, heads=2, layers=2)
 

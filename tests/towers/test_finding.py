@@ -24,7 +24,8 @@ TOWER_OF = {
     "timm": "timm", "timm_siglip": "timm", "open_clip_timm": "timm",
     "timm_eva02_clip": "eva", "timm_perception_encoder": "eva", "open_clip_timm_eva02": "eva",
     "open_clip": "open_clip", "open_clip_custom_text": "open_clip", "open_clip_visual": "open_clip",
-    "openai": "open_clip", "resnet_open_clip": "resnet", "resnet_openai": "resnet", "resnet_timm": "resnet", "toy": "toy",
+    "openai": "open_clip",
+    "resnet_open_clip": "resnet", "resnet_openai": "resnet", "resnet_timm": "resnet", "toy": "toy",
 }  # fmt: skip
 
 
