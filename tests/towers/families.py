@@ -13,12 +13,17 @@ from torch import Tensor, nn
 from .case import CASES, Case
 from .layouts import AlphaTower, MoETower
 from .models import (
+    TINY_TEXT,
+    TINY_VISION,
     encode_image,
     forward,
     open_clip_joint,
     output_tokens,
+    siglip_joint,
     timm_joint,
     timm_patches,
+    transformers_has,
+    vision_model,
     with_timm_visual,
 )
 
@@ -153,5 +158,133 @@ def resnet_cases() -> list[Case]:
     ]
 
 
-for case in (*layout_cases(), *hybrid_cases(), *resnet_cases()):
+# Dual encoders of transformers beside CLIP's and SigLIP's -------------------------------------------------------------
+
+
+def cut(pixels: Tensor, side: int = 8) -> dict[str, Tensor]:
+    """What SigLIP 2's own processor makes of pictures of one size: patches (rows, columns, channels), mask, shapes."""
+    columns = F.unfold(pixels, side, stride=side).transpose(1, 2)
+    shape = torch.tensor([[pixels.shape[2] // side, pixels.shape[3] // side]]).expand(len(pixels), -1)
+    return {
+        "pixel_values": columns.unflatten(2, (3, side, side)).movedim(2, 4).flatten(2),
+        "pixel_attention_mask": torch.ones(columns.shape[:2], dtype=torch.int32),
+        "spatial_shapes": shape,
+    }
+
+
+def naflex(class_name: str) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        import transformers
+
+        vision = {key: value for key, value in TINY_VISION.items() if key != "image_size"} | {"num_patches": 16}
+        if class_name == "Siglip2VisionModel":
+            return transformers.Siglip2VisionModel(transformers.Siglip2VisionConfig(**vision))
+        text = {**TINY_TEXT, "hidden_size": 32, "projection_size": 32}
+        return transformers.Siglip2Model(transformers.Siglip2Config(text_config=text, vision_config=vision))
+
+    return make
+
+
+def naflex_embedding(model: nn.Module, pixels: Tensor) -> Tensor:
+    output = model.get_image_features(**cut(pixels)) if hasattr(model, "text_model") else model(**cut(pixels))
+    return output if isinstance(output, Tensor) else output.pooler_output
+
+
+def naflex_patches(model: nn.Module, pixels: Tensor) -> Tensor:
+    return vision_model(model)(**cut(pixels)).last_hidden_state
+
+
+def aimv2(**options) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        import transformers
+
+        return transformers.Aimv2Model(
+            transformers.Aimv2Config(
+                text_config=TINY_TEXT, vision_config={**TINY_VISION, "use_head": True, **options}, projection_dim=24
+            )
+        )
+
+    return make
+
+
+def features_of(model: nn.Module, pixels: Tensor) -> Tensor:
+    output = model.get_image_features(pixels)
+    return output if isinstance(output, Tensor) else output.pooler_output
+
+
+def last_patches(model: nn.Module, pixels: Tensor) -> Tensor:
+    count = (pixels.shape[-2] // 8) * (pixels.shape[-1] // 8)
+    return model.vision_model(pixels).last_hidden_state[:, -count:]
+
+
+def aimv2_joint(model: nn.Module, patches: Tensor) -> Tensor:
+    head = model.vision_model.head  # of a picture of one patch
+    return model.visual_projection(torch.stack([head(patches[:, i : i + 1]) for i in range(patches.shape[1])], dim=1))
+
+
+def tipsv2() -> nn.Module:
+    import transformers
+
+    text = {key: value for key, value in TINY_TEXT.items() if key != "max_position_embeddings"}
+    vision = {key: value for key, value in TINY_VISION.items() if key != "intermediate_size"} | {"mlp_ratio": 2}
+    return transformers.Tipsv2Model(
+        transformers.Tipsv2Config(text_config={**text, "hidden_size": 32}, vision_config=vision)
+    )
+
+
+def dual_encoder(vision: str, **options) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        import transformers
+
+        config = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
+            getattr(transformers, vision + "Config")(**TINY_VISION, **options),
+            transformers.BertConfig(**{**TINY_TEXT, "hidden_size": 16}),
+            projection_dim=24,
+        )
+        return transformers.VisionTextDualEncoderModel(config)
+
+    return make
+
+
+def dual_encoder_joint(model: nn.Module, patches: Tensor) -> Tensor:
+    trunk = vision_model(model)
+    if hasattr(trunk, "head"):
+        return model.visual_projection(siglip_joint(model, patches))
+    pooled = [trunk.pooler(patches[:, i : i + 1]) for i in range(patches.shape[1])] if hasattr(trunk, "pooler") else []
+    return model.visual_projection(torch.stack(pooled, dim=1) if pooled else patches)
+
+
+def dual_encoder_features(model: nn.Module, pixels: Tensor) -> Tensor:
+    with_any_size = {} if "Dinov2" in type(vision_model(model)).__name__ else {"interpolate_pos_encoding": True}
+    output = model.get_image_features(pixels, **with_any_size)
+    return output if isinstance(output, Tensor) else output.pooler_output
+
+
+def dual_encoder_patches(model: nn.Module, pixels: Tensor) -> Tensor:
+    with_any_size = {} if "Dinov2" in type(vision_model(model)).__name__ else {"interpolate_pos_encoding": True}
+    count = (pixels.shape[-2] // 8) * (pixels.shape[-1] // 8)
+    return vision_model(model)(pixels, **with_any_size).last_hidden_state[:, -count:]
+
+
+def transformers_family_cases() -> list[Case]:
+    sig = dict(embedding=naflex_embedding, patches=naflex_patches, to_joint=siglip_joint)
+    aim = dict(embedding=features_of, patches=last_patches, to_joint=aimv2_joint)
+    dual = dict(embedding=dual_encoder_features, patches=dual_encoder_patches, to_joint=dual_encoder_joint)
+    cases = {
+        "Siglip2Model": [
+            Case("siglip_2_naflex", naflex("Siglip2Model"), **sig),
+            Case("siglip_2_naflex_vision", naflex("Siglip2VisionModel"), **sig),
+        ],
+        "Aimv2Model": [Case("aimv2", aimv2(), **aim), Case("aimv2_native", aimv2(is_native=True), **aim)],
+        "Tipsv2Model": [Case("tipsv2", tipsv2, features_of, last_patches, lambda model, patches: patches)],
+        "VisionTextDualEncoderModel": [
+            Case("dual_encoder_vit", dual_encoder("ViT"), **dual),
+            Case("dual_encoder_dinov2", dual_encoder("Dinov2"), **dual),
+            Case("dual_encoder_siglip", dual_encoder("SiglipVision"), **dual),
+        ],
+    }
+    return [case for needed, its in cases.items() if transformers_has(needed) for case in its]
+
+
+for case in (*layout_cases(), *hybrid_cases(), *resnet_cases(), *transformers_family_cases()):
     CASES[case.name] = case

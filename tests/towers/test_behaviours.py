@@ -28,6 +28,8 @@ ONE_PER_TOWER = [
     for name in (
         "clip_vision",
         "siglip_vision",
+        "siglip_2_naflex",
+        "aimv2",
         "dinov2_registers",
         "timm_registers",
         "timm_eva02_clip",
@@ -35,6 +37,7 @@ ONE_PER_TOWER = [
         "resnet_open_clip",
         "toy",
     )
+    if name in CASES  # some need a newer release
 ]
 one_per_tower = pytest.mark.parametrize("case", ONE_PER_TOWER, ids=str)
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=str)
@@ -155,6 +158,8 @@ def test_a_size_that_the_patch_does_not_divide(case: Case):
     message = f"{height} x {width} pixels cannot be cut into patches of {case.patch} x {case.patch}"
     with pytest.raises(ValueError, match=message):
         sp.dense_features(case.shared_model(), case.pixels(1, (height, width)))
+    if "naflex" in case.name:
+        return  # its own forward takes whole patches
     with pytest.raises(ValueError, match=message), sp.applied(case.shared_model()) as model:
         case.patches(model, case.pixels(1, (height, width)))
 
@@ -382,6 +387,8 @@ def test_gradients_reach_all_blocks_and_equal_the_functional_ones(case: Case):
 
 @one_per_tower
 def test_torch_compile_finds_no_graph_break(case: Case):
+    if "naflex" in case.name:
+        pytest.skip("its shapes are values, which no graph has")
     assert_compiles(sp.apply(shortened(case), keep_cls=False), case.pixels())
 
 

@@ -25,7 +25,9 @@ TOWER_OF = {
     "timm_eva02_clip": "eva", "timm_perception_encoder": "eva", "open_clip_timm_eva02": "eva",
     "open_clip": "open_clip", "open_clip_custom_text": "open_clip", "open_clip_visual": "open_clip",
     "openai": "open_clip",
-    "resnet_open_clip": "resnet", "resnet_openai": "resnet", "resnet_timm": "resnet", "toy": "toy",
+    "siglip_2_naflex": "naflex", "aimv2": "aimv2", "tipsv2": "vit", "dual_encoder_vit": "vit",
+    "dual_encoder_siglip": "siglip", "toy": "toy",
+    "resnet_open_clip": "resnet", "resnet_openai": "resnet", "resnet_timm": "resnet",
 }  # fmt: skip
 
 
@@ -76,16 +78,6 @@ def torchvision_vit():
     return VisionTransformer(32, 8, 1, 2, 16, 16)
 
 
-def siglip_2_naflex():
-    import transformers
-
-    if not hasattr(transformers, "Siglip2Model"):
-        pytest.skip("not in this release")
-    vision = {k: v for k, v in TINY_VISION.items() if k != "image_size"}
-    config = transformers.Siglip2Config(text_config={**TINY_TEXT, "projection_size": 32}, vision_config=vision)
-    return transformers.Siglip2Model(config)
-
-
 def owlvit():
     import transformers
 
@@ -103,7 +95,6 @@ UNSUPPORTED = {
     timm_relative_positions: "VisionTransformerRelPos",
     timm_beit: "Beit",
     torchvision_vit: "VisionTransformer",
-    siglip_2_naflex: "Siglip2Model",
     owlvit: "OwlViTModel",
     text_tower: "CLIPText",
     lambda: nn.Linear(2, 2): "Linear",
