@@ -43,8 +43,9 @@ def run_method(
         same ones, or with ``keep_cls`` on a tower that pools its patches all that the ordinary block gives; and the
         context, whose ``output_grid``, or ``grid`` where that is None, is the grid.
     """
+    method.check_tower(tower)
     block, context = method.reach_last_block(tower, pixel_values, hidden_states, windows)
-    tokens = method(block, context)
+    tokens = method(block, context) if tower.attends else block.tokens
     prefix = tower.prefix_tokens
     for_embedding = None
     if keep_cls and tower.pools_patches:

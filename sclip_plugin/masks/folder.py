@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import FileFormatError, MissingExtraError, PictureError
+from ..errors import FileFormatError, MissingPackageError, PictureError
 from ..fields import field_of
+from ..importing import needs
 from .base import MaskSource
 from .registry import register_mask_source
 
@@ -75,19 +76,14 @@ def read_masks(path: str | Path) -> np.ndarray:
                     raise ValueError(f"arrays {names}; expected one, or one called instance_mask")
                 return np.asarray(content["instance_mask" if "instance_mask" in names else names[0]])
         return _from_coco(json.loads(path.read_text(encoding="utf-8")))
-    except MissingExtraError:
+    except MissingPackageError:
         raise
     except Exception as error:  # whatever a broken file makes of its reader
         raise FileFormatError(f"{path} holds no masks that can be read: {error}") from error
 
 
 def _from_coco(content: Any) -> np.ndarray:
-    try:
-        from pycocotools import mask as coco
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            'masks in run-length encoding need pycocotools, which is not installed: pip install "sclip_plugin[masks]".'
-        ) from error
+    coco = needs("pycocotools.mask", "masks")
     entries = content["annotations"] if isinstance(content, dict) else content
     encoded = []
     for entry in entries:

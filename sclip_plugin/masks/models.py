@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import MissingExtraError, ModelLoadError
+from ..errors import MissingPackageError, ModelLoadError
 from ..fields import field_of
+from ..importing import needs
 from .base import MaskSource
 from .registry import register_mask_source
 
@@ -72,16 +73,6 @@ class PanopticMasks(MaskSource):
         return ids + 1 if ids.min() < 0 else ids
 
 
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            'masks by a model need transformers, which is not installed: pip install "sclip_plugin[transformers]".'
-        ) from error
-    return transformers
-
-
 @functools.lru_cache(maxsize=2)
 def _generator(name: str) -> Any:
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -102,8 +93,8 @@ def _panoptic(name: str) -> tuple[Any, Any]:
 def _loaded(name: str, load: Any) -> Any:
     folder = Path(name).expanduser()
     try:
-        return load(_transformers(), str(folder) if folder.is_dir() else name)
-    except MissingExtraError:
+        return load(needs("transformers", "transformers"), str(folder) if folder.is_dir() else name)
+    except MissingPackageError:
         raise
     except Exception as error:  # whatever the hub's client, a parser or a broken file raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ..errors import MissingExtraError
 from ..fields import field_of
+from ..importing import needs
 from .base import MaskSource
 from .registry import register_mask_source
 
@@ -31,11 +31,6 @@ class Slic(MaskSource):
     compactness: float = field_of(10.0, "higher: squarer; lower: along colours", above=0)
 
     def __call__(self, picture: Image.Image) -> np.ndarray:
-        try:
-            from skimage.segmentation import slic
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(
-                'superpixels need scikit-image, which is not installed: pip install "sclip_plugin[masks]".'
-            ) from error
+        slic = needs("skimage.segmentation", "masks").slic
         ids = slic(np.asarray(picture), n_segments=self.segments, compactness=self.compactness, start_label=1)
         return ids.astype(np.int32)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UnsupportedModelError
 from ..fields import check_fields, field_of
 from ..towers.running import before_last_block
 
@@ -82,6 +83,29 @@ class Method:
     def padded(self, size: tuple[int, int]) -> tuple[int, int]:
         """The (height, width) to which windows of ``size`` are padded with the mean colour, half of it in front."""
         return size
+
+    @property
+    def is_the_block(self) -> bool:
+        """Whether the method, with its options, is the last block as it was trained."""
+        return False
+
+    def check_tower(self, tower: Tower) -> None:
+        """Refuse a tower whose structure lacks what the method looks at.
+
+        Raises:
+            UnsupportedModelError: it has no attention, or one block where the method looks at earlier ones.
+        """
+        name, trunk = self.name or type(self).__name__, type(tower.trunk).__name__
+        if not tower.attends and not self.is_the_block:
+            raise UnsupportedModelError(
+                f"{trunk} is a convolutional tower: no last block with queries, keys and values stands before its head "
+                f"for {name!r} to replace. method='vanilla', with its own options, takes the map through the head."
+            )
+        if len(tower.blocks) == 1 and self.taps(1):
+            raise UnsupportedModelError(
+                f"{name!r} looks at blocks before the last one, and {trunk} has one alone, its attention pool. "
+                "Methods that do with the last block work, for instance 'maskclip', 'clearclip' or 'naclip'."
+            )
 
     def reach_last_block(
         self,

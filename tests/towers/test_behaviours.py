@@ -28,12 +28,16 @@ ONE_PER_TOWER = [
     for name in (
         "clip_vision",
         "siglip_vision",
+        "siglip_2_naflex",
+        "aimv2",
         "dinov2_registers",
         "timm_registers",
         "timm_eva02_clip",
         "open_clip_gelu",
+        "resnet_open_clip",
         "toy",
     )
+    if name in CASES  # some need a newer release
 ]
 one_per_tower = pytest.mark.parametrize("case", ONE_PER_TOWER, ids=str)
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=str)
@@ -41,7 +45,12 @@ every_method = pytest.mark.parametrize("method", METHODS)
 # A method sees a model through its tower class: every method on one model of each, csa on all models.
 every_method_and_case = pytest.mark.parametrize(
     ("case", "method"),
-    [(case, method) for case in CASES.values() for method in METHODS if case in ONE_PER_TOWER or method == "csa"],
+    [
+        (case, method)
+        for case in CASES.values()
+        for method in METHODS
+        if (case in ONE_PER_TOWER or method == "csa") and not (case.one_block and METHODS[method].taps(1))
+    ],
     ids=str,
 )
 
@@ -105,7 +114,11 @@ def test_in_place_equals_functional(case: Case, method: str):
     functional = sp.dense_features(case.shared_model(), pixels, METHODS[method])
     with sp.applied(case.shared_model(), METHODS[method]) as model:
         in_place = case.to_joint(model, case.patches(model, pixels))
-    assert functional.shape[2:] == (pixels.shape[2] // case.patch, pixels.shape[3] // case.patch)
+    grid = (pixels.shape[2] // case.patch, pixels.shape[3] // case.patch)
+    assert functional.shape[2:] == METHODS[method].output_grid(find_tower(case.shared_model()), pixels.shape[2:])
+    if functional.shape[2:] != grid:  # an outside model's, which in place is resized to the tower's
+        assert METHODS[method].needs_outside_model and in_place.shape[1] == grid[0] * grid[1]
+        return
     assert difference(in_place, functional.flatten(2).mT) < 1e-5
 
 
@@ -157,6 +170,8 @@ def test_a_size_that_the_patch_does_not_divide(case: Case):
     message = f"{height} x {width} pixels cannot be cut into patches of {case.patch} x {case.patch}"
     with pytest.raises(ValueError, match=message):
         sp.dense_features(case.shared_model(), case.pixels(1, (height, width)))
+    if "naflex" in case.name:
+        return  # its own forward takes whole patches
     with pytest.raises(ValueError, match=message), sp.applied(case.shared_model()) as model:
         case.patches(model, case.pixels(1, (height, width)))
 
@@ -384,6 +399,8 @@ def test_gradients_reach_all_blocks_and_equal_the_functional_ones(case: Case):
 
 @one_per_tower
 def test_torch_compile_finds_no_graph_break(case: Case):
+    if "naflex" in case.name:
+        pytest.skip("its shapes are values, which no graph has")
     assert_compiles(sp.apply(shortened(case), keep_cls=False), case.pixels())
 
 
