@@ -21,6 +21,7 @@ from .fields import check_fields, field_of
 from .text.labels import imagenet_templates, parse_templates
 
 if TYPE_CHECKING:
+    from .masks import MaskSource
     from .methods import Method
     from .steps import PostStep
 
@@ -46,6 +47,9 @@ class Settings:
         prob_threshold: the benchmarks' rule: such pixels become class 0.
         area_threshold: the benchmarks' rule: classes whose share of all pixels that are not class 0 is no larger are
             dropped; None for none.
+        masks: where regions come from, for methods that look at regions and for map correction: a text that
+            `sclip_plugin.masks.find_masks` takes, such as ``"slic"`` or a folder, or a `MaskSource`; None for none.
+        mask_vote: with masks, every region takes the label that most of its pixels have (map correction).
         pamr_steps: steps of pixel-adaptive refinement, 0 for none; 10 in the papers that use it. A picture of more than
             4 million pixels, or whose scores take more than 2 GiB, is refined at a smaller size.
         pamr_dilations: distances in pixels of the neighbours that it looks at.
@@ -86,6 +90,10 @@ class Settings:
     area_threshold: float | None = field_of(
         None, "drop classes whose share of all that is not class 0 is no larger", low=0, high=1
     )
+    masks: str | MaskSource | None = field_of(
+        None, "where regions come from: slic, sam:NAME, panoptic:NAME, a folder of mask files"
+    )
+    mask_vote: bool = field_of(True, "with masks: every region takes the label that most of its pixels have")
     pamr_steps: int = field_of(
         0, f"steps of refinement along the picture's colours (PAMR); {PAMR_STEPS} in the papers", low=0, high=1000
     )
@@ -110,6 +118,10 @@ class Settings:
 
         given = (self.post_steps,) if isinstance(self.post_steps, str) else tuple(self.post_steps)
         object.__setattr__(self, "post_steps", tuple(text_of(STEPS, make_step(step)) for step in given))
+        if self.masks is not None:
+            from .masks import MASK_SOURCES, find_masks
+
+            object.__setattr__(self, "masks", text_of(MASK_SOURCES, find_masks(self.masks)))
         method = make_method(self.method, dict(_mapping(self.method_options)))
         name, options = options_of(method)
         object.__setattr__(self, "method", name)
@@ -182,6 +194,7 @@ class Settings:
         out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         out["method"], out["stride"] = self.method_name, self.window_stride
         out["method_options"] = {key: _plain(value) for key, value in self._all_options().items() if value is not None}
+        out["masks"] = _plain(self.masks)
         out["post_steps"] = tuple(_plain(step) for step in self.post_steps)
         out["templates"] = list(self.templates) if len(self.templates) <= 3 else f"{len(self.templates)} templates"
         return {key: list(value) if isinstance(value, tuple) else value for key, value in out.items()}
@@ -192,6 +205,7 @@ class Settings:
         kind = type(self.make_method())
         exact["method"], exact["stride"] = f"{kind.__module__}.{kind.__qualname__}", self.window_stride
         exact["method_options"] = {key: _plain(value) for key, value in self._all_options().items()}
+        exact["masks"] = _plain(self.masks)
         exact["post_steps"] = [_plain(step) for step in self.post_steps]
         return hashlib.sha256(json.dumps(exact, sort_keys=True).encode()).hexdigest()
 

@@ -18,6 +18,7 @@ from .options import (
     Dtype,
     Labelled,
     Labels,
+    Masks,
     MethodName,
     Model,
     PresetName,
@@ -59,6 +60,7 @@ def segment(
     background: Background = False,
     threshold: Threshold = None,
     refine: Refine = False,
+    masks: Masks = None,
     formats: Formats = None,
     regions: RegionsOf = None,
     heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Write a heat map of every label, too.")] = False,
@@ -95,7 +97,7 @@ def segment(
     parsed = parse_labels_option(labels)
     settings = chosen_settings(
         method, preset, parse_changes(change or []), refine, background=background or None, threshold=threshold,
-        window=window, stride=stride, resize_short_side=resize, templates=templates,
+        masks=masks, window=window, stride=stride, resize_short_side=resize, templates=templates,
     )  # fmt: skip
     check_labels(parsed, preset, settings)
     wanted = split_formats(formats, regions)
@@ -207,6 +209,7 @@ class _Run:
                     self.tell_of(picture, "skipped", json=str(path))
                     return
                 rgb = read_picture(file)
+                rgb.filename = picture.given  # type: ignore[attr-defined]  # by which a folder of masks finds its own
             result = self.segmenter(rgb, self.classes)
             del rgb  # the result has its own; of a large picture one is enough
         except (SclipError, OSError, MemoryError) as error:

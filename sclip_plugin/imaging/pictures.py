@@ -57,6 +57,8 @@ def read_picture(source: Picture, *, paths: bool = True) -> Image.Image:
         )
     with opened(source) as picture:
         rgb = _to_rgb(picture)
+        if isinstance(source, (str, os.PathLike)):
+            rgb.filename = os.fspath(source)  # type: ignore[attr-defined]  # as Image.open names it
         if not isinstance(source, Image.Image):
             _warn_of_frames(source, picture)
         return rgb

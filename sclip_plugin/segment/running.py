@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -19,6 +20,7 @@ from ..methods import Method
 from ..settings import Settings
 from ..towers import Tower
 from ..towers.running import WholePicture, Window
+from .regions import regions_of
 from .windows import WindowPlan
 
 PICTURES_AT_ONCE = 16
@@ -38,6 +40,7 @@ class Seen:
         kept: (gh, gw, C), of all windows side by side what was kept of each patch.
         windows: (n, D), the unit image embedding of each window; None unless asked for.
         image: (D,), that of the whole picture.
+        regions: the id map of the settings' masks, (height, width) of the label map, when it is called.
     """
 
     picture: Image.Image | None
@@ -49,6 +52,7 @@ class Seen:
     image: Tensor | None = None
     waiting: int = 0
     whole: WholePicture | None = None
+    regions: Callable[[], np.ndarray] | None = None
 
 
 @dataclass
@@ -106,7 +110,8 @@ class WindowRunner:
             size = (pixels.shape[-2], pixels.shape[-1])
             plan = WindowPlan.of(size, settings.window, settings.window_stride, self.tower.patch_size, method)
             job = Seen(picture, pixels, output_size, plan, torch.empty(0), waiting=len(plan))
-            job.whole = WholePicture(pixels, picture, settings.window, settings.window_stride)
+            job.regions = regions_of(picture, pixels, output_size, settings)
+            job.whole = WholePicture(pixels, picture, settings.window, settings.window_stride, job.regions)
             jobs.append(job)
             windows.extend((job, index, box) for index, box in enumerate(plan.boxes()))
             while windows and (

@@ -28,6 +28,7 @@ from ..fingerprint import fingerprint
 from ..imaging.pictures import Picture, read_picture, to_tensor
 from ..imaging.refine import refine_pixels
 from ..imaging.resampling import normalise, resize, target_size
+from ..masks import mask_vote
 from ..methods import Method
 from ..protocols import load_benchmark, load_preset
 from ..settings import Settings
@@ -37,6 +38,7 @@ from ..text.labels import Labels, Vocabulary, parse_labels
 from ..text.towers import find_text_tower
 from ..towers import find_tower
 from .encoded import Encoded
+from .regions import regions_of
 from .running import Prepared, Seen, WindowRunner
 from .segmentation import NameScores, Segmentation, decide
 from .windows import LogitMap
@@ -401,6 +403,7 @@ class Segmenter:
         for step in steps:
             scores = self._stepped(step, scores, encoded, vocabulary, text, pixels, settings)
         seen = Seen(encoded.picture, pixels, encoded.size, encoded.plan, scores)  # type: ignore[arg-type]
+        seen.regions = regions_of(encoded.picture, pixels, encoded.size, settings)
         return self._decided(seen, vocabulary, settings)
 
     def _stepped(
@@ -466,6 +469,8 @@ class Segmenter:
         if settings.pamr_steps:
             logits = self._refined(logits, seen.pixels, settings)
         label_map, dropped = decide(logits, vocabulary, settings)
+        if seen.regions is not None and settings.mask_vote:
+            label_map = mask_vote(label_map, seen.regions())
         return Segmentation(
             labels=vocabulary.labels,
             label_map=label_map,
