@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import sclip_plugin as sp
 from sclip_plugin.cli import program as cli
 
 
@@ -161,7 +162,8 @@ def test_masks_get_words(sclip, model, tmp_path):
         written = json.loads((tmp_path / "out" / "scene.masks.json").read_text())
         assert said.count("%") == len(written["regions"]) and (tmp_path / "out" / "scene.masks.png").exists()
         _, lines = sclip(*arguments, "--json")
-        assert [json.loads(line)["mask"] for line in lines.splitlines()] == list(range(len(written["regions"])))
+        numbers = [json.loads(line)["mask"] for line in lines.splitlines() if line.startswith("{")]
+        assert numbers == list(range(len(written["regions"])))
     code, said = sclip("segment", tmp_path / "scene.png", "--masks", tmp_path / "masks", "-l", names, "-m", "demo",
                        "-o", tmp_path / "corrected")  # fmt: skip
     assert code == 0, said

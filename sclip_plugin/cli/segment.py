@@ -209,7 +209,7 @@ class _Run:
                     self.tell_of(picture, "skipped", json=str(path))
                     return
                 rgb = read_picture(file)
-                rgb.filename = picture.given  # type: ignore[attr-defined]  # by which a folder of masks finds its own
+                rgb.filename = picture.given  # type: ignore[attr-defined]  # which an open file does not say
             result = self.segmenter(rgb, self.classes)
             del rgb  # the result has its own; of a large picture one is enough
         except (SclipError, OSError, MemoryError) as error:
