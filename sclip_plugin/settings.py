@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .defaults import PAMR_STEPS
 from .errors import SettingError, unknown_name
@@ -38,6 +38,9 @@ class Settings:
         resize_short_side: pixels of the picture's short side; the long side stays below 2048. 0 keeps its size.
         window: side of the square windows in pixels; 0 takes the whole picture in one pass.
         stride: pixels from one window to the next; None for half the window.
+        remainder: what becomes of a window's last rows and columns of pixels that fill no patch: ``"drop"``, the tower
+            does not see them, as in SCLIP's code; ``"black"``, they are completed in black, as LPOSS and CLIP-DINOiser
+            do.
         post_steps: rules on the scores of all of a picture's patches, in order: texts such as ``"lposs(alpha=0.9)"``,
             or a `PostStep` in hand, which becomes its text where it is a registered one.
         logit_scale: factor on the cosines before the softmax over names.
@@ -78,6 +81,9 @@ class Settings:
     window: int = field_of(224, "side of the windows in pixels; 0: the whole picture in one pass", low=0, high=2**15)
     stride: int | None = field_of(
         None, "pixels from one window to the next; by default half the window", low=1, high=2**15
+    )
+    remainder: Literal["drop", "black"] = field_of(
+        "drop", "of pixels that fill no patch: drop them, or complete them in black"
     )
     post_steps: tuple[str | PostStep, ...] = field_of(
         (), "rules on the scores of all patches of a picture, such as 'lposs(alpha=0.9)'; in order"

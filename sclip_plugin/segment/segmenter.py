@@ -33,6 +33,7 @@ from ..methods import Method
 from ..protocols import load_benchmark, load_preset
 from ..settings import Settings
 from ..steps import PatchScores, PostStep
+from ..steps.base import plain_pixels
 from ..text.bank import TextBank
 from ..text.labels import Labels, Vocabulary, parse_labels
 from ..text.towers import find_text_tower
@@ -465,7 +466,13 @@ class Segmenter:
         )
 
     def _decided(self, seen: Seen, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
-        logits = dataclasses.replace(seen.plan.stitched(seen.kept, seen.output_size), limits=self.budget)
+        steps = [step for step in settings.make_steps() if step.sees_pixels]
+        size = seen.plan.size if steps else seen.output_size
+        logits = dataclasses.replace(seen.plan.stitched(seen.kept, size), limits=self.budget)
+        for step in steps:
+            pixels = plain_pixels(seen.pixels, self._mean, self._std).to(self.device)
+            logits = LogitMap(step.of_pixels(logits.full(), pixels), limits=self.budget)
+        logits = logits.resized(seen.output_size)
         if settings.pamr_steps:
             logits = self._refined(logits, seen.pixels, settings)
         label_map, dropped = decide(logits, vocabulary, settings)
