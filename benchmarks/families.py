@@ -27,7 +27,8 @@ def image_of(model: torch.nn.Module, size: tuple[int, int]) -> str:
 
     try:
         tower = sp.find_tower(model)
-        features = sp.dense_features(tower, torch.zeros(1, 3, *size, device="meta"), "csa", allow_remainder=True)
+        method = "csa" if tower.attends else "vanilla"
+        features = sp.dense_features(tower, torch.zeros(1, 3, *size, device="meta"), method, allow_remainder=True)
     except SclipError as error:
         return f"refused: {str(error).splitlines()[0][:110]}"
     except Exception as error:  # what a table is for

@@ -1,5 +1,9 @@
-"""The pictures of README and docs, made anew: python benchmarks/pictures.py"""
+"""The pictures of README and docs, made anew: python benchmarks/pictures.py [--photographs]
 
+The photographs are those that scikit-image ships: python -m pip install scikit-image
+"""
+
+import sys
 from pathlib import Path
 
 import sclip_plugin as sp
@@ -13,7 +17,7 @@ IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 def demo() -> None:
     """The first scene as `sclip demo` segments it, refined, and the truth."""
-    scene = sp.draw_scene(seed=0)
+    scene = sp.draw_scene(seed=0, scale=2)
     labels = list(scene.labels)
     encoded = sp.Segmenter.from_pretrained("demo").encode(scene.picture)
     panels = [
@@ -27,5 +31,16 @@ def demo() -> None:
     save_image(side_by_side(panels, legend=legend), IMAGES / "demo.png")
 
 
+def photographs() -> None:
+    """Real ones for docs/photographs.md, free to use: scikit-image has them from NASA and under CC0."""
+    from PIL import Image
+    from skimage import data
+
+    for name in ("chelsea", "coffee", "astronaut", "rocket"):
+        picture = Image.fromarray(getattr(data, name)())
+        picture.thumbnail((480, 360))
+        picture.save(IMAGES / f"{name}.jpg", quality=85)
+
+
 if __name__ == "__main__":
-    demo()
+    photographs() if "--photographs" in sys.argv else demo()

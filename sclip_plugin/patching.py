@@ -134,6 +134,7 @@ def apply(model: M, method: str | Method = "csa", *, keep_cls: bool = True, **op
     """
     tower = find_tower(model)
     chosen = make_method(method, options)
+    chosen.check_tower(tower)
     check_effect(model, tower, keep_cls)
     restore(model)
     trunk = tower.trunk

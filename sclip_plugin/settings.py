@@ -22,6 +22,7 @@ from .text.labels import imagenet_templates, parse_templates
 
 if TYPE_CHECKING:
     from .methods import Method
+    from .steps import PostStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,10 @@ class Settings:
         resize_short_side: pixels of the picture's short side; the long side stays below 2048. 0 keeps its size.
         window: side of the square windows in pixels; 0 takes the whole picture in one pass.
         stride: pixels from one window to the next; None for half the window.
+        post_steps: rules on the scores of all of a picture's patches, in order: texts such as ``"lposs(alpha=0.9)"``,
+            or a `PostStep` in hand, which becomes its text where it is a registered one.
         logit_scale: factor on the cosines before the softmax over names.
+        softmax: False takes the scores of names as they are, where a post-step has made probabilities of them.
         background: add SCLIP's background vocabulary as one more class, ``"background"``.
         threshold: pixels whose best class has a lower score stay unlabelled; None for none.
         prob_threshold: the benchmarks' rule: such pixels become class 0.
@@ -71,7 +75,11 @@ class Settings:
     stride: int | None = field_of(
         None, "pixels from one window to the next; by default half the window", low=1, high=2**15
     )
+    post_steps: tuple[str | PostStep, ...] = field_of(
+        (), "rules on the scores of all patches of a picture, such as 'lposs(alpha=0.9)'; in order"
+    )
     logit_scale: float = field_of(40.0, "factor on the cosines before the softmax over names", above=0, high=1e6)
+    softmax: bool = field_of(True, "make probabilities of the scores of names; off where a post-step already did")
     background: bool = field_of(False, "add one more class for everything else")
     threshold: float | None = field_of(None, "leave pixels with a lower best score unlabelled", low=0, high=1)
     prob_threshold: float = field_of(0.0, "pixels with a lower best score become class 0", low=0, high=1)
@@ -97,7 +105,11 @@ class Settings:
         if not self.pamr_dilations or len(self.pamr_dilations) > 16:
             raise SettingError(f"pamr_dilations={self.pamr_dilations!r}; expected 1 to 16 distances, such as (8, 16).")
         from .methods import make_method, options_of
+        from .registry import text_of
+        from .steps import STEPS, make_step
 
+        given = (self.post_steps,) if isinstance(self.post_steps, str) else tuple(self.post_steps)
+        object.__setattr__(self, "post_steps", tuple(text_of(STEPS, make_step(step)) for step in given))
         method = make_method(self.method, dict(_mapping(self.method_options)))
         name, options = options_of(method)
         object.__setattr__(self, "method", name)
@@ -124,6 +136,12 @@ class Settings:
         from .methods import make_method
 
         return make_method(self.method, dict(self.method_options))
+
+    def make_steps(self) -> tuple[PostStep, ...]:
+        """The post-steps with their options."""
+        from .steps import make_step
+
+        return tuple(make_step(step) for step in self.post_steps)
 
     def changed(self, **changes: Any) -> Settings:
         """A copy with other values.
@@ -164,6 +182,7 @@ class Settings:
         out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         out["method"], out["stride"] = self.method_name, self.window_stride
         out["method_options"] = {key: _plain(value) for key, value in self._all_options().items() if value is not None}
+        out["post_steps"] = tuple(_plain(step) for step in self.post_steps)
         out["templates"] = list(self.templates) if len(self.templates) <= 3 else f"{len(self.templates)} templates"
         return {key: list(value) if isinstance(value, tuple) else value for key, value in out.items()}
 
@@ -173,6 +192,7 @@ class Settings:
         kind = type(self.make_method())
         exact["method"], exact["stride"] = f"{kind.__module__}.{kind.__qualname__}", self.window_stride
         exact["method_options"] = {key: _plain(value) for key, value in self._all_options().items()}
+        exact["post_steps"] = [_plain(step) for step in self.post_steps]
         return hashlib.sha256(json.dumps(exact, sort_keys=True).encode()).hexdigest()
 
     def _all_options(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ MUTATIONS = [
         "return [(block.heads(r), block.k) for r in self.projections]"),
     (A, "residual: bool = False", "residual: bool = True"),
     (A, "ffn: bool = False", "ffn: bool = True"),
-    (A, "return block.v\n", "return block.k\n"),
+    (A, "return block.own_values\n", "return block.k\n"),
     (A, "return [(block.v, block.v)]", "return [(block.k, block.v)]"),
     (A, "return [(block.q, block.q)]", "return [(block.q, block.k)]"),
     (A, 'field_of(5.0, "σ of the Gaussian', 'field_of(4.9, "σ of the Gaussian'),

@@ -127,10 +127,12 @@ def test_the_demo_needs_nothing(sclip, tmp_path):
     code, said = sclip("demo", "-o", tmp_path / "demo")
     assert code == 0, said
     miou = float(said.split("mIoU with csa: ")[1].split(" %")[0])
+    refined = float(said.split("(--refine): ")[1].split(" %")[0])
     _, said_plain = sclip("demo", "-o", tmp_path / "plain", "--method", "vanilla")
     plain = float(said_plain.split("vanilla: ")[1].split(" %")[0])
-    assert miou > 60 and miou > plain
-    assert {"scene.png", "scene.overlay.png", "scene.truth.png", "scene.json"} <= {
+    assert miou > 60 and miou > plain and refined > miou
+    assert sclip("demo", "-o", tmp_path / "words", "--method", "resclip")[0] == 0  # which looks with the words
+    assert {"scene.png", "scene.overlay.png", "scene.unrefined.png", "scene.truth.png", "scene.json"} <= {
         path.name for path in (tmp_path / "demo").iterdir()
     }
 

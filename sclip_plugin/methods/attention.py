@@ -29,6 +29,10 @@ class Vanilla(AttentionMethod):
     summary = "ordinary attention, the baseline"
     source = "CLIP, arXiv 2103.00020"
 
+    @property
+    def is_the_block(self) -> bool:
+        return self.residual and self.ffn and self.temperature == 1
+
     def similarities(self, block: BlockInput) -> list[tuple[Tensor, Tensor]]:
         return [(block.q, block.k)]
 
@@ -76,7 +80,7 @@ class MaskCLIP(_WithoutResidual):
     source = "MaskCLIP, arXiv 2112.01071"
 
     def attend(self, block: BlockInput, context: Context) -> Tensor:
-        return block.v
+        return block.own_values
 
 
 @register_method("kk")

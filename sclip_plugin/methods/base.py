@@ -7,18 +7,20 @@ A method knows no framework. It is handed a `BlockInput` (the last block with th
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UnsupportedModelError
 from ..fields import check_fields, field_of
 from ..towers.running import before_last_block
 
 if TYPE_CHECKING:
     from ..towers.base import BlockInput, Tower
-    from ..towers.running import Context
+    from ..towers.running import Context, Window
 
 PositionResize = Literal["scale_factor", "size", "size_antialias"]
 
@@ -36,6 +38,8 @@ class Method:
         name: the name in the registry, set by `register_method`.
         summary, source: one line each for ``sclip methods``: what it does, and the paper.
         needs_outside_model: it looks through a second model, which a comparison of all methods does not fetch.
+        windows_itself: it is handed whole pictures, one at a time, and cuts and joins windows itself, by what
+            ``context.windows[0].picture`` says.
     """
 
     position_resize: PositionResize = "scale_factor"
@@ -44,6 +48,7 @@ class Method:
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""
     needs_outside_model: ClassVar[bool] = False
+    windows_itself: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_fields(self, self.name or type(self).__name__)
@@ -70,26 +75,51 @@ class Method:
         """Indices (from 0, of ``depth`` blocks) of earlier blocks whose input the method needs in ``context.taps``."""
         return ()
 
-    def output_grid(self, tower: Tower, size: tuple[int, int]) -> tuple[int, int]:
-        """The grid (a, b) of what comes out for a picture of (height, width) pixels: the tower's patches.
-
-        A method whose features live elsewhere says so here; what it returns then has P + a b rows.
-        """
+    def tokens_at_once(self, tower: Tower, size: tuple[int, int]) -> int:
+        """Tokens of the largest map that a window of (height, width) pixels goes through: how much a batch may hold."""
         height, width = (max(1, side // patch) for side, patch in zip(size, tower.patch_size, strict=True))
-        return height, width
+        return height * width + tower.prefix_tokens
 
     def padded(self, size: tuple[int, int]) -> tuple[int, int]:
         """The (height, width) to which windows of ``size`` are padded with the mean colour, half of it in front."""
         return size
 
+    @property
+    def is_the_block(self) -> bool:
+        """Whether the method, with its options, is the last block as it was trained."""
+        return False
+
+    def check_tower(self, tower: Tower) -> None:
+        """Refuse a tower whose structure lacks what the method looks at.
+
+        Raises:
+            UnsupportedModelError: it has no attention, or one block where the method looks at earlier ones.
+        """
+        name, trunk = self.name or type(self).__name__, type(tower.trunk).__name__
+        if not tower.attends and not self.is_the_block:
+            raise UnsupportedModelError(
+                f"{trunk} is a convolutional tower: no last block with queries, keys and values stands before its head "
+                f"for {name!r} to replace. method='vanilla', with its own options, takes the map through the head."
+            )
+        if len(tower.blocks) == 1 and self.taps(1):
+            raise UnsupportedModelError(
+                f"{name!r} looks at blocks before the last one, and {trunk} has one alone, its attention pool. "
+                "Methods that do with the last block work, for instance 'maskclip', 'clearclip' or 'naclip'."
+            )
+
     def reach_last_block(
-        self, tower: Tower, pixel_values: Tensor, hidden_states: list[Tensor] | None = None
+        self,
+        tower: Tower,
+        pixel_values: Tensor,
+        hidden_states: list[Tensor] | None = None,
+        windows: Sequence[Window] = (),
     ) -> tuple[BlockInput, Context]:
         """Run all blocks but the last; see `sclip_plugin.towers.running.before_last_block`, which this calls.
 
         A method that puts windows together before the last block overrides it.
         """
-        return before_last_block(tower, pixel_values, self.taps(len(tower.blocks)), self.position_resize, hidden_states)
+        taps = self.taps(len(tower.blocks))
+        return before_last_block(tower, pixel_values, taps, self.position_resize, hidden_states, windows)
 
     def __call__(self, block: BlockInput, context: Context) -> Tensor:
         """Tokens that leave the last block, (B, P + N, C): P prefix tokens (CLS), then N patches."""

@@ -464,7 +464,8 @@ def _counts(label_map: np.ndarray, classes: int) -> np.ndarray:
 
 def class_scores(tile: Tensor, vocabulary: Vocabulary, settings: Settings, dropped: frozenset[int]) -> Tensor:
     """Scores of names (h, w, K) to scores of classes (classes, h, w): softmax over names, maximum over a class's."""
-    scores = (tile * settings.logit_scale).softmax(dim=-1).permute(2, 0, 1).contiguous()
+    scores = (tile * settings.logit_scale).softmax(dim=-1) if settings.softmax else tile
+    scores = scores.permute(2, 0, 1).contiguous()
     if len(vocabulary.labels) != len(vocabulary.names):
         index = torch.tensor(vocabulary.class_of_name, device=tile.device)[:, None, None].expand_as(scores)
         empty = scores.new_zeros(len(vocabulary.labels), *scores.shape[1:])
@@ -498,11 +499,11 @@ def _argmax(
     thresholds = thresholds and bool(settings.prob_threshold or settings.threshold)
     for place, tile in logits.tiles():
         # The softmax keeps the order, so the best class is that of the best name.
-        total = (tile * settings.logit_scale).logsumexp(dim=-1) if thresholds else None
+        total = (tile * settings.logit_scale).logsumexp(dim=-1) if thresholds and settings.softmax else None
         best, name = (tile.masked_fill(gone, -torch.inf) if dropped else tile).max(dim=-1)
         labels = class_of_name[name]
-        if total is not None:
-            score = (best * settings.logit_scale - total).exp()
+        if thresholds:
+            score = best if total is None else (best * settings.logit_scale - total).exp()
             if settings.prob_threshold:
                 labels = labels.masked_fill(score < settings.prob_threshold, 0)
             if settings.threshold:

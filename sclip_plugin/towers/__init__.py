@@ -1,6 +1,6 @@
 """Where each framework keeps an image tower's parts: one file per framework, and the registry."""
 
-from . import eva, open_clip, siglip, timm, transformers, vit  # noqa: F401
+from . import aimv2, convolutional, eva, naflex, open_clip, resnet, siglip, timm, transformers, vit  # noqa: F401
 from .base import BlockInput, PatchedTrunk, Tower
 from .registry import TOWERS, find_tower, list_towers, register_tower
 

@@ -58,10 +58,13 @@ class BlockInput(ABC):
         key = "heads." + name
         if key not in self._memo:
             projected = self.x if name == "x" else self._linear(name, self.x)
-            batch, count, width = projected.shape
-            split = projected.view(batch, count, self.num_heads, width // self.num_heads).transpose(1, 2)
-            self._memo[key] = self._after_split(name, split)
+            self._memo[key] = self._after_split(name, self._split(projected))
         return self._memo[key]
+
+    def _split(self, projected: Tensor) -> Tensor:
+        """(B, T, C) cut into heads, (B, H, T, d)."""
+        batch, count, width = projected.shape
+        return projected.view(batch, count, self.num_heads, width // self.num_heads).transpose(1, 2)
 
     @property
     def q(self) -> Tensor:
@@ -74,6 +77,11 @@ class BlockInput(ABC):
     @property
     def v(self) -> Tensor:
         return self.heads("v")
+
+    @property
+    def own_values(self) -> Tensor:
+        """v of what each token holds itself: without positions, where they are added right before this block."""
+        return self.v
 
     def attention_map(self) -> Tensor:
         """The block's ordinary attention, softmax(s q kᵀ): (B, H, T, T)."""
@@ -142,6 +150,8 @@ class Tower(ABC):
             taken as the model itself takes them, without the rows and columns that fill no patch.
         prefix_tokens: how many tokens stand before the patches (1 for CLS, 0 for SigLIP).
         pools_patches: whether the image embedding is pooled from the patches too, and not read off the CLS token alone.
+        attends: whether the last block has queries, keys and values. A convolutional tower's has not: its tokens are
+            those of the last map, and `vanilla` alone means something there.
         takes_alpha: whether pixels may have a fourth channel, an alpha normalised as the model wants it.
         patched: a `PatchedTrunk`, the mixin class that overrides the trunk's forward.
     """
@@ -157,6 +167,7 @@ class Tower(ABC):
     native_size: tuple[int, int] | None = None
     prefix_tokens: int = 1
     pools_patches: bool = False
+    attends: bool = True
     takes_alpha: bool = False
 
     def __init__(self, trunk: Any, projection: nn.Module | None = None) -> None:
@@ -183,6 +194,11 @@ class Tower(ABC):
     @abstractmethod
     def project(self, tokens: Tensor) -> Tensor:
         """Post-norm and projection into the joint space, (B, T, C) to (B, T, D). Without a projecting head D = C."""
+
+    def embedding(self, tokens: Tensor) -> Tensor:
+        """The image embedding in the joint space, (B, D), as the model pools it from the tokens that leave the last
+        block, (B, T, C): the CLS token's, or the mean of the patches where there is none."""
+        return self.project(tokens[:, :1])[:, 0] if self.prefix_tokens else self.project(tokens).mean(dim=1)
 
     def at_grid(self, grid: tuple[int, int]) -> Tower:
         """The tower that runs a picture of this many patches: itself, unless its blocks depend on the grid (EVA)."""

@@ -27,7 +27,7 @@ class SiglipTower(TransformersTower):
         trunk = find_transformers_trunk(model)
         if trunk is None or not hasattr(trunk, "use_head") or hasattr(trunk.embeddings, "class_embedding"):
             return None
-        return cls(trunk)
+        return cls(trunk, getattr(model, "visual_projection", None))  # of a VisionTextDualEncoder
 
     def embed(self, pixel_values: Tensor, position_resize: str) -> Tensor:
         embeddings = self.trunk.embeddings
@@ -38,7 +38,11 @@ class SiglipTower(TransformersTower):
         return patches.flatten(2).transpose(1, 2) + positions.to(patches.dtype)
 
     def project(self, tokens: Tensor) -> Tensor:
-        tokens = self.trunk.post_layernorm(tokens)
+        tokens = self._value_path(self.trunk.post_layernorm(tokens))
+        return tokens if self.projection is None else self.projection(tokens)
+
+    def _value_path(self, tokens: Tensor) -> Tensor:
+        """What the head's probe would return of each token alone."""
         if not self.trunk.use_head:
             return tokens
         head, attention = self.trunk.head, self.trunk.head.attention
@@ -46,6 +50,10 @@ class SiglipTower(TransformersTower):
         values = F.linear(tokens, attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
         tokens = attention.out_proj(values)
         return tokens + head.mlp(head.layernorm(tokens))
+
+    def embedding(self, tokens: Tensor) -> Tensor:
+        pooled = self.pooled(tokens)
+        return super().embedding(tokens) if pooled is None else pooled
 
     def returned(self, tokens: Tensor) -> Tensor:
         return self.trunk.post_layernorm(tokens)

@@ -142,8 +142,10 @@ class TimmTower(Tower):
     @classmethod
     def find(cls, model: nn.Module) -> TimmTower | None:
         trunk, projection = find_timm_trunk(model)
-        if trunk is None or getattr(trunk, "pos_embed", None) is None:
+        if trunk is None:
             return None
+        if getattr(trunk, "pos_embed", None) is None and not hasattr(trunk.patch_embed, "backbone"):
+            return None  # positions of another kind; a convolutional stem may need none (ViTamin-XL)
         if not all(hasattr(trunk.blocks[0], name) for name in ("norm1", "ls1", "norm2", "mlp", "ls2")):
             return None  # EVA's blocks, and blocks whose parts have another order
         if not isinstance(getattr(trunk.blocks[0].attn, "qkv", None), nn.Module):
@@ -181,6 +183,10 @@ class TimmTower(Tower):
         else:
             tokens = cat([*prefix, patches], dim=1) + positions
         return trunk.norm_pre(tokens) if hasattr(trunk, "norm_pre") else tokens
+
+    def embedding(self, tokens: Tensor) -> Tensor:
+        pooled = self.trunk.forward_head(self.trunk.norm(tokens))
+        return pooled if self.projection is None else self.projection(pooled)
 
     def block_input(self, block: nn.Module, tokens: Tensor) -> BlockInput:
         return TimmBlockInput(block, tokens)

@@ -1,6 +1,8 @@
-"""Plain vision transformers of transformers, which have no text beside them: ViT, DINO, MAE, DINOv2, DINOv3, I-JEPA.
+"""Plain vision transformers of transformers: ViT, DINO, MAE, DINOv2, DINOv3, I-JEPA; TIPSv2's image tower.
 
-They are towers without projection: the joint space is that of their own features, the tokens after the final norm.
+Alone they have no text beside them, and the joint space is that of their own features, the tokens after the final norm;
+so it is in TIPSv2, whose text tower leads there. Under a ``VisionTextDualEncoderModel`` a patch takes the way that CLS
+takes: through the pooler, where there is one, and the projection.
 Recognised by structure. Names differ between releases: transformers 5 has ``layers`` and ``q_proj … o_proj`` where
 transformers 4 has ``encoder.layer`` and ``attention.query … output.dense``.
 """
@@ -69,10 +71,10 @@ class ViTBlockInput(BlockInput):
 
 
 def find_vit_trunk(model: nn.Module) -> Any:
-    """The plain vision transformer in a model of transformers, alone or under a head; None where there is none."""
+    """The plain vision transformer in a model of transformers, alone, under a head or beside a text tower, or None."""
     under_head: Any = getattr(model, getattr(model, "base_model_prefix", "") or "none", None)
     trunk: Any
-    for trunk in (model, under_head):
+    for trunk in (model, under_head, getattr(model, "vision_model", None)):
         patches = getattr(getattr(trunk, "embeddings", None), "patch_embeddings", None)
         conv = patch_convolution(patches)
         if conv is None or conv.in_channels != 3 or tuple(conv.stride) != tuple(conv.kernel_size):
@@ -111,7 +113,10 @@ def final_norm(trunk: Any) -> Any:
 class ViTTower(Tower):
     """``embeddings``, the layers, ``layernorm``. Registers, if any, stand between CLS and patches, without position."""
 
-    models = "transformers: ViTModel, ViTMAEModel, Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel (no text)"
+    models = (
+        "transformers: Tipsv2Model; VisionTextDualEncoderModel over these, which alone have no text: ViTModel, "
+        "ViTMAEModel, Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel"
+    )
     patched = PatchedTransformersTrunk
 
     def __init__(
@@ -131,7 +136,8 @@ class ViTTower(Tower):
     @classmethod
     def find(cls, model: nn.Module) -> ViTTower | None:
         trunk = find_vit_trunk(model)
-        return None if trunk is None else cls(trunk)
+        projection = getattr(model, "visual_projection", None) if trunk is not model else None
+        return None if trunk is None else cls(trunk, projection)
 
     def _class_tokens(self) -> list[Tensor]:
         names = ("cls_token", "distillation_token")  # the second is DeiT's
@@ -148,7 +154,8 @@ class ViTTower(Tower):
             return self
         size = [side * patch for side, patch in zip(grid, self.patch_size, strict=True)]
         weight = self.conv.weight
-        return ViTTower(self.trunk, rotations=rope(torch.empty(1, 1, *size, dtype=weight.dtype, device=weight.device)))
+        rotations = rope(torch.empty(1, 1, *size, dtype=weight.dtype, device=weight.device))
+        return ViTTower(self.trunk, self.projection, rotations)
 
     def embed(self, pixel_values: Tensor, position_resize: str) -> Tensor:
         patches = self.conv(pixel_values.to(self.conv.weight.dtype)).flatten(2).transpose(1, 2)
@@ -173,15 +180,19 @@ class ViTTower(Tower):
         return output[0] if isinstance(output, tuple) else output
 
     def project(self, tokens: Tensor) -> Tensor:
-        return final_norm(self.trunk)(tokens)
+        tokens = self.returned(tokens)
+        if self.projection is None:
+            return tokens
+        pooler = getattr(self.trunk, "pooler", None)
+        return self.projection(tokens if pooler is None else pooler.activation(pooler.dense(tokens)))
 
     def returned(self, tokens: Tensor) -> Tensor:
         """Tokens as the trunk's forward returns them: after the final norm."""
-        return self.project(tokens)
+        return final_norm(self.trunk)(tokens)
 
     def pooled(self, tokens: Tensor) -> Tensor | None:
         """The ``pooler_output``: of ViT's pooler, where it has one; DINO's later versions give CLS after the norm."""
-        tokens = self.project(tokens)
+        tokens = self.returned(tokens)
         if not hasattr(self.trunk, "pooler"):
             return tokens[:, 0]
         return None if self.trunk.pooler is None else self.trunk.pooler(tokens)

@@ -220,7 +220,7 @@ class TestResuming:
         run(data, tmp_path, settings={"method": "csa", "logit_scale": 50}, resume=False)
 
     def test_a_killed_run_goes_on(self, data, tmp_path, expected):
-        command = [sys.executable, "-m", "tests.evaluation.stand_in", BENCHMARK.name, data, tmp_path, "0.15"]
+        command = [sys.executable, STAND_IN, BENCHMARK.name, data, tmp_path, "0.15"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, env=environment())
         log = tmp_path / "pictures-0.jsonl"
         wait_for(lambda: log.exists() and log.read_bytes().count(b"\n") >= 4, process)
@@ -234,6 +234,7 @@ class TestResuming:
 
 
 ROOT = Path(__file__).parents[2]
+STAND_IN = str(Path(__file__).with_name("stand_in.py"))
 
 
 def environment():
@@ -251,7 +252,7 @@ def wait_for(condition, process, seconds=60):
 def torchrun(count, data, output, seconds="0"):
     return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)),
-        *("-m", "tests.evaluation.stand_in", BENCHMARK.name, str(data), str(output), seconds),
+        *(STAND_IN, BENCHMARK.name, str(data), str(output), seconds),
     ]
 
 

@@ -212,9 +212,9 @@ def test_a_server_opens_no_file(segmenter, tmp_path):
     noise(20, 20).save(path)
     closed = Segmenter(segmenter.model, golden.tokenizer_of("open_clip"), cache_dir=False, paths=False)
     for named in (path, str(path)):
-        with pytest.raises(PictureError):
+        with pytest.raises(PictureError, match="path"):
             closed(named, LABELS)
-    assert closed(path.read_bytes() and noise(20, 20), LABELS, templates="plain").size == (20, 20)
+    assert closed(noise(20, 20), LABELS, templates="plain").size == (20, 20)
 
 
 def test_pixels_smaller_than_a_patch(segmenter):

@@ -26,6 +26,7 @@ class Case:
         to_joint: (model, those tokens) to the joint space (B, N, D), by the model's own modules.
         size: pixels (H, W) that the model was made for.
         patch: side of a patch in pixels.
+        one_block: the tower is an attention pool alone; methods that look at earlier blocks are refused.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Case:
     size: tuple[int, int] = (32, 32)
     patch: int = 8
     golden: bool = False
+    one_block: bool = False
 
     def __str__(self) -> str:
         return self.name

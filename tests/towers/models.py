@@ -100,7 +100,7 @@ def siglip(class_name: str) -> Callable[[], nn.Module]:
     return make
 
 
-def _vision_model(model: nn.Module) -> nn.Module:
+def vision_model(model: nn.Module) -> nn.Module:
     model = getattr(model, "vision_model", model)
     return getattr(model, "vision_model", model)
 
@@ -120,18 +120,18 @@ def image_embeds(model: nn.Module, pixels: Tensor) -> Tensor:
 
 def hidden_patches(prefix: int) -> Callable[[nn.Module, Tensor], Tensor]:
     def patches(model: nn.Module, pixels: Tensor) -> Tensor:
-        return _vision_model(model)(pixels, interpolate_pos_encoding=True).last_hidden_state[:, prefix:]
+        return vision_model(model)(pixels, interpolate_pos_encoding=True).last_hidden_state[:, prefix:]
 
     return patches
 
 
 def clip_joint(model: nn.Module, patches: Tensor) -> Tensor:
-    tokens = _vision_model(model).post_layernorm(patches)
+    tokens = vision_model(model).post_layernorm(patches)
     return model.visual_projection(tokens) if hasattr(model, "visual_projection") else tokens
 
 
 def siglip_joint(model: nn.Module, patches: Tensor) -> Tensor:
-    head = _vision_model(model).head  # of a picture of one patch
+    head = vision_model(model).head  # of a picture of one patch
     return torch.stack([head(patches[:, i : i + 1]) for i in range(patches.shape[1])], dim=1)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import golden
 import pytest
 import torch
+import torch.nn.functional as F
 
 import sclip_plugin as sp
 from sclip_plugin.errors import UnsupportedModelError
 from sclip_plugin.towers import find_tower
 
 from .case import randomise
+from .families import cut
 from .models import TINY_VISION, open_clip_model, timm_vit, transformers_has
 from .table import CASES
 
@@ -41,6 +43,36 @@ def test_alpha_clip_looks_at_a_mask_or_at_all_of_the_picture():
     assert golden.relative_difference(masked, whole) > 1e-2
     embedding = model(pixels, alpha)
     assert golden.relative_difference(sp.apply(model)(pixels, alpha), embedding) < 2e-6
+
+
+@pytest.mark.skipif("siglip_2_naflex" not in CASES, reason="not in this release")
+def test_siglip_2_naflex_takes_pictures_of_several_shapes_and_padding():
+    case = CASES["siglip_2_naflex"]
+    model = case.model()
+    pictures = [case.pixels(1, size) for size in ((32, 32), (16, 56), (32, 32), (8, 24))]
+    cuts = [cut(picture) for picture in pictures]
+    most = max(len(each["pixel_attention_mask"][0]) for each in cuts) + 2
+
+    def padded(name: str) -> torch.Tensor:
+        rows = [each[name][0] for each in cuts]
+        return torch.stack([F.pad(row, (0, 0) * (row.dim() - 1) + (0, most - len(row))) for row in rows])
+
+    batch = {name: padded(name) for name in ("pixel_values", "pixel_attention_mask")}
+    batch["spatial_shapes"] = torch.cat([each["spatial_shapes"] for each in cuts])
+    before = model.vision_model(**batch, output_hidden_states=True)
+    after = sp.apply(model, "vanilla", keep_cls=False).vision_model(**batch, output_hidden_states=True)
+    assert golden.relative_difference(after.pooler_output, before.pooler_output) < 1e-5
+    assert len(after.hidden_states) == len(before.hidden_states)
+    kept = batch["pixel_attention_mask"].bool()
+    for ours, theirs in zip(after.hidden_states[:-1], before.hidden_states[:-1], strict=True):
+        assert golden.relative_difference(ours[kept], theirs[kept]) < 1e-5
+    assert golden.relative_difference(after.last_hidden_state[kept], before.last_hidden_state[kept]) < 1e-5
+    assert not after.last_hidden_state[~kept].any()
+    sp.apply(model)  # each picture alone gives what it gives among others
+    dense = model.vision_model(**batch).last_hidden_state
+    for row, picture in enumerate(pictures):
+        alone = model.vision_model(**cut(picture)).last_hidden_state[0]
+        assert golden.relative_difference(dense[row, : len(alone)], alone) < 1e-5
 
 
 # Sizes that the patch does not divide ---------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import sclip_plugin as sp
 from sclip_plugin.errors import UnsupportedModelError
 from sclip_plugin.towers import find_tower
 
-from .models import TINY_OPEN_CLIP_TEXT, TINY_TEXT, TINY_VISION, open_clip_knows, open_clip_model, timm_vit
+from .models import TINY_TEXT, TINY_VISION, open_clip_knows, open_clip_model, timm_vit
 from .table import CASES
 
 TOWER_OF = {
@@ -24,7 +24,10 @@ TOWER_OF = {
     "timm": "timm", "timm_siglip": "timm", "open_clip_timm": "timm",
     "timm_eva02_clip": "eva", "timm_perception_encoder": "eva", "open_clip_timm_eva02": "eva",
     "open_clip": "open_clip", "open_clip_custom_text": "open_clip", "open_clip_visual": "open_clip",
-    "openai": "open_clip", "toy": "toy",
+    "openai": "open_clip",
+    "siglip_2_naflex": "naflex", "aimv2": "aimv2", "tipsv2": "vit", "dual_encoder_vit": "vit",
+    "dual_encoder_siglip": "siglip", "toy": "toy",
+    "resnet_open_clip": "resnet", "resnet_openai": "resnet", "resnet_timm": "resnet",
 }  # fmt: skip
 
 
@@ -39,12 +42,6 @@ def test_only_one_tower_claims_a_model(case):
 
     model = case.shared_model()
     assert len([name for name in sp.list_towers() if TOWERS[name].find(model) is not None]) == 1
-
-
-def open_clip_resnet():
-    from open_clip.model import CLIP
-
-    return CLIP(24, dict(image_size=32, layers=(1, 1, 1, 1), width=8, patch_size=None), TINY_OPEN_CLIP_TEXT)
 
 
 def open_clip_coca():
@@ -81,16 +78,6 @@ def torchvision_vit():
     return VisionTransformer(32, 8, 1, 2, 16, 16)
 
 
-def siglip_2_naflex():
-    import transformers
-
-    if not hasattr(transformers, "Siglip2Model"):
-        pytest.skip("not in this release")
-    vision = {k: v for k, v in TINY_VISION.items() if k != "image_size"}
-    config = transformers.Siglip2Config(text_config={**TINY_TEXT, "projection_size": 32}, vision_config=vision)
-    return transformers.Siglip2Model(config)
-
-
 def owlvit():
     import transformers
 
@@ -102,14 +89,12 @@ def text_tower():
 
 
 UNSUPPORTED = {
-    open_clip_resnet: r"CLIP \(its image tower is ModifiedResNet\)",
     open_clip_coca: r"CLIP \(its image tower is VisionTransformer\)",
     open_clip_scaled_cosine: r"CLIP \(its image tower is VisionTransformer\)",
     timm_resnet: "ResNet",
     timm_relative_positions: "VisionTransformerRelPos",
     timm_beit: "Beit",
     torchvision_vit: "VisionTransformer",
-    siglip_2_naflex: "Siglip2Model",
     owlvit: "OwlViTModel",
     text_tower: "CLIPText",
     lambda: nn.Linear(2, 2): "Linear",
