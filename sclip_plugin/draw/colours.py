@@ -1,7 +1,7 @@
 """The colours of names: the same word has the same colour in every picture and every run.
 
 Common words have colours that were chosen to differ (`assets/colours.txt`); the colour of any other word comes from a
-hash of it. Only if two of a picture's labels would look alike does the hashed one take its next colour.
+hash of it. Two of those may look alike; colours of one's own settle that.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Colours = Mapping[str, "str | Sequence[int]"]
 NO_LABEL: Colour = (128, 128, 128)
 BACKDROP: Colour = (200, 200, 200)
 NEUTRAL = {"background", "unlabeled", "unlabelled", "void", "nolabel"}
-ALIKE = 0.07  # in OKLab, where white is 1 from black
-TRIES = 12
+COMMON = 20  # words that begin the list of those with chosen colours
+TRIES = 2
 
 
 def colours_of(names: Sequence[str], given: Colours | None = None) -> np.ndarray:
-    """The colours of labels, which do not depend on their order.
+    """The colours of labels, of each whatever the others are.
 
     Args:
         names: the labels.
@@ -51,8 +51,8 @@ def colours_of(names: Sequence[str], given: Colours | None = None) -> np.ndarray
         >>> colours_of(["crack"], {"crack": "red"}).tolist()
         [[255, 0, 0]]
     """
-    own = tuple(sorted((_key(name), rgb(colour)) for name, colour in (given or {}).items()))
-    return _colours_of(tuple(names), own).copy()
+    own = {_key(name): rgb(colour) for name, colour in (given or {}).items()}
+    return np.array([own.get(_key(name)) or _own_colour(_key(name)) for name in names], np.uint8).reshape(-1, 3)
 
 
 def read_colours(path: str | Path) -> dict[str, Colour]:
@@ -95,23 +95,16 @@ def rgb(colour: Any) -> Colour:
     return red, green, blue
 
 
-@functools.lru_cache(maxsize=256)
-def _colours_of(names: tuple[str, ...], given: tuple[tuple[str, Colour], ...]) -> np.ndarray:
-    own, known = dict(given), _known()
-    fixed: dict[str, Colour] = {}
-    for name in names:
-        key = _key(name)
-        if found := own.get(key) or (BACKDROP if key in NEUTRAL else known.get(key)):
-            fixed[key] = found
-    taken = _oklab(np.array(list(fixed.values()), float).reshape(-1, 3))
-    for key in sorted({_key(name) for name in names} - fixed.keys()):  # whatever the order of the labels
-        colours = _candidates()[[_hash(key, n) % len(_candidates()) for n in range(TRIES)]]
-        places = _oklab(colours)
-        apart = ((places[:, None] - taken[None]) ** 2).sum(axis=2).min(axis=1, initial=9) ** 0.5
-        best = int(np.argmax(apart >= ALIKE)) if (apart >= ALIKE).any() else int(apart.argmax())
-        fixed[key] = rgb(colours[best])
-        taken = np.concatenate([taken, places[best : best + 1]])
-    return np.array([fixed[_key(name)] for name in names], np.uint8).reshape(-1, 3)
+@functools.lru_cache(maxsize=65536)
+def _own_colour(key: str) -> Colour:
+    """What a word has whatever stands beside it: chosen, or of its hashes the one least like the commonest words."""
+    known = _known()
+    if key in NEUTRAL or key in known:
+        return known.get(key, BACKDROP)
+    hashed = _candidates()[[_hash(key, n) % len(_candidates()) for n in range(TRIES)]]
+    common = _oklab(np.array(list(known.values())[:COMMON]))
+    apart = ((_oklab(hashed)[:, None] - common[None]) ** 2).sum(axis=2).min(axis=1)
+    return rgb(hashed[int(apart.argmax())])
 
 
 def _key(name: str) -> str:
