@@ -6,7 +6,6 @@ import doctest
 import importlib
 import io
 import shutil
-import struct
 
 import numpy as np
 import pytest
@@ -19,6 +18,19 @@ from sclip_plugin.draw.legend import Entry
 from sclip_plugin.draw.overlay import heatmap, overlay, palette_png, side_by_side
 
 WHITE = Image.new("RGB", (400, 300), "white")
+BLANK = {
+    0x20,
+    0xA0,
+    0xAD,
+    0x1680,
+    0x180E,
+    *range(0x2000, 0x2010),
+    *range(0x2028, 0x2030),
+    0x205F,
+    *range(0x2060, 0x2070),
+    0x3000,
+    0xFEFF,
+}
 MISSING = "\U000ffffe"  # a private character that no font has
 
 
@@ -339,22 +351,49 @@ def test_every_text_is_drawn_by_fonts_that_have_its_characters(text):
 
 
 def test_characters_that_no_font_has_are_escaped_and_said_once(forget_fonts, monkeypatch):
-    monkeypatch.setattr(fonts, "machine_faces", lambda: ())
-    with pytest.warns(UserWarning, match="SCLIP_FONTS") as warned:
+    monkeypatch.setattr(fonts, "machine_fonts", lambda: ())
+    with pytest.warns(UserWarning, match="pip install manimgx-fonts-cjk.*SCLIP_FONTS") as warned:
         assert fonts.displayed("cat 猫\n 犬") == "cat \\u732b \\u72ac"
     assert len(warned) == 1
     assert np.array_equal(ink("猫"), ink("\\u732b"))
 
 
 def test_a_font_of_the_users_is_used_for_what_the_shipped_one_lacks(forget_fonts, monkeypatch, tmp_path):
-    mine = fontfiles.Face(str(tmp_path / "sub" / "Mine.ttf"))
+    mine = str(tmp_path / "sub" / "Mine.ttf")
     (tmp_path / "sub").mkdir()
-    shutil.copy(fontfiles.SHIPPED.path, mine.path)
+    shutil.copy(fontfiles.SHIPPED, mine)
     monkeypatch.setenv("SCLIP_FONTS", str(tmp_path))
     has = fontfiles.has_character
     monkeypatch.setattr(fonts, "has_character", lambda face, c: has(face, c) and not (face != mine and c in "жук"))
-    assert fontfiles.machine_faces()[0] == mine
+    assert fontfiles.machine_fonts()[0] == mine
     assert fonts._runs("beetle жук") == (("beetle ", fontfiles.SHIPPED), ("жук", mine))
+
+
+@pytest.mark.parametrize(
+    "c, has", [("a", True), ("ж", True), ("ש", True), ("猫", False), ("ก", False), (MISSING, False)]
+)
+def test_what_the_shipped_font_has(c, has):
+    assert fontfiles.has_character(fontfiles.SHIPPED, c) == has
+
+
+def test_what_the_shipped_font_has_is_what_its_table_says():
+    """The table as fontTools reads it, over all of the planes in use."""
+    tools = pytest.importorskip("fontTools.ttLib")
+    table = set(tools.TTFont(fontfiles.SHIPPED).getBestCmap())
+    codes = [code for code in range(0x20, 0x20000, 7) if not 0xD800 <= code < 0xE000 and code not in BLANK]
+    wrong = [hex(code) for code in codes if fontfiles.has_character(fontfiles.SHIPPED, chr(code)) != (code in table)]
+    assert len(wrong) <= 2, wrong
+
+
+def test_fonts_of_installed_packages_are_found(forget_fonts, monkeypatch, tmp_path):
+    (tmp_path / "my_fonts").mkdir()
+    shutil.copy(fontfiles.SHIPPED, tmp_path / "my_fonts/Mine.ttf")
+    info = tmp_path / "my_fonts-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-fonts\nVersion: 1\n")
+    (info / "RECORD").write_text("my_fonts/Mine.ttf,,\nmy_fonts-1.dist-info/METADATA,,\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert fontfiles.machine_fonts()[0] == str(tmp_path / "my_fonts/Mine.ttf")
 
 
 def test_files_that_are_no_fonts_do_no_harm(forget_fonts, monkeypatch, tmp_path):
@@ -362,18 +401,8 @@ def test_files_that_are_no_fonts_do_no_harm(forget_fonts, monkeypatch, tmp_path)
         (tmp_path / name).write_bytes(content)
     monkeypatch.setenv("SCLIP_FONTS", str(tmp_path))
     assert fonts.displayed("cat") == "cat"
-    broken = [face for face in fontfiles.machine_faces() if str(tmp_path) in face.path]
+    broken = [face for face in fontfiles.machine_fonts() if str(tmp_path) in face]
     assert not any(fontfiles.has_character(face, "x") for face in broken)
-
-
-def test_cmap_tables_are_read_as_the_standard_says():
-    groups = struct.pack(">HHIII3I3I", 12, 0, 40, 0, 2, 0x41, 0x43, 1, 0x1F600, 0x1F601, 9)
-    long = fontfiles.Cmap(struct.pack(">HHHHI", 0, 1, 3, 10, 12) + groups)
-    assert [c in long for c in (0x40, 0x41, 0x43, 0x44, 0x1F601, 0x1F602)] == [False, True, True, False, True, False]
-    # Three segments: 0x41-0x43 by delta, 0x61-0x62 by an array in which the first has no glyph, and the closing one.
-    words = [4, 0, 0, 6, 0, 0, 0, 0x43, 0x62, 0xFFFF, 0, 0x41, 0x61, 0xFFFF, 0xFFC0, 0, 1, 0, 4, 0, 0, 7]
-    short = fontfiles.Cmap(struct.pack(">HHHHI", 0, 1, 3, 1, 12) + struct.pack(">22H", *words))
-    assert [c in short for c in (0x41, 0x43, 0x44, 0x61, 0x62, 0xFFFF)] == [True, True, False, False, True, False]
 
 
 def test_text_without_shaping_runs_from_right_to_left_all_the_same(forget_fonts, monkeypatch):
@@ -401,7 +430,7 @@ def test_a_huge_label_is_cut():
 
 
 def test_escapes_are_not_broken_in_the_middle(forget_fonts, monkeypatch):
-    monkeypatch.setattr(fonts, "machine_faces", lambda: ())
+    monkeypatch.setattr(fonts, "machine_fonts", lambda: ())
     monkeypatch.setattr(fonts, "_missing", ["said"])
     width = fonts.text_width("\\u732b\\u73", 20)
     assert fonts.wrap_text("猫猫猫", 20, width, lines=3) == ("\\u732b",) * 3
