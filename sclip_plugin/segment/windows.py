@@ -46,6 +46,7 @@ class WindowPlan:
         rows, columns: where windows start.
         patches: (h, w) patches in a window. The tower does not see rows and columns of pixels that fill no patch.
         padded: (height, width) of a window as the model sees it; the rest is padding, half in front.
+        direct: what a method gives for the whole picture is resized to any size at once, not by way of ``size``.
     """
 
     size: tuple[int, int]
@@ -54,6 +55,7 @@ class WindowPlan:
     columns: list[int]
     patches: tuple[int, int]
     padded: tuple[int, int]
+    direct: bool = False
 
     @classmethod
     def of(
@@ -68,12 +70,13 @@ class WindowPlan:
 
         A method that cuts windows itself gets the picture whole; one that wants windows padded gets them so.
         """
-        window = 0 if method is not None and method.windows_itself else window
+        direct = method is not None and method.windows_itself
+        window = 0 if direct else window
         cut = (min(window, size[0]), min(window, size[1])) if window else size
         patches = (cut[0] // patch_size[0], cut[1] // patch_size[1])
         rows, columns = (window_starts(size[axis], cut[axis], stride) for axis in (0, 1))
         padded = cut if method is None else method.padded(cut)
-        return cls(tuple(size), cut, rows, columns, patches, padded)  # type: ignore[arg-type]
+        return cls(tuple(size), cut, rows, columns, patches, padded, direct)  # type: ignore[arg-type]
 
     def with_patches(self, patches: tuple[int, int]) -> WindowPlan:
         """The plan with the grid on which a method gave its windows' features."""
@@ -120,6 +123,8 @@ class WindowPlan:
 
     def stitched(self, logits: Tensor, output_size: tuple[int, int] | None = None) -> LogitMap:
         """Scores of every pixel of the picture, or of the picture resized to ``output_size`` afterwards."""
+        if self.direct:
+            return LogitMap(logits).resized(output_size or self.size)
         rows, columns = (
             _stitching(starts, cut, padded, count, size, target)
             for starts, cut, padded, count, size, target in zip(
