@@ -1,32 +1,26 @@
 """SAM (arXiv 2304.02643) as a guide: transformers' SamModel, or its image encoder alone.
 
-Two ways to show it a picture: `look` stretches a batch of windows to SAM's square, as ProxyCLIP does; `read` takes one
-8-bit picture as SAM's own predictor does, long side 1024 and padded, and gives what prompts are decoded from.
-
 A last block's attention has J x 4096 x 4096 entries (0.8 GB for ViT-B in single precision). It is never formed: global
 blocks run head by head, in blocks of rows.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
-from ..imaging.pictures import to_tensor
-from ..imaging.resampling import resize
-from .base import Guide, Seen, stretched
+from ..errors import UnsupportedModelError
+from .base import Seen, stretched
+from .prompts import PromptedGuide, row_blocks
 from .registry import register_guide
 
-ROWS_AT_ONCE = 1024
+AUTHORS_DECODER_EPS = 1e-5
 
 
 class SamBlock:
@@ -88,22 +82,13 @@ class SamBlock:
         return tokens + self.layer.mlp(self.layer.layer_norm2(tokens))
 
 
-def row_blocks(count: int, at_once: int = ROWS_AT_ONCE) -> Iterator[slice]:
-    return (slice(start, min(start + at_once, count)) for start in range(0, count, at_once))
-
-
-def part_of(width: int, index: int, count: int) -> slice:
-    """Of so many parts side by side the columns of one; parts share columns where there are too few."""
-    start = width * index // count
-    return slice(start, max(start + 1, width * (index + 1) // count))
-
-
 class SamSeen(Seen):
     """SAM's last block with the tokens that enter it."""
 
     def __init__(self, encoder: Any, block: SamBlock) -> None:
         self.encoder, self.block = encoder, block
         self.grid = tuple(block.tokens.shape[1:3])  # type: ignore[assignment]
+        self.device = block.tokens.device
 
     @cached_property
     def embedding(self) -> Tensor:
@@ -121,42 +106,9 @@ class SamSeen(Seen):
         return self.block.attention(head, rows)
 
 
-@dataclass(frozen=True, eq=False)
-class SamPicture:
-    """A picture as SAM's predictor takes it.
-
-    Attributes:
-        seen: SAM's last block of the padded picture.
-        size: (height, width) of the picture before SAM's own resizing.
-        inside: (height, width) of the picture within SAM's square, in pixels.
-        valid: (m_h, m_w), of its whole patches.
-    """
-
-    seen: SamSeen
-    size: tuple[int, int]
-    inside: tuple[int, int]
-    valid: tuple[int, int]
-
-    @cached_property
-    def places(self) -> Tensor:
-        """(m_h m_w,), the indices of the valid patches among all."""
-        a, b = self.seen.grid
-        indices = torch.arange(a * b, device=self.seen.block.tokens.device).view(a, b)
-        return indices[: self.valid[0], : self.valid[1]].flatten()
-
-    @cached_property
-    def values(self) -> Tensor:
-        """v of the last block at the valid patches, (J, m_h m_w, d)."""
-        return self.seen.heads("v")[0][:, self.places]
-
-    def attention(self, head: int, rows: slice) -> Tensor:
-        """The last block's attention after the softmax, cut to valid patches: (rows, m_h m_w), sums below 1."""
-        return self.seen.attention(head, self.places[rows])[0][:, self.places]
-
-
 @register_guide("sam")
-class Sam(Guide):
-    """SAM's image encoder, of a whole ``SamModel`` or alone."""
+class Sam(PromptedGuide):
+    """SAM's image encoder and, of a whole ``SamModel``, its prompts."""
 
     models = "SAM: transformers' SamModel and SamVisionModel"
 
@@ -166,7 +118,6 @@ class Sam(Guide):
         patches = self.encoder.patch_embed
         self.patch_size = tuple(patches.projection.kernel_size)
         self.side = patches.image_size[0]
-        self._last: tuple[Any, SamPicture] | None = None
 
     @classmethod
     def knows(cls, module: nn.Module) -> bool:
@@ -180,50 +131,9 @@ class Sam(Guide):
 
     def look(self, pixels: Tensor) -> SamSeen:
         """See windows, (B, 3, H, W) of values 0 to 1, each stretched to SAM's square."""
-        return self._seen(stretched(self.normalised(pixels), (self.side, self.side)))
+        return self.seen(stretched(self.normalised(pixels), (self.side, self.side)))
 
-    def read(
-        self, picture: Image.Image, patch_size: tuple[int, int] = (1, 1), part: tuple[int, int] = (0, 1)
-    ) -> SamPicture:
-        """See one picture as SAM's predictor does: long side 1024 (Pillow's bilinear), padded.
-
-        The picture that was read last is remembered, so that a method and what refines its labels share it.
-
-        Args:
-            picture: RGB.
-            patch_size: the picture is first stretched to multiples of it, as OpenCV's INTER_LINEAR does; Trident takes
-                CLIP's.
-            part: (i, n), of n parts side by side the one that is looked at, from 0.
-
-        Returns:
-            A `SamPicture`.
-
-        Source: Trident, arXiv 2411.09219.
-        """
-        pixels = to_tensor(picture)
-        weight = next(self.module.parameters())
-        content = hashlib.blake2b(pixels.numpy().tobytes()).digest()
-        key = (content, pixels.shape, tuple(patch_size), part, weight.dtype, weight.device)
-        last = self._last
-        if last is None or last[0] != key:
-            height, width = (-(-side // p) * p for side, p in zip(pixels.shape[-2:], patch_size, strict=True))
-            pixels = resize(pixels, (height, width))
-            self._last = last = (key, self._read(pixels[..., part_of(width, *part)]))
-        return last[1]
-
-    def _read(self, pixels: Tensor) -> SamPicture:
-        """Of (3, H, W) uint8."""
-        height, width = pixels.shape[-2:]
-        scale = self.side / max(height, width)
-        inside = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-        rgb = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-        small = torch.from_numpy(np.array(rgb.resize(inside[::-1], Image.Resampling.BILINEAR)))
-        shown = self.normalised(small.permute(2, 0, 1)[None].float() / 255)
-        seen = self._seen(F.pad(shown, (0, self.side - inside[1], 0, self.side - inside[0])))
-        valid = max(1, inside[0] // self.patch_size[0]), max(1, inside[1] // self.patch_size[1])
-        return SamPicture(seen, (height, width), inside, valid)
-
-    def _seen(self, pixels: Tensor) -> SamSeen:
+    def seen(self, pixels: Tensor) -> SamSeen:
         encoder = self.encoder
         tokens = encoder.patch_embed(pixels)
         tokens = tokens if encoder.pos_embed is None else tokens + encoder.pos_embed
@@ -234,3 +144,56 @@ class Sam(Guide):
                 output = layer(tokens)
                 tokens = output[0] if isinstance(output, tuple) else output
         return SamSeen(encoder, SamBlock(encoder.layers[-1], tokens))
+
+    def decode(
+        self, embedding: Tensor, points: Tensor, boxes: Tensor, mask: Tensor, channel_axis: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        if not hasattr(self.module, "mask_decoder"):
+            raise UnsupportedModelError(
+                f"{type(self.module).__name__} has no mask decoder, which SAM's prompts need; give a whole SamModel."
+            )
+        encoder, decoder = self.module.prompt_encoder, self.module.mask_decoder
+        mask_embed = encoder.mask_embed
+        dense = mask_embed(mask[None, None]) if channel_axis else embedded_by_rows(mask_embed, mask)
+        sparse, _ = encoder(
+            input_points=points[None, :, None],
+            input_labels=torch.ones(1, len(points), 1, dtype=torch.int, device=points.device),
+            input_boxes=boxes[None],
+            input_masks=None,
+        )
+        with authors_decoder_eps(decoder):
+            masks, scores = decoder(
+                image_embeddings=embedding,
+                image_positional_embeddings=self.module.get_image_wide_positional_embeddings().to(embedding.dtype),
+                sparse_prompt_embeddings=sparse.to(embedding.dtype),
+                dense_prompt_embeddings=dense,
+                multimask_output=False,
+            )[:2]
+        return masks[0, :, 0], scores[0, :, 0]
+
+
+@contextlib.contextmanager
+def authors_decoder_eps(decoder: Any) -> Iterator[None]:
+    """The epsilon of SAM's own code, 1e-5, in the two-way transformer for a while: transformers' config has 1e-6."""
+    norms = [getattr(layer, f"layer_norm{i}") for layer in decoder.transformer.layers for i in (1, 2, 3, 4)]
+    before = [norm.eps for norm in norms]
+    try:
+        for norm in norms:
+            norm.eps = AUTHORS_DECODER_EPS
+        yield
+    finally:
+        for norm, eps in zip(norms, before, strict=True):
+            norm.eps = eps
+
+
+def embedded_by_rows(mask_embed: Any, mask: Tensor) -> Tensor:
+    """The mask prompt (H, W) without its axis of channels, as Trident's published code gives it: (1, C', a, b)."""
+
+    def norm(x: Tensor, layer: Any) -> Tensor:
+        centred = x - x.mean(dim=1, keepdim=True)
+        scaled = centred / (centred.square().mean(dim=1, keepdim=True) + layer.eps).sqrt()
+        return layer.weight[:, None, None] * scaled + layer.bias[:, None, None]
+
+    x = mask_embed.activation(norm(mask_embed.conv1(mask[None]), mask_embed.layer_norm1))
+    x = mask_embed.activation(norm(mask_embed.conv2(x), mask_embed.layer_norm2))
+    return mask_embed.conv3(x)[None]

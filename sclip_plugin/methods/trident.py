@@ -21,17 +21,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from ..device import budget, without_autocast
 from ..errors import SettingError, UnsupportedModelError
 from ..fields import field_of
 from ..guides import Guide, as_guide
-from ..guides.sam import Sam, SamPicture, part_of, row_blocks
+from ..guides.prompts import SamPicture, part_of, row_blocks
+from ..guides.sam import Sam
+from ..imaging.resampling import to_picture
 from ..towers.running import WholePicture, Window, before_last_block
 from .proxy import ProxyCLIP, mean_similarity, proxy_attention, resized_values
 from .registry import register_method
@@ -98,14 +98,19 @@ class Trident(ProxyCLIP):
             block, context = super().reach_last_block(tower, pixel_values, hidden_states)
             height, width = (side * patch for side, patch in zip(context.grid, tower.patch_size, strict=True))
             context.windows = [
-                Window(WholePicture(pixels[:, :height, :width], self.shown(pixels)), (0, 0, height, width))
+                Window(
+                    WholePicture(pixels[:, :height, :width], to_picture(pixels, *self.statistics(pixels))),
+                    (0, 0, height, width),
+                )
                 for pixels in context.pixel_values
             ]
             return block, context
         (given,) = windows
         whole = in_patches(pixel_values, tower.patch_size, given.picture.window)
         picture = dataclasses.replace(
-            given.picture, pixels=whole[0], original=given.picture.original or self.shown(given.picture.pixels)
+            given.picture,
+            pixels=whole[0],
+            original=given.picture.original or to_picture(given.picture.pixels, *self.statistics(whole)),
         )
         boxes = boxes_of((whole.shape[2], whole.shape[3]), picture.window, picture.stride, tower.patch_size)
         cut = torch.stack([whole[0, :, top : top + h, left : left + w] for top, left, h, w in boxes])
@@ -115,13 +120,6 @@ class Trident(ProxyCLIP):
         context.pixel_values, context.windows = cut, [Window(picture, box) for box in boxes]
         tokens = torch.cat([block.tokens for block, _ in parts])
         return context.tower.block_input(tower.blocks[-1], tokens), context
-
-    def shown(self, pixels: Tensor) -> Image.Image:
-        """The 8-bit picture of (3, H, W) pixels, uint8 or normalised."""
-        if pixels.is_floating_point():
-            mean, std = self.statistics(pixels)
-            pixels = ((pixels[:3].float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-        return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
 
     def __call__(self, block: BlockInput, context: Context) -> Tensor:
         prefix, first, rows = context.prefix_tokens, 0, []
@@ -267,8 +265,9 @@ def correlation_rows(seen: SamPicture, unit: Tensor, t: Tensor, rows: slice) -> 
 
 def aggregate(features: Tensor, seen: SamPicture, cos_fac: float, keep_negative: bool) -> Tensor:
     """W features, (m, C) in single precision, in blocks of rows."""
-    unit = F.normalize(seen.values.float(), dim=-1)
-    t = thresholds(unit, cos_fac, keep_negative)
+    with torch.no_grad():
+        unit = F.normalize(seen.values.float(), dim=-1)
+        t = thresholds(unit, cos_fac, keep_negative)
     features = features.float().to(unit.device)
     taken = [correlation_rows(seen, unit, t, rows) @ features for rows in row_blocks(len(features))]
     return torch.cat(taken).to(features.device)

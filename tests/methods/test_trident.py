@@ -11,7 +11,7 @@ from PIL import Image
 
 import sclip_plugin as sp
 from sclip_plugin.guides import find_guide
-from sclip_plugin.guides.sam import SamPicture, row_blocks
+from sclip_plugin.guides.prompts import SamPicture, row_blocks
 from sclip_plugin.methods import make_method, trident
 from sclip_plugin.towers import find_tower
 from sclip_plugin.towers.running import WholePicture, Window
