@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from outside_models import transformers_model
+from outside_models import segment_anything, transformers_model
 from PIL import Image
 
 import sclip_plugin as sp
@@ -52,11 +52,12 @@ def refinement(tag: str, **changes) -> SamPrompts:
     return SamPrompts(minimal_area=25, **changes)
 
 
+@pytest.mark.parametrize("layout", ["transformers", "segment_anything"])
 @pytest.mark.parametrize("tag", RUNS)
-def test_prompts_and_masks_are_the_published_ones(tag: str):
+def test_prompts_and_masks_are_the_published_ones(tag: str, layout: str):
     given, steps = decided(tag), refinement(tag)
     golden.assert_equal(given.scores[:, ::4, ::4], ARRAYS[f"{tag}.scores.every4"])
-    sam = find_guide(transformers_model("sam"))
+    sam = find_guide(transformers_model("sam") if layout == "transformers" else segment_anything())
     picture = sam.read(given.picture, (16, 16))
     half = tuple(side // 2 for side in given.labels.shape)
     scores = resized(given.scores, half)
