@@ -111,7 +111,7 @@ class WindowRunner:
             plan = plan_of(size, settings, self.tower.patch_size, method)
             job = Seen(picture, pixels, output_size, plan, torch.empty(0), waiting=len(plan))
             job.regions = regions_of(picture, pixels, output_size, settings)
-            job.whole = WholePicture(pixels, picture, settings.window, settings.window_stride, job.regions)
+            job.whole = WholePicture(pixels, picture, settings.window, settings.window_stride, job.regions, self.limits)
             jobs.append(job)
             windows.extend((job, index, box) for index, box in enumerate(plan.boxes()))
             while windows and (
@@ -146,7 +146,9 @@ class WindowRunner:
         pixels = torch.stack([job.plan.cut(job.pixels, *box) for job, _, box in batch]).to(self.device)
         pixels = plan.pad(normalise(pixels, self.mean, self.std), -self.mean / self.std)
         places = [Window(job.whole, box) for job, _, box in batch if job.whole is not None]
-        features, embedded = dense_and_embedding(self.tower, pixels, method, places, embeddings)
+        # Of a method that cuts windows itself the one window is the picture, which is embedded below.
+        of_windows = embeddings and not method.windows_itself
+        features, embedded = dense_and_embedding(self.tower, pixels, method, places, of_windows)
         grid = (features.shape[2], features.shape[3])
         with without_autocast(self.device):
             kept = keep(F.normalize(features.flatten(2).float(), dim=1).transpose(1, 2))
@@ -182,6 +184,7 @@ class WindowRunner:
             embedded = F.normalize(image_embeddings(self.tower, pixels.to(self.device)).float(), dim=1)
         for job, image in zip(jobs, embedded, strict=True):
             job.image = image
+            job.windows = image[None] if job.windows is None else job.windows
 
     def _checked(self, job: Seen | PictureError, settings: Settings) -> Seen | PictureError:
         if isinstance(job, Seen) and not torch.isfinite(job.kept).all():

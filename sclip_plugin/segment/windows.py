@@ -47,7 +47,7 @@ class WindowPlan:
         patches: (h, w) patches in a window. The tower does not see rows and columns of pixels that fill no patch.
         padded: (height, width) of a window as the model sees it; the rest is padding, half in front.
         black: the padding stands behind, in black, and a window's patches are stretched over the window alone.
-        straight: a whole picture's patches go to the label map's size in one step, not by way of the picture's.
+        direct: what a method gives for the whole picture is resized to any size at once, not by way of ``size``.
     """
 
     size: tuple[int, int]
@@ -57,7 +57,7 @@ class WindowPlan:
     patches: tuple[int, int]
     padded: tuple[int, int]
     black: bool = False
-    straight: bool = False
+    direct: bool = False
 
     @classmethod
     def of(
@@ -74,14 +74,16 @@ class WindowPlan:
         A method that cuts windows itself gets the picture whole; one that wants windows padded gets them so. ``black``
         completes the last patches of a window.
         """
-        window = 0 if method is not None and method.windows_itself else window
+        direct = method is not None and method.windows_itself
+        window = 0 if direct else window
         cut = (min(window, size[0]), min(window, size[1])) if window else size
         rows, columns = (window_starts(size[axis], cut[axis], stride) for axis in (0, 1))
         padded = cut if method is None else method.padded(cut)
         if black:
             padded = tuple(-(-side // patch) * patch for side, patch in zip(cut, patch_size, strict=True))  # type: ignore[assignment]
         patches = (padded[0] // patch_size[0], padded[1] // patch_size[1])
-        return cls(tuple(size), cut, rows, columns, patches, padded, black, black and not window)  # type: ignore[arg-type]
+        direct = direct or (black and not window)
+        return cls(tuple(size), cut, rows, columns, patches, padded, black, direct)  # type: ignore[arg-type]
 
     def with_patches(self, patches: tuple[int, int]) -> WindowPlan:
         """The plan with the grid on which a method gave its windows' features."""
@@ -133,8 +135,8 @@ class WindowPlan:
 
     def stitched(self, logits: Tensor, output_size: tuple[int, int] | None = None) -> LogitMap:
         """Scores of every pixel of the picture, or of the picture resized to ``output_size`` afterwards."""
-        if self.straight and output_size is not None:
-            return LogitMap(logits).resized(output_size)
+        if self.direct:
+            return LogitMap(logits).resized(output_size or self.size)
         rows, columns = (
             _stitching(starts, cut, padded, count, size, target)
             for starts, cut, padded, count, size, target in zip(
