@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -83,7 +83,7 @@ def label(
     check_labels(parsed, preset, settings)
     source = None if Path(masks).is_file() else find_masks(masks)
     check_writable(out)
-    looks = {"opacity": opacity, "style": style, "colours": read_colors(colors)}
+    looks: dict[str, Any] = {"opacity": opacity, "style": style, "colours": read_colors(colors)}
     rgb = read_picture(picture)
     given = read_masks(masks) if source is None else masks_of(source, rgb)
     encoded = make_segmenter(model, device, dtype, preset, **settings).encode(rgb)
