@@ -95,6 +95,8 @@ def dense_and_embedding(
     """
     tokens, for_embedding, context = run_method(tower, pixel_values, method, keep_cls=embedding, windows=windows)
     features = tower.project(tokens[:, tower.prefix_tokens :])
+    for branch, weight in context.branches:
+        features = features + weight * tower.project(branch)
     grid = context.output_grid or context.grid
     return features.mT.unflatten(2, grid), tower.embedding(for_embedding) if embedding else None
 

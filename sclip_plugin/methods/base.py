@@ -40,6 +40,8 @@ class Method:
         needs_outside_model: it looks through a second model, which a comparison of all methods does not fetch.
         windows_itself: it is handed whole pictures, one at a time, and cuts and joins windows itself, by what
             ``context.windows[0].picture`` says.
+        in_place: `apply` can give its tokens to a model's own forward, which norms and projects them once.
+        sees_masks: its features depend on the regions of the settings' masks, ``window.picture.regions``.
     """
 
     position_resize: PositionResize = "scale_factor"
@@ -49,6 +51,8 @@ class Method:
     source: ClassVar[str] = ""
     needs_outside_model: ClassVar[bool] = False
     windows_itself: ClassVar[bool] = False
+    in_place: ClassVar[bool] = True
+    sees_masks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_fields(self, self.name or type(self).__name__)

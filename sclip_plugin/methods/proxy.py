@@ -129,7 +129,7 @@ def proxy_attention(features: Tensor, values: Tensor, beta: float, gamma: float,
     unit = F.normalize(features.float(), dim=-1)
     threshold = beta * (mean_similarity(features) if mean is None else mean)
     out = torch.empty(*values.shape, dtype=torch.float32, device=values.device)
-    for rows in _row_blocks(len(unit), unit.shape[1]):
+    for rows in row_blocks(len(unit), unit.shape[1]):
         out[:, rows] = attention_rows(unit, threshold, gamma, rows) @ values.float()
     return out
 
@@ -146,6 +146,6 @@ def attention_rows(unit: Tensor, threshold: Tensor, gamma: float, rows: slice) -
     return z.softmax(dim=-1)
 
 
-def _row_blocks(batch: int, count: int) -> Iterator[slice]:
+def row_blocks(batch: int, count: int) -> Iterator[slice]:
     at_once = max(1, SIMILARITIES_AT_ONCE // (batch * count))
     return (slice(start, min(start + at_once, count)) for start in range(0, count, at_once))

@@ -236,13 +236,16 @@ class Encoded:
         encoded.picture = None if picture is None else read_picture(picture)
         return encoded
 
+    def _decides(self) -> tuple[str, ...]:
+        return FEATURE_SETTINGS + (("masks",) if self.settings.make_method().sees_masks else ())
+
     def _identity(self) -> str:
-        plain = Settings().changed(**{name: getattr(self.settings, name) for name in FEATURE_SETTINGS})
+        plain = Settings().changed(**{name: getattr(self.settings, name) for name in self._decides()})
         return self.segmenter.identity(["-"], plain)
 
     def _chosen(self, settings: Settings | None, changes: dict[str, Any]) -> Settings:
         chosen = (settings or self.settings).changed(**changes)
-        for name in FEATURE_SETTINGS:
+        for name in self._decides():
             ours, asked = getattr(self.settings, name), getattr(chosen, name)
             if name == "stride":
                 ours, asked = self.settings.window_stride, chosen.window_stride

@@ -73,6 +73,8 @@ class Context:
         windows: of each picture of the batch the window that it is, where a segmenter cut it; else empty.
         output_grid: a method whose patches come out on another grid (a, b) sets it; what it returns then has P + a b
             rows.
+        branches: further tokens of the patches, (B, N, C), each with a weight: they are normed and projected by
+            themselves and added to the projected patches. Not for methods that work in place.
     """
 
     tower: Tower
@@ -81,6 +83,7 @@ class Context:
     taps: dict[int, BlockInput] = field(default_factory=dict)
     windows: Sequence[Window] = ()
     output_grid: tuple[int, int] | None = None
+    branches: list[tuple[Tensor, float]] = field(default_factory=list)
 
     @property
     def prefix_tokens(self) -> int:
