@@ -42,6 +42,8 @@ class Settings:
         remainder: what becomes of a window's last rows and columns of pixels that fill no patch: ``"drop"``, the tower
             does not see them, as in SCLIP's code; ``"black"``, they are completed in black, as LPOSS and CLIP-DINOiser
             do.
+        stitched: join the windows before the last block, so that the method's attention looks over the whole picture;
+            what the outside features of a method are, it then has of the whole picture too.
         post_steps: rules on the scores of all of a picture's patches, in order: texts such as ``"lposs(alpha=0.9)"``,
             or a `PostStep` in hand, which becomes its text where it is a registered one.
         logit_scale: factor on the cosines before the softmax over names.
@@ -88,6 +90,7 @@ class Settings:
     remainder: Literal["drop", "black"] = field_of(
         "drop", "of pixels that fill no patch: drop them, or complete them in black"
     )
+    stitched: bool = field_of(False, "join the windows before the last block, which then sees the whole picture")
     post_steps: tuple[str | PostStep, ...] = field_of(
         (), "rules on the scores of all patches of a picture, such as 'lposs(alpha=0.9)'; in order"
     )
@@ -138,6 +141,11 @@ class Settings:
         if self.refine is not None:
             object.__setattr__(self, "refine", text_of(REFINEMENTS, make_refinement(self.refine)))
         method = make_method(self.method, dict(_mapping(self.method_options)))
+        if self.stitched and method.windows_itself:
+            raise SettingError(
+                f"stitched=True, but {method.name or type(method).__name__} puts windows together itself; expected "
+                "another method, or stitched=False."
+            )
         name, options = options_of(method)
         object.__setattr__(self, "method", name)
         object.__setattr__(self, "method_options", MappingProxyType(options))
@@ -163,6 +171,14 @@ class Settings:
         from .methods import make_method
 
         return make_method(self.method, dict(self.method_options))
+
+    def running_method(self, **bound: Any) -> Method:
+        """What windows are taken through: the method, bound to what `Method.bind` takes, if given, and stitched."""
+        from .methods.stitched import Stitched
+
+        method = self.make_method()
+        method = method.bind(**bound) if bound else method
+        return Stitched(base=method) if self.stitched else method
 
     def make_steps(self) -> tuple[PostStep, ...]:
         """The post-steps with their options."""

@@ -40,6 +40,8 @@ class Method:
         needs_outside_model: it looks through a second model, which a comparison of all methods does not fetch.
         windows_itself: it is handed whole pictures, one at a time, and cuts and joins windows itself, by what
             ``context.windows[0].picture`` says.
+        resized_once: with ``windows_itself``, its patches are resized to the label map at once; otherwise to the pixels
+            of the picture first, as a window's are.
         in_place: `apply` can give its tokens to a model's own forward, which norms and projects them once.
         sees_masks: its features depend on the regions of the settings' masks, ``window.picture.regions``.
     """
@@ -51,6 +53,7 @@ class Method:
     source: ClassVar[str] = ""
     needs_outside_model: ClassVar[bool] = False
     windows_itself: ClassVar[bool] = False
+    resized_once: ClassVar[bool] = True
     in_place: ClassVar[bool] = True
     sees_masks: ClassVar[bool] = False
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .segmenter import Segmenter
 
 HEADER = "sclip_plugin encoded 2"
-FEATURE_SETTINGS = ("method", "method_options", "resize_short_side", "window", "stride", "remainder")
+FEATURE_SETTINGS = ("method", "method_options", "resize_short_side", "window", "stride", "remainder", "stitched")
 """What decides the features; the rest is about words and decisions, and may differ from question to question."""
 
 
@@ -220,7 +220,7 @@ class Encoded:
                 tensors = {name: file.get_tensor(name) for name in ("vectors", "windows", "image")}
             identity, size, pixels = said.pop("identity"), tuple(said.pop("size")), tuple(said.pop("pixels"))
             settings = Settings(**said)
-            plan = plan_of(pixels, settings, segmenter.tower.patch_size, settings.make_method())
+            plan = plan_of(pixels, settings, segmenter.tower.patch_size, settings.running_method())
             plan = plan.with_patches(_patches(plan, tensors))
         except FileNotFoundError:
             raise

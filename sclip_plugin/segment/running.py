@@ -184,7 +184,7 @@ class WindowRunner:
             embedded = F.normalize(image_embeddings(self.tower, pixels.to(self.device)).float(), dim=1)
         for job, image in zip(jobs, embedded, strict=True):
             job.image = image
-            job.windows = image[None] if job.windows is None else job.windows
+            job.windows = image[None].clone() if job.windows is None else job.windows
 
     def _checked(self, job: Seen | PictureError, settings: Settings) -> Seen | PictureError:
         if isinstance(job, Seen) and not torch.isfinite(job.kept).all():

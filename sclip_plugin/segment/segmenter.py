@@ -463,7 +463,7 @@ class Segmenter:
             yield seen if isinstance(seen, PictureError) else self._decided(seen, vocabulary, settings)
 
     def _bound(self, settings: Settings, text: Tensor) -> Method:
-        return settings.make_method().bind(
+        return settings.running_method(
             text=text, logit_scale=settings.logit_scale, image_mean=self._mean, image_std=self._std
         )
 

@@ -74,8 +74,9 @@ class WindowPlan:
         A method that cuts windows itself gets the picture whole; one that wants windows padded gets them so. ``black``
         completes the last patches of a window.
         """
-        direct = method is not None and method.windows_itself
-        window = 0 if direct else window
+        itself = method is not None and method.windows_itself
+        direct = method is not None and itself and method.resized_once
+        window = 0 if itself else window
         cut = (min(window, size[0]), min(window, size[1])) if window else size
         rows, columns = (window_starts(size[axis], cut[axis], stride) for axis in (0, 1))
         padded = cut if method is None else method.padded(cut)
