@@ -35,6 +35,7 @@ _HOMES = {
     "list_towers": "towers",
     "register_tower": "towers",
     "Encoded": "segment.encoded",
+    "MemoryBank": "segment.memory",
     "Segmentation": "segment.segmentation",
     "Segmenter": "segment.segmenter",
     "Settings": "settings",
@@ -45,6 +46,7 @@ _HOMES = {
 __all__ = [
     "AttentionMethod",
     "Encoded",
+    "MemoryBank",
     "Method",
     "PostStep",
     "Segmentation",
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
     from .methods import AttentionMethod, Method, list_methods, register_method
     from .patching import applied, apply, apply_csa, restore
     from .segment.encoded import Encoded
+    from .segment.memory import MemoryBank
     from .segment.segmentation import Segmentation
     from .segment.segmenter import Segmenter
     from .settings import Settings

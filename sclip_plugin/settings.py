@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +23,7 @@ from .text.labels import imagenet_templates, parse_templates
 
 if TYPE_CHECKING:
     from .masks import MaskSource
+    from .memory.store import Memory
     from .methods import Method
     from .refinements import Refinement
     from .steps import PostStep
@@ -56,6 +58,8 @@ class Settings:
         masks: where regions come from, for methods that look at regions and for map correction: a text that
             `sclip_plugin.masks.find_masks` takes, such as ``"slic"`` or a folder, or a `MaskSource`; None for none.
         mask_vote: with masks, every region takes the label that most of its pixels have (map correction).
+        memory: regions of unlabelled pictures that say what this picture's are: the folder of a memory, as
+            ``sclip memory build`` makes it, or a `MemoryBank`; needs masks; None for none.
         pamr_steps: steps of pixel-adaptive refinement, 0 for none; 10 in the papers that use it. A picture of more than
             4 million pixels, or whose scores take more than 2 GiB, is refined at a smaller size.
         pamr_dilations: distances in pixels of the neighbours that it looks at.
@@ -106,6 +110,9 @@ class Settings:
         None, "where regions come from: slic, sam:NAME, panoptic:NAME, a folder of mask files"
     )
     mask_vote: bool = field_of(True, "with masks: every region takes the label that most of its pixels have")
+    memory: str | Memory | None = field_of(
+        None, "the folder of a memory of unlabelled pictures, as 'sclip memory build' makes it; needs masks"
+    )
     pamr_steps: int = field_of(
         0, f"steps of refinement along the picture's colours (PAMR); {PAMR_STEPS} in the papers", low=0, high=1000
     )
@@ -140,6 +147,15 @@ class Settings:
             object.__setattr__(self, "masks", text_of(MASK_SOURCES, find_masks(self.masks)))
         if self.refine is not None:
             object.__setattr__(self, "refine", text_of(REFINEMENTS, make_refinement(self.refine)))
+        if isinstance(self.memory, PurePath):
+            object.__setattr__(self, "memory", str(self.memory))
+        if self.memory is not None and not isinstance(self.memory, str) and not hasattr(self.memory, "recalled"):
+            raise SettingError(f"memory={self.memory!r:.200}; expected a folder or a MemoryBank.")
+        if self.memory is not None and self.masks is None:
+            raise SettingError(
+                "a memory is asked region by region, and masks is None; expected masks, such as masks='slic' or "
+                "'sam:NAME'."
+            )
         method = make_method(self.method, dict(_mapping(self.method_options)))
         if self.stitched and method.windows_itself:
             raise SettingError(
@@ -232,6 +248,7 @@ class Settings:
         out["method"], out["stride"] = self.method_name, self.window_stride
         out["method_options"] = {key: _plain(value) for key, value in self._all_options().items() if value is not None}
         out["masks"] = _plain(self.masks)
+        out["memory"] = self.memory if isinstance(self.memory, str | None) else str(self.memory.folder)
         out["post_steps"] = tuple(_plain(step) for step in self.post_steps)
         out["refine"] = _plain(self.refine)
         out["templates"] = list(self.templates) if len(self.templates) <= 3 else f"{len(self.templates)} templates"
@@ -244,9 +261,17 @@ class Settings:
         exact["method"], exact["stride"] = f"{kind.__module__}.{kind.__qualname__}", self.window_stride
         exact["method_options"] = {key: _plain(value) for key, value in self._all_options().items()}
         exact["masks"] = _plain(self.masks)
+        exact["memory"] = self._memory_identity()
         exact["post_steps"] = [_plain(step) for step in self.post_steps]
         exact["refine"] = _plain(self.refine)
         return hashlib.sha256(json.dumps(exact, sort_keys=True).encode()).hexdigest()
+
+    def _memory_identity(self) -> str | None:
+        from .memory import MemoryStore
+
+        if self.memory is None:
+            return None
+        return MemoryStore(self.memory).identity() if isinstance(self.memory, str) else self.memory.identity()
 
     def _all_options(self) -> dict[str, Any]:
         method = self.make_method()

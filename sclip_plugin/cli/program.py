@@ -20,6 +20,7 @@ from .convert import convert_app
 from .demo import demo
 from .evaluate import eval_app
 from .label import label
+from .memory import memory_app
 from .methods import methods
 from .segment import segment
 from .terminal import tell
@@ -35,6 +36,7 @@ for command in (segment, label, compare, demo, methods, cache):
     app.command()(command)
 app.add_typer(eval_app, name="eval")
 app.add_typer(convert_app, name="convert")
+app.add_typer(memory_app, name="memory")
 
 
 @app.callback(invoke_without_command=True)

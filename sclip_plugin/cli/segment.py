@@ -20,6 +20,7 @@ from .options import (
     Labelled,
     Labels,
     Masks,
+    Memory,
     MethodName,
     Model,
     PresetName,
@@ -62,6 +63,7 @@ def segment(
     threshold: Threshold = None,
     refine: Refine = False,
     masks: Masks = None,
+    memory: Memory = None,
     formats: Formats = None,
     regions: RegionsOf = None,
     heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Write a heat map of every label, too.")] = False,
@@ -103,7 +105,7 @@ def segment(
     parsed = parse_labels_option(labels)
     settings = chosen_settings(
         method, preset, parse_changes(change or []), refine, background=background or None, threshold=threshold,
-        masks=masks, window=window, stride=stride, resize_short_side=resize, templates=templates,
+        masks=masks, memory=memory, window=window, stride=stride, resize_short_side=resize, templates=templates,
     )  # fmt: skip
     check_labels(parsed, preset, settings)
     wanted = split_formats(formats, regions)

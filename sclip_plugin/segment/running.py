@@ -82,6 +82,7 @@ class WindowRunner:
         settings: Settings,
         keep: Callable[[Tensor], Tensor],
         embeddings: bool = False,
+        unit: bool = True,
     ) -> Iterator[Seen | PictureError]:
         """Each picture once all its windows are done, in order.
 
@@ -91,6 +92,7 @@ class WindowRunner:
             settings: of which the window and the stride are used.
             keep: what is kept of the patches' unit features: (B, h w, D) float32 to (B, h w, C).
             embeddings: give the image embeddings of windows and pictures too.
+            unit: features are made unit vectors before they are kept.
 
         Raises:
             PictureError: pixels smaller than a patch.
@@ -117,12 +119,12 @@ class WindowRunner:
             while windows and (
                 len(windows) >= self._at_once(windows[0][0].plan, method) or len(jobs) >= PICTURES_AT_ONCE
             ):
-                self._run_batch(windows, method, keep, embeddings)
+                self._run_batch(windows, method, keep, embeddings, unit)
             while jobs and not _waits(jobs[0]):
                 yield self._checked(jobs.popleft(), settings)
         while jobs:
             while _waits(jobs[0]):
-                self._run_batch(windows, method, keep, embeddings)
+                self._run_batch(windows, method, keep, embeddings, unit)
             yield self._checked(jobs.popleft(), settings)
 
     def _at_once(self, plan: WindowPlan, method: Method) -> int:
@@ -136,6 +138,7 @@ class WindowRunner:
         method: Method,
         keep: Callable[[Tensor], Tensor],
         embeddings: bool,
+        unit: bool,
     ) -> None:
         """Take the first windows of one size through the tower, and put what is kept into their pictures' places."""
         batch = [windows.popleft()]
@@ -151,7 +154,8 @@ class WindowRunner:
         features, embedded = dense_and_embedding(self.tower, pixels, method, places, of_windows)
         grid = (features.shape[2], features.shape[3])
         with without_autocast(self.device):
-            kept = keep(F.normalize(features.flatten(2).float(), dim=1).transpose(1, 2))
+            features = features.flatten(2).float()
+            kept = keep((F.normalize(features, dim=1) if unit else features).transpose(1, 2))
             embedded = None if embedded is None else F.normalize(embedded.float(), dim=1)
         for place, ((job, index, _), values) in enumerate(zip(batch, kept, strict=True)):
             if job.waiting == len(job.plan):

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
@@ -39,6 +39,7 @@ from ..text.labels import Labels, Vocabulary, parse_labels
 from ..text.towers import find_text_tower
 from ..towers import find_tower
 from .encoded import Encoded
+from .memory import memory_of
 from .refining import refined
 from .regions import regions_of
 from .running import Prepared, Seen, WindowRunner
@@ -387,6 +388,25 @@ class Segmenter:
             windows, image = seen.windows.to(dtype), seen.image.to(dtype)
             yield Encoded(self, settings, seen.kept, seen.plan, seen.output_size, windows, image, seen.picture, pixels)
 
+    @torch.inference_mode()
+    def raw_features(
+        self, pictures: Iterable[Picture], settings: Settings | None = None, **changes: Any
+    ) -> Iterator[tuple[LogitMap, Callable[[], np.ndarray] | None]]:
+        """For each picture its features at every pixel, windows averaged, not made unit vectors; and its regions.
+
+        Arguments as for `encode`. The features stay small matrices: their tiles are computed when they are asked for.
+        """
+        chosen = _chosen(self.settings, settings, changes)
+        method = self._bound(chosen, torch.empty(0))
+        prepared = (self._prepared(picture, chosen, self.device) for picture in pictures)
+        for seen in self._runner.run(prepared, method, chosen, lambda features: features, unit=False):
+            assert isinstance(seen, Seen)
+            yield dataclasses.replace(seen.plan.stitched(seen.kept, seen.output_size), limits=self.budget), seen.regions
+
+    def picture_of(self, pixels: Tensor) -> Image.Image:
+        """The 8-bit RGB picture of (3, H, W) pixels, uint8 or normalised as the model wants it."""
+        return to_picture(pixels, self._mean, self._std)
+
     def _answer(self, encoded: Encoded, labels: Labels | None, settings: Settings) -> Segmentation:
         return self._answered(encoded, self._vocabulary(labels, settings), settings)
 
@@ -394,7 +414,7 @@ class Segmenter:
     def _answered(self, encoded: Encoded, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
         text = self.text_bank.embed_vocabulary(vocabulary, settings.templates)
         steps, pixels = settings.make_steps(), encoded.pixels
-        looks = settings.pamr_steps or settings.refine is not None
+        looks = settings.pamr_steps or settings.refine is not None or settings.memory is not None
         if (looks or steps) and pixels is None and encoded.picture is not None:
             pixels = self._prepared(encoded.picture, settings, self.device)[1]
         if looks and pixels is None:
@@ -469,12 +489,16 @@ class Segmenter:
 
     def _decided(self, seen: Seen, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
         steps = [step for step in settings.make_steps() if step.sees_pixels]
-        size = seen.plan.size if steps else seen.output_size
+        size = seen.plan.size if steps or settings.memory is not None else seen.output_size
         logits = dataclasses.replace(seen.plan.stitched(seen.kept, size), limits=self.budget)
         for step in steps:
             pixels = plain_pixels(seen.pixels, self._mean, self._std).to(self.device)
             logits = LogitMap(step.of_pixels(logits.full(), pixels), limits=self.budget)
-        logits = logits.resized(seen.output_size)
+        if settings.memory is not None:
+            bank = memory_of(settings)
+            with without_autocast(self.device):
+                logits = bank.recalled(logits, seen, vocabulary, settings, self)
+        logits = dataclasses.replace(logits, limits=self.budget).resized(seen.output_size)
         if settings.pamr_steps:
             logits = self._refined(logits, seen.pixels, settings)
         label_map, dropped = decide(logits, vocabulary, settings)

@@ -2,78 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import golden
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from outside_models import transformers_model
+from corrclip_golden import CLASSES, DINO, FIRST, SECOND, SYNONYMS, Given, Saved
 from PIL import Image
 
 import sclip_plugin as sp
 from sclip_plugin.dense import dense_and_embedding
 from sclip_plugin.errors import SettingError, UnsupportedModelError
-from sclip_plugin.guides import Guide, Seen, find_guide
-from sclip_plugin.masks import MaskSource
 from sclip_plugin.methods.corrclip import CorrCLIP, merged, on_grid, region_attention
 from sclip_plugin.towers import find_tower
 from sclip_plugin.towers.running import WholePicture, Window
 
-CLASSES = [["sky", "wall", "tree", "grass", "road"], "cat", "dog", "person", "potted plant"]
-SYNONYMS = [["sky", "wall", "tree", "grass", "road"], "cat", ["dog", "puppy"], ["person", "man", "woman"], "plant"]
-FIRST, SECOND = golden.arrays("CorrCLIP"), golden.arrays("CorrCLIPv2")
-DINO = find_guide(transformers_model("corrclip"))
 KINDS = ("holes", "full", "one", "none")
 CONFIGS = [(size, kind) for size in ("112x112", "144x112") for kind in KINDS]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Given(MaskSource):
-    """Masks in hand, whatever the picture is."""
-
-    kept = False
-    name: str = ""
-
-    def __call__(self, picture: Image.Image) -> np.ndarray:
-        version, name = self.name.split(":")
-        return {"1": FIRST, "2": SECOND}[version][f"{name}.mask"].numpy()
-
-
-class Saved(Guide):
-    """An outside model that has seen the picture already: (1, C', gh, gw)."""
-
-    patch_size = (1, 1)
-
-    def __init__(self, maps: torch.Tensor) -> None:
-        super().__init__(torch.nn.Linear(1, 1))
-        self.maps = maps
-
-    @classmethod
-    def knows(cls, module):
-        return False
-
-    def grid(self, size):
-        return self.maps.shape[2], self.maps.shape[3]
-
-    def look(self, pixels):
-        return SavedSeen(self.maps)
-
-
-class SavedSeen(Seen):
-    def __init__(self, maps):
-        self.maps, self.grid = maps, (maps.shape[2], maps.shape[3])
-
-    @property
-    def tokens(self):
-        return self.maps.flatten(2).mT
-
-    def heads(self, name):
-        raise NotImplementedError
-
-    def attention(self, head, rows):
-        raise NotImplementedError
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,80 @@
+"""``sclip memory``: regions of unlabelled pictures, remembered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..defaults import DEFAULT_MODEL
+from .options import Changes, Device, Dtype, MethodName, Model, Resize, Stride, Window, make_segmenter, parse_changes
+from .pictures import MaxPixels, find_pictures, limit_pixels
+from .terminal import Quiet, say, tell
+
+memory_app = typer.Typer(
+    help="Remember the regions of unlabelled pictures, for segment --memory.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@memory_app.command("build")
+def build(
+    pictures: Annotated[list[str], typer.Argument(help="Files, folders (searched for pictures), or patterns.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the memory; one that is there is added to.")],
+    masks: Annotated[str, typer.Option(help="Where regions come from: slic, sam:NAME, panoptic:NAME, a folder.")],
+    vfm: Annotated[
+        str, typer.Option(help="The vision model that says which regions are alike: a name or folder of transformers.")
+    ],
+    model: Model = DEFAULT_MODEL,
+    second: Annotated[str | None, typer.Option(help="A second CLIP, whose values are kept too.")] = None,
+    method: MethodName = None,
+    window: Window = None,
+    stride: Stride = None,
+    resize: Resize = None,
+    change: Changes = None,
+    max_pixels: MaxPixels = None,
+    quiet: Quiet = False,
+    device: Device = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Remember pictures of your own domain; no labels are needed. One that was stopped goes on where it was.
+
+    Pictures are taken in the order of their names. Those that can't be read are told of and left out.
+
+    Example: sclip memory build photos/ --out bank/ --masks slic --vfm facebook/dinov2-base --method clearclip
+    """
+    from ..errors import PictureError
+    from ..files import check_writable
+    from ..imaging.pictures import read_picture
+    from ..segment.memory import MemoryBank
+
+    limit_pixels(max_pixels)
+    found = find_pictures(pictures, out)
+    check_writable(out)
+    given = {"method": method, "window": window, "stride": stride, "resize_short_side": resize, "masks": masks}
+    settings = {name: value for name, value in given.items() if value is not None} | parse_changes(change or [])
+    segmenter = make_segmenter(model, device, dtype, None, **settings)
+    other = None if second is None else make_segmenter(second, device, dtype, None, **settings)
+    failed = []
+
+    def read():
+        for named in sorted(found.pictures, key=lambda picture: (picture.relative.stem, picture.given)):
+            try:
+                with named.open() as file:
+                    yield read_picture(file)
+            except (PictureError, OSError) as error:
+                failed.append(named.given)
+                tell(f"{named.given}: {error}")
+
+    def progress(done: int) -> None:
+        if not quiet:
+            tell(f"{done} of {len(found.pictures)} pictures")
+
+    bank = MemoryBank.build(segmenter, read(), out, vfm=vfm, second=other, progress=progress)
+    say(f"{len(bank)} regions of {len(bank.store.pictures())} pictures -> {out}")
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,188 @@
+"""A memory on disk: keys and values of regions, in shards that are only ever added."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..errors import FileFormatError, SettingError
+from ..files import locked_folder, write_atomically
+from ..importing import needs
+
+FORMAT = "sclip_plugin memory 1"
+ROWS_AT_ONCE = 2**16
+APPROXIMATE_FROM = 1_000_000
+"""From so many regions on the search is FAISS's, unless asked otherwise."""
+
+
+class Memory(Protocol):
+    """What settings may have in hand: a `sclip_plugin.MemoryBank`."""
+
+    @property
+    def folder(self) -> str | Path: ...
+
+    def identity(self) -> str: ...
+
+
+class MemoryStore:
+    """Keys (N, C') and values (N, D) of each model, in half precision, with ids 0 to N - 1 that never change.
+
+    ``bank.json`` says what made them. A shard is a safetensors file that appears whole; what pictures are in it stands
+    in its header, so a build that was killed goes on where it was.
+
+    Args:
+        folder: with a ``bank.json``; see `create`.
+
+    Raises:
+        FileFormatError: no such folder, or no memory.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser()
+        try:
+            self.made_by: dict[str, Any] = json.loads((self.folder / "bank.json").read_text(encoding="utf-8"))
+            if self.made_by.get("format") != FORMAT:
+                raise ValueError(f"its format is {self.made_by.get('format')!r}; expected {FORMAT!r}")
+        except (OSError, ValueError, AttributeError) as error:
+            raise FileFormatError(
+                f"{self.folder} is no memory, as 'sclip memory build FOLDER --out BANK' makes it: {error}"
+            ) from error
+
+    @classmethod
+    def create(cls, folder: str | Path, made_by: Mapping[str, Any]) -> MemoryStore:
+        """A new memory, or one that is there and was made by the same.
+
+        Raises:
+            SettingError: what is there was made by something else.
+        """
+        path = Path(folder).expanduser() / "bank.json"
+        said = {"format": FORMAT, **made_by}
+        if not path.exists():
+            write_atomically(path, json.dumps(said, indent=1).encode())
+        store = cls(folder)
+        differ = [key for key, value in json.loads(json.dumps(said)).items() if store.made_by.get(key) != value]
+        if differ:
+            raise SettingError(
+                f"the memory {folder} was made with another {' and '.join(differ)}; give another folder, or what it "
+                "was made with."
+            )
+        return store
+
+    def shards(self) -> list[Path]:
+        return sorted(self.folder.glob("shard-*.safetensors"))
+
+    def identity(self) -> str:
+        """A hash of what made it and of which shards it has."""
+        names = [(shard.name, shard.stat().st_size) for shard in self.shards()]
+        return hashlib.sha256(json.dumps([self.made_by, names], sort_keys=True).encode()).hexdigest()
+
+    def pictures(self) -> dict[str, int]:
+        """The hash of each picture that is in it, with the number of its regions, in the order of their rows."""
+        return {key: count for _, header in self._headers() for key, count in header}
+
+    def _headers(self) -> Iterator[tuple[Path, list[tuple[str, int]]]]:
+        for shard in self.shards():
+            try:
+                with safe_open(shard, framework="pt") as file:
+                    yield shard, [(str(key), int(count)) for key, count in json.loads(file.metadata()["pictures"])]
+            except Exception as error:  # whatever a broken or foreign file makes of the reader
+                raise FileFormatError(f"{shard} is no shard of a memory: {error}") from error
+
+    def append(self, pictures: Sequence[tuple[str, int]], keys: Tensor, values: Mapping[str, Tensor]) -> None:
+        """One more shard.
+
+        Args:
+            pictures: the hash of each and how many rows are its, in order.
+            keys: (n, C').
+            values: of each model, (n, D).
+        """
+        tensors = {"keys": keys.half().cpu().contiguous()}
+        tensors |= {f"values.{name}": value.half().cpu().contiguous() for name, value in values.items()}
+        with locked_folder(self.folder):
+            number = len(self.shards())
+            data = save(tensors, {"pictures": json.dumps([list(picture) for picture in pictures])})
+            write_atomically(self.folder / f"shard-{number:06}.safetensors", data)
+        for name in ("files", "keys", "index"):
+            self.__dict__.pop(name, None)
+
+    def __len__(self) -> int:
+        return sum(self.pictures().values())
+
+    @cached_property
+    def files(self) -> list[Any]:
+        """The shards that hold regions, open: they are mapped, not read."""
+        found = [safe_open(shard, framework="pt").__enter__() for shard in self.shards()]
+        found = [file for file in found if file.get_slice("keys").get_shape()[0]]
+        if not found:
+            raise SettingError(f"the memory {self.folder} has no regions yet: 'sclip memory build FOLDER --out BANK'.")
+        return found
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """(N, C') float32, unit."""
+        return F.normalize(torch.cat([file.get_tensor("keys") for file in self.files]).float(), dim=1, eps=1e-12)
+
+    def values(self, name: str, rows: Tensor) -> Tensor:
+        """(n, D) float32 of some rows; nothing else of the files is read."""
+        out, start = [], 0
+        order = rows.unique()
+        for file in self.files:
+            count = file.get_slice("keys").get_shape()[0]
+            own = order[(order >= start) & (order < start + count)] - start
+            if len(own):
+                out.append(file.get_tensor(f"values.{name}")[own].float())
+            start += count
+        return torch.cat(out)[torch.searchsorted(order, rows)]
+
+    def nearest(self, queries: Tensor, count: int, search: str = "auto") -> Tensor:
+        """The rows of the largest inner products of unit keys.
+
+        Args:
+            queries: (R, C'), unit.
+            count: how many; where the memory has fewer, -1 stands for those that are missing.
+            search: ``"exact"``; ``"faiss"``, an inverted file with product quantisation, which needs the extra
+                ``memory``; ``"auto"``: exact below a million rows.
+
+        Returns:
+            (R, count), best first.
+        """
+        if search == "faiss" or (search == "auto" and len(self.keys) >= APPROXIMATE_FROM):
+            found = torch.from_numpy(self.index.search(queries.float().cpu().numpy(), min(count, len(self.keys)))[1])
+        else:
+            best = queries.new_empty(len(queries), 0, device="cpu")
+            found = torch.empty(len(queries), 0, dtype=torch.long)
+            for start in range(0, len(self.keys), ROWS_AT_ONCE):
+                scores = queries.float().cpu() @ self.keys[start : start + ROWS_AT_ONCE].T
+                rows = torch.arange(start, start + scores.shape[1]).expand_as(scores)
+                best, at = torch.cat([best, scores], 1).topk(min(count, best.shape[1] + scores.shape[1]), dim=1)
+                found = torch.cat([found, rows], 1).gather(1, at)
+        return F.pad(found, (0, count - found.shape[1]), value=-1)
+
+    @cached_property
+    def index(self) -> Any:
+        """FAISS's inverted file, with the published numbers of lists, sub-quantisers and probes."""
+        faiss = needs("faiss", "memory")
+        keys = self.keys.numpy()
+        lists, width = max(1, int(8 * len(keys) ** 0.5)), keys.shape[1]
+        parts = next(parts for parts in (32, 24, 16, 8, 4, 2, 1) if width % parts == 0)
+        index = faiss.IndexIVFPQ(faiss.IndexFlatIP(width), width, lists, parts, 8)
+        index.nprobe = min(256, lists)
+        index.train(keys)
+        index.add(keys)
+        return index
+
+
+def picture_key(pixels: np.ndarray) -> str:
+    """What a picture is known by: a hash of its RGB pixels."""
+    return hashlib.sha256(str(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()[:32]
