@@ -39,7 +39,8 @@ def main() -> None:
             keys = torch.randn(count, given.key_width, generator=generator)
             store.append([(str(first), count)], keys, {"main": torch.randn(count, given.value_width)})
         size = sum(shard.stat().st_size for shard in store.shards())
-        print(f"{given.regions} regions, keys of {given.key_width}, values of {given.value_width}: {size / 2**20:.0f} MB")
+        widths = f"keys of {given.key_width}, values of {given.value_width}"
+        print(f"{given.regions} regions, {widths}: {size / 2**20:.0f} MB")
         start = time.perf_counter()
         store.nearest(store.keys[:1], 20)
         print(f"opened in {time.perf_counter() - start:.2f} s")

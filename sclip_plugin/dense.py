@@ -84,6 +84,22 @@ def dense_tokens(
     return tokens, for_embedding
 
 
+def projected(
+    tower: Tower, pixel_values: Tensor, method: Method, windows: Sequence[Window] = (), embedding: bool = True
+) -> tuple[Tensor, Context, Tensor | None]:
+    """What a method's rows are in the joint space, and what the model itself says of each window.
+
+    Returns:
+        (B, N, D), not normalised; the context, which says on which grid they are, or how they are spread over it; and
+        (B, D) image embeddings, not normalised, None where ``embedding`` is False.
+    """
+    tokens, for_embedding, context = run_method(tower, pixel_values, method, keep_cls=embedding, windows=windows)
+    features = tower.project(tokens[:, tower.prefix_tokens :])
+    for branch, weight in context.branches:
+        features = features + weight * tower.project(branch)
+    return features, context, tower.embedding(for_embedding) if embedding else None
+
+
 def dense_and_embedding(
     tower: Tower, pixel_values: Tensor, method: Method, windows: Sequence[Window] = (), embedding: bool = True
 ) -> tuple[Tensor, Tensor | None]:
@@ -93,12 +109,8 @@ def dense_and_embedding(
         (B, D, a, b) on the method's own grid, and (B, D) image embeddings, not normalised; None for those where
         ``embedding`` is False.
     """
-    tokens, for_embedding, context = run_method(tower, pixel_values, method, keep_cls=embedding, windows=windows)
-    features = tower.project(tokens[:, tower.prefix_tokens :])
-    for branch, weight in context.branches:
-        features = features + weight * tower.project(branch)
-    grid = context.output_grid or context.grid
-    return features.mT.unflatten(2, grid), tower.embedding(for_embedding) if embedding else None
+    features, context, embedded = projected(tower, pixel_values, method, windows, embedding)
+    return features.mT.unflatten(2, context.output_grid or context.grid), embedded
 
 
 def image_embeddings(tower: Tower, pixel_values: Tensor) -> Tensor:

@@ -137,9 +137,8 @@ def apply(model: M, method: str | Method = "csa", *, keep_cls: bool = True, **op
     chosen.check_tower(tower)
     if not chosen.in_place:
         raise UnsupportedModelError(
-            f"{chosen.name!r} adds up branches that are projected one by one, which no forward of "
-            f"{type(model).__name__} does; use sclip_plugin.dense_features or a Segmenter, which leave the model as it "
-            "is."
+            f"{chosen.name!r} gives what no forward of {type(model).__name__} can, which norms and projects its tokens "
+            "once; use sclip_plugin.dense_features or a Segmenter, which leave the model as it is."
         )
     check_effect(model, tower, keep_cls)
     restore(model)

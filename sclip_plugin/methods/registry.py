@@ -39,12 +39,12 @@ def list_methods() -> tuple[str, ...]:
 
 
 def methods_alone() -> tuple[str, ...]:
-    """Names of the methods that need no outside model: what ``all`` stands for on a command line.
+    """Names of the methods that need no outside model and no masks: what ``all`` stands for on a command line.
 
     >>> "csa" in methods_alone(), "proxyclip" in methods_alone()
     (True, False)
     """
-    return tuple(name for name in list_methods() if not METHODS[name].needs_outside_model)
+    return tuple(name for name in list_methods() if not (METHODS[name].needs_outside_model or METHODS[name].sees_masks))
 
 
 def make_method(method: str | Method, options: dict[str, Any] | None = None) -> Method:

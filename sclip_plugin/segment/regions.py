@@ -14,10 +14,24 @@ from ..masks import find_masks, id_map, masks_of
 from ..settings import Settings
 
 
-def regions_of(
-    picture: Image.Image | None, pixels: Tensor | None, size: tuple[int, int], settings: Settings
-) -> Callable[[], np.ndarray] | None:
-    """What gives the id map (H, W) int32 of a picture's masks at ``size``; None where the settings have no masks.
+def regions_of(masks: Callable[[], np.ndarray] | None, size: tuple[int, int]) -> Callable[[], np.ndarray] | None:
+    """What gives the id map (H, W) int32 of masks at ``size``; None where there are none."""
+    if masks is None:
+        return None
+
+    @functools.cache
+    def regions() -> np.ndarray:
+        ids = id_map(masks())
+        if ids.shape != tuple(size):
+            ids = np.asarray(Image.fromarray(ids).resize(size[::-1], Image.Resampling.NEAREST))
+        return ids
+
+    return regions
+
+
+def masks_in(picture: Image.Image | None, pixels: Tensor | None, settings: Settings) -> Callable[[], np.ndarray] | None:
+    """What gives a picture's masks as their source does: an id map, or masks (R, H, W) that may overlap; None where the
+    settings have none.
 
     Where the picture itself is not known, its 8-bit pixels are looked at, at their own size.
     """
@@ -26,7 +40,7 @@ def regions_of(
     source = find_masks(settings.masks)
 
     @functools.cache
-    def regions() -> np.ndarray:
+    def masks() -> np.ndarray:
         seen = picture
         if seen is None:
             if pixels is None or pixels.is_floating_point():
@@ -35,9 +49,6 @@ def regions_of(
                     "picture itself, or Encoded.load(path, segmenter, picture=...)."
                 )
             seen = Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
-        ids = id_map(masks_of(source, seen))
-        if ids.shape != tuple(size):
-            ids = np.asarray(Image.fromarray(ids).resize(size[::-1], Image.Resampling.NEAREST))
-        return ids
+        return masks_of(source, seen)
 
-    return regions
+    return masks

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..dense import dense_and_embedding, image_embeddings
+from ..dense import image_embeddings, projected
 from ..device import Budget, budget, without_autocast
 from ..errors import NotFiniteError, PictureError
 from ..imaging.resampling import normalise
@@ -20,7 +20,7 @@ from ..methods import Method
 from ..settings import Settings
 from ..towers import Tower
 from ..towers.running import WholePicture, Window
-from .regions import regions_of
+from .regions import masks_in, regions_of
 from .windows import WindowPlan
 
 PICTURES_AT_ONCE = 16
@@ -112,8 +112,11 @@ class WindowRunner:
             size = (pixels.shape[-2], pixels.shape[-1])
             plan = plan_of(size, settings, self.tower.patch_size, method)
             job = Seen(picture, pixels, output_size, plan, torch.empty(0), waiting=len(plan))
-            job.regions = regions_of(picture, pixels, output_size, settings)
-            job.whole = WholePicture(pixels, picture, settings.window, settings.window_stride, job.regions, self.limits)
+            masks = masks_in(picture, pixels, settings)
+            job.regions = regions_of(masks, output_size)
+            job.whole = WholePicture(
+                pixels, picture, settings.window, settings.window_stride, job.regions, self.limits, masks
+            )
             jobs.append(job)
             windows.extend((job, index, box) for index, box in enumerate(plan.boxes()))
             while windows and (
@@ -151,11 +154,12 @@ class WindowRunner:
         places = [Window(job.whole, box) for job, _, box in batch if job.whole is not None]
         # Of a method that cuts windows itself the one window is the picture, which is embedded below.
         of_windows = embeddings and not method.windows_itself
-        features, embedded = dense_and_embedding(self.tower, pixels, method, places, of_windows)
-        grid = (features.shape[2], features.shape[3])
+        features, context, embedded = projected(self.tower, pixels, method, places, of_windows)
+        grid = context.output_grid or context.grid
         with without_autocast(self.device):
-            features = features.flatten(2).float()
-            kept = keep((F.normalize(features, dim=1) if unit else features).transpose(1, 2))
+            kept = keep(F.normalize(features.float(), dim=2) if unit else features.float())
+            if context.spread is not None:
+                kept = torch.stack([context.spread(rows) for rows in kept]).flatten(1, 2)
             embedded = None if embedded is None else F.normalize(embedded.float(), dim=1)
         for place, ((job, index, _), values) in enumerate(zip(batch, kept, strict=True)):
             if job.waiting == len(job.plan):

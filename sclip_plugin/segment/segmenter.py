@@ -41,7 +41,7 @@ from ..towers import find_tower
 from .encoded import Encoded
 from .memory import memory_of
 from .refining import refined
-from .regions import regions_of
+from .regions import masks_in, regions_of
 from .running import Prepared, Seen, WindowRunner
 from .segmentation import NameScores, Segmentation, decide
 from .windows import LogitMap
@@ -426,7 +426,7 @@ class Segmenter:
         for step in steps:
             scores = self._stepped(step, scores, encoded, vocabulary, text, pixels, settings)
         seen = Seen(encoded.picture, pixels, encoded.size, encoded.plan, scores)  # type: ignore[arg-type]
-        seen.regions = regions_of(encoded.picture, pixels, encoded.size, settings)
+        seen.regions = regions_of(masks_in(encoded.picture, pixels, settings), encoded.size)
         return self._decided(seen, vocabulary, settings)
 
     def _stepped(

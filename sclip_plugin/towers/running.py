@@ -31,6 +31,7 @@ class WholePicture:
         regions: the id map (H', W') of the settings' masks at the size of the label map, when it is called; None where
             there are no masks.
         limits: how much is computed at once; what suits the device where None.
+        masks: what ``regions`` is made of: an id map, or masks (R, H', W') that may overlap.
     """
 
     pixels: Tensor
@@ -39,6 +40,7 @@ class WholePicture:
     stride: int = 1
     regions: Callable[[], np.ndarray] | None = None
     limits: Budget | None = None
+    masks: Callable[[], np.ndarray] | None = None
     _kept: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -73,6 +75,8 @@ class Context:
         windows: of each picture of the batch the window that it is, where a segmenter cut it; else empty.
         output_grid: a method whose patches come out on another grid (a, b) sets it; what it returns then has P + a b
             rows.
+        spread: where the rows that a method returns are no patches, what makes scores (or features) of all cells of
+            ``output_grid`` of those of the rows, (N, K) to (a, b, K), linearly.
         branches: further tokens of the patches, (B, N, C), each with a weight: they are normed and projected by
             themselves and added to the projected patches. Not for methods that work in place.
     """
@@ -83,6 +87,7 @@ class Context:
     taps: dict[int, BlockInput] = field(default_factory=dict)
     windows: Sequence[Window] = ()
     output_grid: tuple[int, int] | None = None
+    spread: Callable[[Tensor], Tensor] | None = None
     branches: list[tuple[Tensor, float]] = field(default_factory=list)
 
     @property

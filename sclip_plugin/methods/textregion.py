@@ -1,0 +1,154 @@
+"""TextRegion (arXiv 2505.23769): one token for each mask, soft or hard, and nothing but CLIP.
+
+The picture is squashed to the tower's native square as a whole and in cells; values of the last block's patches, V, are
+the whole's, resized, plus each cell's in its place. The token of mask m is out(Σ m V), a sum, projected. Patches that
+are no more like the masks that they lie in than like others ("global" ones) are taken out first. A pixel's scores are
+those of its masks' tokens, added up with the masks' weights there; where no mask lies, those of SCLIP's patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..device import without_autocast
+from ..errors import SettingError
+from ..fields import field_of
+from ..imaging.resampling import upsampled
+from ..towers.running import Context, Window, before_last_block
+from .attention import CorrelativeSelfAttention
+from .base import Method
+from .registry import register_method
+
+if TYPE_CHECKING:
+    from ..towers.base import BlockInput, Tower
+
+
+@register_method("textregion")
+@dataclass(frozen=True, kw_only=True)
+class TextRegion(Method):
+    """A token for each mask; masks by ``masks=``, which may overlap. For segmenters alone.
+
+    Fields:
+        threshold: patches whose likeness to the masks that they lie in exceeds that to the others by less are taken
+            out; None for all patches as they are.
+        ffn: add the last block's feed-forward network, as the authors' demo does; their benchmarks do not.
+        fill: pixels in no mask take SCLIP's scores, as in the authors' benchmarks; else they have none.
+    """
+
+    summary = "a token for each mask: the sum of the last block's values in it"
+    source = "TextRegion, arXiv 2505.23769"
+    windows_itself = True
+    in_place = False
+    sees_masks = True
+    threshold: float | None = field_of(0.07, "patches that are like all masks alike are taken out; none: no patch")
+    ffn: bool = field_of(False, "add the last block's feed-forward network")
+    fill: bool = field_of(True, "pixels in no mask take SCLIP's scores")
+
+    def reach_last_block(
+        self,
+        tower: Tower,
+        pixel_values: Tensor,
+        hidden_states: list[Tensor] | None = None,
+        windows: Sequence[Window] = (),
+    ) -> tuple[BlockInput, Context]:
+        """The last block with the tokens of the whole picture and of its cells, each squashed to the native square."""
+        if not windows or windows[0].picture.masks is None:
+            raise SettingError(
+                "textregion looks at masks, and there are none; expected a Segmenter with masks, such as masks='slic' "
+                "or 'sam:NAME'."
+            )
+        native = [side * patch for side, patch in zip(tower.native_grid, tower.patch_size, strict=True)]
+        views = [pixel_values] + [
+            pixel_values[..., top : top + height, left : left + width]
+            for top, left, height, width in cells(pixel_values.shape[-2:], native)
+        ]
+        squashed = [F.interpolate(v.float(), native, mode="bicubic", antialias=True) for v in views]
+        return before_last_block(
+            tower, torch.cat(squashed).to(pixel_values.dtype), (), self.position_resize, windows=windows
+        )
+
+    def __call__(self, block: BlockInput, context: Context) -> Tensor:
+        (window,), prefix = context.windows, context.prefix_tokens
+        picture, native = window.picture, context.pixel_values.shape[-2:]
+        assert picture.masks is not None, "reach_last_block has seen to it"
+        soft = soft_masks(picture.masks()).to(block.tokens.device)
+        height, width = picture.pixels.shape[-2:]
+        counts = (max(height // native[0], 1), max(width // native[1], 1))
+        values = block.v[:, :, prefix:].transpose(1, 2).flatten(2).unflatten(1, context.grid)
+        with without_autocast(values.device):
+            V = put_together(values.float(), counts).flatten(0, 1)
+            grid = (counts[0] * context.grid[0], counts[1] * context.grid[1])
+            m = F.interpolate(soft[None], grid, mode="bilinear", align_corners=False)[0].clamp(0, 1).flatten(1)
+            if self.threshold is not None:
+                V = F.normalize(V, dim=1)
+                m = without_global(V, m, self.threshold)
+            kept = m.sum(dim=1) > 0
+            sums = (m[kept] @ V).to(block.tokens.dtype)
+        tokens = block.out(sums[None].unflatten(2, (block.num_heads, -1)).transpose(1, 2))
+        tokens = tokens + block.ffn(tokens) if self.ffn else tokens
+        rows = [block.tokens[:1, :prefix], tokens]
+        if self.fill:
+            rows.append(CorrelativeSelfAttention()(block, context)[:, prefix:].flatten(0, 1)[None])
+        weights, views, patches = soft[kept].clamp(0, 1), len(block.tokens), context.grid
+
+        def spread(scores: Tensor) -> Tensor:
+            """Of each region, then of each patch of each view, (R + n, K), to pixels of the masks, (H', W', K)."""
+            regions, rest = scores[: len(weights)], scores[len(weights) :]
+            out = torch.einsum("rhw,rk->hwk", weights.to(scores.dtype), regions)
+            if self.fill:
+                nowhere = ~(weights > 0).any(dim=0)
+                if nowhere.any():
+                    whole = put_together(rest.view(views, *patches, -1), counts)
+                    out[nowhere] = upsampled(whole, (weights.shape[1], weights.shape[2]))[nowhere]
+            return out
+
+        context.spread, context.output_grid = spread, (soft.shape[1], soft.shape[2])
+        return torch.cat([row.to(tokens.dtype) for row in rows], dim=1)
+
+
+def cells(size: Sequence[int], native: Sequence[int]) -> list[tuple[int, int, int, int]]:
+    """(top, left, height, width) of the cells of a picture, row by row: as many as native squares fit, at least one;
+    the last ones shifted back inside."""
+    sides = []
+    for side, fits in zip(size, native, strict=True):
+        count = max(side // fits, 1)
+        cell = -(-side // count)
+        sides.append([(min(index * cell, side - cell), cell) for index in range(count)])
+    return [(top, left, height, width) for top, height in sides[0] for left, width in sides[1]]
+
+
+def soft_masks(masks: np.ndarray) -> Tensor:
+    """(R, H', W') float32 of masks, or of an id map, whose regions are the ids from 1 on."""
+    if masks.ndim == 2:
+        ids = np.unique(masks)
+        masks = masks == ids[ids > 0][:, None, None]
+    return torch.from_numpy(np.ascontiguousarray(masks)).float()
+
+
+def put_together(views: Tensor, counts: tuple[int, int]) -> Tensor:
+    """The whole's map, resized, plus the cells' in their places: (1 + n, g, g', C) to (rows g, columns g', C)."""
+    rows, columns = counts
+    g, h = views.shape[1:3]
+    cells_of = views[1:].unflatten(0, counts).permute(0, 2, 1, 3, 4).reshape(rows * g, columns * h, -1)
+    return upsampled(views[0], (rows * g, columns * h)) + cells_of
+
+
+def without_global(V: Tensor, m: Tensor, threshold: float) -> Tensor:
+    """Masks, (R, N), without the patches that are as much like other masks as like those that they lie in.
+
+    Args:
+        V: (N, C), unit.
+        m: (R, N).
+        threshold: the least difference of a patch's mean likeness to the masks that it lies in and to the others.
+    """
+    inside = (m > 0).to(V.dtype)
+    likeness = V @ (inside @ V / inside.sum(dim=1, keepdim=True).clamp(min=1)).T  # (N, R)
+    own, other = ((likeness * part).sum(dim=1) / (part.sum(dim=1) + 1e-9) for part in (inside.T, 1 - inside.T))
+    return m.masked_fill(own - other < threshold, 0)

@@ -1,0 +1,109 @@
+"""TextRegion: the published arrays, and every way in."""
+
+from __future__ import annotations
+
+import golden
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import sclip_plugin as sp
+from sclip_plugin.defaults import CLIP_MEAN, CLIP_STD
+from sclip_plugin.dense import projected
+from sclip_plugin.imaging.resampling import normalise, resize
+from sclip_plugin.masks import find_masks
+from sclip_plugin.methods.textregion import TextRegion
+from sclip_plugin.towers import find_tower
+from sclip_plugin.towers.running import WholePicture, Window
+
+ARRAYS = golden.arrays("TextRegion")
+HOLE = (slice(60, 140), slice(100, 180))
+RUNS = {
+    "textregion": TextRegion(ffn=True, fill=False),
+    "textregion_low": TextRegion(ffn=True, fill=False, threshold=-0.02),
+    "textregion_all": TextRegion(ffn=True, fill=False, threshold=None),
+}
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients():
+    with torch.no_grad():
+        yield
+
+
+def seen(masks):
+    """The picture as the authors resize it: short side 230, bilinear, 8 bits."""
+    pixels = resize(ARRAYS["picture"].permute(2, 0, 1), (230, 383))
+    whole = WholePicture(pixels, masks=lambda: masks.numpy())
+    normal = normalise(pixels, torch.tensor(CLIP_MEAN), torch.tensor(CLIP_STD))[None]
+    return normal, [Window(whole, (0, 0, 230, 383))]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_regions_are_the_published_ones(name):
+    pixels, windows = seen(ARRAYS["masks"].float() / 100)
+    rows, context, _ = projected(find_tower(golden.model()), pixels, RUNS[name], windows, embedding=False)
+    unit = F.normalize(rows[0], dim=1)
+    golden.assert_equal(unit, ARRAYS[f"{name}.region_features"])
+    logits = unit @ ARRAYS["text_bank"].T
+    golden.assert_equal(logits, ARRAYS[f"{name}.region_logits"])
+    scores = (50 * context.spread(logits)).softmax(dim=-1)
+    golden.assert_equal(golden.every_fourth(scores.amax(dim=-1))[None], ARRAYS[f"{name}.best_score.every4"])
+    assert (scores.argmax(dim=-1) == ARRAYS[f"{name}.labels"][0]).all()
+
+
+def test_the_benchmarks_pictures_are_the_published_ones():
+    """No FFN; a hole that no mask covers takes SCLIP's scores; background by several names and a threshold."""
+    masks = ARRAYS["masks"].float() / 100
+    masks[(slice(None), *HOLE)] = 0
+    pixels, windows = seen(masks)
+    rows, context, _ = projected(find_tower(golden.model()), pixels, TextRegion(), windows, embedding=False)
+    logits = context.spread(F.normalize(rows[0], dim=1) @ ARRAYS["benchmark.text_bank"].T)
+    logits = F.interpolate(logits.permute(2, 0, 1)[None], (90, 150), mode="bilinear")[0]
+    of_names = (50 * logits).softmax(dim=0)
+    scores = torch.cat([of_names[:3].amax(dim=0, keepdim=True), of_names[3:]])
+    golden.assert_equal(golden.every_fourth(scores), ARRAYS["benchmark.scores.every4"])
+    labels = scores.argmax(dim=0).masked_fill(scores.amax(dim=0) < 0.35, 0)
+    assert (labels == ARRAYS["benchmark.labels"][0]).all()
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return sp.Segmenter(golden.model("open_clip"), golden.tokenizer(), cache_dir=False, templates="plain")
+
+
+PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 260, 3), dtype=np.uint8))
+
+
+def test_a_segmenter_takes_it_and_asks_of_an_encoded_picture(segmenter):
+    settings = {"method": "textregion", "masks": "slic(segments=12)", "mask_vote": False}
+    result = segmenter(PICTURE, ["cat", "dog", "sofa"], **settings)
+    assert result.size == (150, 260) and np.isfinite(result.scores).all()
+    encoded = segmenter.encode(PICTURE, dtype=torch.float32, **settings)
+    np.testing.assert_array_equal(encoded.segment(["cat", "dog", "sofa"]).label_map, result.label_map)
+    # Each superpixel has one label, that of its token.
+    ids = find_masks("slic(segments=12)")(PICTURE)
+    assert all(len(np.unique(result.label_map[ids == i])) == 1 for i in np.unique(ids))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (40, 17), (260, 150)])
+@pytest.mark.parametrize("fill", [True, False])
+def test_any_picture(segmenter, size, fill):
+    for picture in (Image.new("RGB", size[::-1], "grey"), PICTURE.resize(size[::-1])):
+        for resize_short_side in (0, 230):
+            result = segmenter(
+                picture, ["cat", "dog"], method="textregion", fill=fill, masks="slic(segments=5)",
+                resize_short_side=resize_short_side,
+            )  # fmt: skip
+            assert result.size == size and np.isfinite(result.scores).all()
+
+
+def test_without_masks_and_in_place_it_is_refused(segmenter):
+    with pytest.raises(sp.SclipError, match="textregion looks at masks"):
+        segmenter(PICTURE, ["cat"], method="textregion")
+    with pytest.raises(sp.SclipError, match="textregion looks at masks"):
+        sp.dense_features(golden.model(), torch.zeros(1, 3, 112, 112), "textregion")
+    with pytest.raises(sp.SclipError, match="dense_features"):
+        sp.apply(golden.model(), "textregion")
