@@ -14,6 +14,7 @@ First version: f = q + k of DINO's last block on each window; regions that look 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -137,7 +138,8 @@ class CorrCLIP(ProxyCLIP):
         for index, pixels in enumerate(context.pixel_values):
             if context.windows:
                 whole, box = context.windows[index].picture, context.windows[index].box
-                maps = whole.once(("corrclip", id(guide)), lambda w=whole: look_once(guide, w, mean, std))
+                key = ("corrclip", id(guide))
+                maps = whole.once(key, functools.partial(look_once, guide, whole, mean, std))
                 at, size_of_whole = box, (whole.pixels.shape[-2], whole.pixels.shape[-1])
             else:
                 maps, at, size_of_whole = looked(guide, pixels * std + mean), (0, 0, *size), size

@@ -135,7 +135,8 @@ class MemoryBank:
             "settings": plain.identity(),
         }
         store = MemoryStore.create(folder, made_by)
-        there, waiting, done = set(store.pictures()), [], 0
+        waiting: list[tuple[str, Image.Image]] = []
+        there, done = set(store.pictures()), 0
 
         def flush() -> None:
             nonlocal done
@@ -270,6 +271,7 @@ def _regions_of(
     for name, segmenter in segmenters.items():
         for index, (logits, regions) in enumerate(segmenter.raw_features((p for _, p in pictures), settings)):
             if len(places) == index:
+                assert regions is not None, "there are masks"
                 ids = torch.from_numpy(regions())
                 found = ids[ids > 0].unique()
                 number = torch.searchsorted(found, ids.clamp(min=0).contiguous())
@@ -283,7 +285,11 @@ def _regions_of(
         if counts[-1][1]:
             with torch.inference_mode(), without_autocast(where.device):
                 maps = LogitMap(looked(guide, pixels_of(picture)).permute(1, 2, 0).contiguous())
-                keys.append(region_means(maps.resized(where.shape), where.to(maps.logits.device), unit=True).cpu())
+                keys.append(
+                    region_means(
+                        maps.resized((where.shape[0], where.shape[1])), where.to(maps.logits.device), unit=True
+                    ).cpu()
+                )
     if not keys:
         return counts, torch.zeros(0, 0), {name: torch.zeros(0, 0) for name in segmenters}
     return counts, torch.cat(keys), {name: torch.cat(parts) for name, parts in values.items()}
