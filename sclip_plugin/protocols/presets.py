@@ -20,6 +20,8 @@ PRESET_OF_METHOD = {
     "resclip": "resclip",
     "scclip": "scclip",
     "proxyclip": "proxyclip",
+    "corrclip": "corrclip",
+    "textregion": "textregion",
 }
 
 
@@ -96,7 +98,7 @@ def benchmark_preset(benchmark: Benchmark, preset: str) -> Preset:
     where = f"{benchmark.path or benchmark.name}: preset '{preset}'"
     if not isinstance(given, dict):
         raise BenchmarkFileError(f"{where} is {given!r}; expected settings by name.")
-    known = setting_names() | {"vocabulary", "published_as"}
+    known = setting_names() | {"vocabulary", "published_as", "renamed"}
     for key in given:
         if key not in known:
             raise BenchmarkFileError(f"{where}: {unknown_name('setting', key, known)}")
@@ -107,6 +109,13 @@ def benchmark_preset(benchmark: Benchmark, preset: str) -> Preset:
     if vocabulary is not None and vocabulary not in benchmark.vocabularies:
         raise BenchmarkFileError(f"{where}: {unknown_name('vocabulary', vocabulary, benchmark.vocabularies)}")
     classes = benchmark.classes if vocabulary is None else benchmark.vocabularies[vocabulary]
+    renamed, firsts = given.pop("renamed", {}), [names[0] for names in classes]
+    if not isinstance(renamed, dict) or not all(isinstance(names, list) for names in renamed.values()):
+        raise BenchmarkFileError(f"{where}: renamed is {renamed!r}; expected lists of names by a class's first name.")
+    for first in renamed:
+        if first not in firsts:
+            raise BenchmarkFileError(f"{where}: renamed: {unknown_name('class', first, firsts)}")
+    classes = tuple(tuple(renamed.get(names[0], names)) for names in classes)
     try:
         settings = Settings(**{"resize_short_side": benchmark.resize_short_side, **given})
     except SclipError as error:

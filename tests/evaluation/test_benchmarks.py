@@ -71,7 +71,7 @@ class TestAgainstTheReference:
 
 
 def test_every_preset_loads_and_names_a_benchmark():
-    assert len(list_presets()) == 7 * 8
+    assert len(list_presets()) == 10 * 8
     for name in list_presets():
         preset = load_preset(name)
         assert preset.name == name
@@ -199,3 +199,17 @@ def test_hostile_files_are_a_sentence(tmp_path):
 def test_a_missing_file_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="Names that ship: voc21"):
         load_benchmark(tmp_path / "absent.yaml")
+
+
+def test_a_preset_may_rename_classes(tmp_path):
+    """CorrCLIP says people for person, in every benchmark that has persons."""
+    for name in list_benchmarks():
+        own, theirs = load_benchmark(name).classes, load_preset(f"corrclip/{name}").classes
+        assert len(own) == len(theirs) and (("people",) in theirs) and not any("person" in names for names in theirs)
+        assert sum(a != b for a, b in zip(own, theirs, strict=True)) <= 2
+    given = {"sclip": {"method": "csa", "renamed": {"no such": ["x"]}}}
+    with pytest.raises(BenchmarkFileError, match="class 'no such'"):
+        benchmark_preset(load_benchmark(write(tmp_path, presets=given)), "sclip")
+    given["sclip"]["renamed"] = ["x"]
+    with pytest.raises(BenchmarkFileError, match="by a class's first name"):
+        benchmark_preset(load_benchmark(write(tmp_path, presets=given)), "sclip")
