@@ -1,6 +1,6 @@
-"""A memory of regions: how fast pictures are remembered, how fast a picture asks, how much it takes.
+"""A memory: how fast pictures are remembered, how fast a picture of regions asks, how much it takes on disk.
 
-    python benchmarks/memory.py --regions 100000
+python benchmarks/memory.py --regions 100000
 """
 
 from __future__ import annotations
