@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..towers.base import BlockInput, Tower
     from ..towers.running import Context, Window
 
-PositionResize = Literal["scale_factor", "size", "size_antialias"]
+PositionResize = Literal["scale_factor", "size", "size_antialias", "bilinear"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +30,10 @@ class Method:
     """Replacement of a vision transformer's last block. Subclass it as a frozen dataclass whose fields are the options.
 
     Fields:
-        position_resize: how positional embeddings reach another patch grid, bicubic in each case: ``"scale_factor"``
-            by the factors (h + 0.1) / g, as SCLIP's code and its successors do; ``"size"``, to the target size;
-            ``"size_antialias"``, the same with antialiasing, as GEM does.
+        position_resize: how positional embeddings reach another patch grid, bicubic but for the last:
+            ``"scale_factor"`` by the factors (h + 0.1) / g, as SCLIP's code and its successors do; ``"size"``, to the
+            target size; ``"size_antialias"``, the same with antialiasing, as GEM does; ``"bilinear"``, to the target
+            size, as CLIP Surgery does.
 
     Class attributes:
         name: the name in the registry, set by `register_method`.

@@ -56,8 +56,11 @@ class OpenCLIPBlockInput(BlockInput):
         merged = self.block.attn.out_proj(self._optional(self.block.attn, "ln_inner", merged))
         return self._optional(self.block, "ls_1", self._optional(self.block, "ln_attn", merged))
 
+    def norm2(self, tokens: Tensor) -> Tensor:
+        return self.block.ln_2(tokens)
+
     def ffn(self, tokens: Tensor) -> Tensor:
-        x = self.block.ln_2(tokens)
+        x = self.norm2(tokens)
         computed = self._experts(x) if hasattr(self.block, "experts") else self.block.mlp(x)
         return self._optional(self.block, "ls_2", computed)
 

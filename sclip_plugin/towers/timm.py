@@ -45,8 +45,11 @@ class TimmBlockInput(BlockInput):
         merged = attention.norm(merged) if hasattr(attention, "norm") else merged
         return self.block.ls1(attention.proj(merged))
 
+    def norm2(self, tokens: Tensor) -> Tensor:
+        return self.block.norm2(tokens)
+
     def ffn(self, tokens: Tensor) -> Tensor:
-        return self.block.ls2(self.block.mlp(self.block.norm2(tokens)))
+        return self.block.ls2(self.block.mlp(self.norm2(tokens)))
 
 
 class PatchedTimmTrunk(PatchedTrunk):

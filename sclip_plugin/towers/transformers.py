@@ -50,8 +50,11 @@ class TransformersBlockInput(BlockInput):
     def _out(self, merged: Tensor) -> Tensor:
         return self.block.self_attn.out_proj(merged)
 
+    def norm2(self, tokens: Tensor) -> Tensor:
+        return self.block.layer_norm2(tokens)
+
     def ffn(self, tokens: Tensor) -> Tensor:
-        return self.block.mlp(self.block.layer_norm2(tokens))
+        return self.block.mlp(self.norm2(tokens))
 
 
 class PatchedTransformersTrunk(PatchedTrunk):
