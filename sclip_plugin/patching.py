@@ -135,6 +135,11 @@ def apply(model: M, method: str | Method = "csa", *, keep_cls: bool = True, **op
     tower = find_tower(model)
     chosen = make_method(method, options)
     chosen.check_tower(tower)
+    if chosen.in_joint_space:
+        raise UnsupportedModelError(
+            f"{chosen.name!r} computes with features after the projection, which a model's own forward applies behind "
+            "its last block: it can't be applied in place. dense_features and Segmenter run it on the same model."
+        )
     check_effect(model, tower, keep_cls)
     restore(model)
     trunk = tower.trunk

@@ -39,6 +39,8 @@ class Method:
         name: the name in the registry, set by `register_method`.
         summary, source: one line each for ``sclip methods``: what it does, and the paper.
         needs_outside_model: it looks through a second model, which a comparison of all methods does not fetch.
+        in_joint_space: the rows that it returns are features in the joint space already, (B, N, D) without prefix rows:
+            it works with `dense_features` and the segmenter, and can't be applied to a model in place.
         windows_itself: it is handed whole pictures, one at a time, and cuts and joins windows itself, by what
             ``context.windows[0].picture`` says.
     """
@@ -49,6 +51,7 @@ class Method:
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""
     needs_outside_model: ClassVar[bool] = False
+    in_joint_space: ClassVar[bool] = False
     windows_itself: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -24,6 +24,7 @@ from ..errors import FileFormatError, SettingError, ShapeError
 from ..files import write_atomically
 from ..settings import Settings
 from ..text.labels import Labels
+from .running import plan_of
 from .windows import WindowPlan
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from .segmenter import Segmenter
 
 HEADER = "sclip_plugin encoded 2"
-FEATURE_SETTINGS = ("method", "method_options", "resize_short_side", "window", "stride")
+FEATURE_SETTINGS = ("method", "method_options", "resize_short_side", "window", "stride", "remainder")
 """What decides the features; the rest is about words and decisions, and may differ from question to question."""
 
 
@@ -219,9 +220,7 @@ class Encoded:
                 tensors = {name: file.get_tensor(name) for name in ("vectors", "windows", "image")}
             identity, size, pixels = said.pop("identity"), tuple(said.pop("size")), tuple(said.pop("pixels"))
             settings = Settings(**said)
-            plan = WindowPlan.of(
-                pixels, settings.window, settings.window_stride, segmenter.tower.patch_size, settings.make_method()
-            )
+            plan = plan_of(pixels, settings, segmenter.tower.patch_size, settings.make_method())
             plan = plan.with_patches(_patches(plan, tensors))
         except FileNotFoundError:
             raise

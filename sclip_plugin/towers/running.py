@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..device import Budget
 from ..errors import UnsupportedModelError
 from .base import BlockInput, Tower
 
@@ -29,6 +30,7 @@ class WholePicture:
         window, stride: of the settings, in pixels; a window of 0 is the whole picture.
         regions: the id map (H', W') of the settings' masks at the size of the label map, when it is called; None where
             there are no masks.
+        limits: how much is computed at once; what suits the device where None.
     """
 
     pixels: Tensor
@@ -36,6 +38,7 @@ class WholePicture:
     window: int = 0
     stride: int = 1
     regions: Callable[[], np.ndarray] | None = None
+    limits: Budget | None = None
     _kept: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
