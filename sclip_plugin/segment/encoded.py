@@ -34,7 +34,15 @@ if TYPE_CHECKING:
     from .segmenter import Segmenter
 
 HEADER = "sclip_plugin encoded 2"
-FEATURE_SETTINGS = ("method", "method_options", "resize_short_side", "window", "stride", "remainder")
+FEATURE_SETTINGS = (
+    "method",
+    "method_options",
+    "resize_short_side",
+    "window",
+    "stride",
+    "remainder",
+    "image_engineering",
+)
 """What decides the features; the rest is about words and decisions, and may differ from question to question."""
 
 

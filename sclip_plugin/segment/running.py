@@ -21,6 +21,7 @@ from ..settings import Settings
 from ..towers import Tower
 from ..towers.running import WholePicture, Window
 from .regions import regions_of
+from .views import engineered, unit_features
 from .windows import WindowPlan
 
 PICTURES_AT_ONCE = 16
@@ -117,12 +118,12 @@ class WindowRunner:
             while windows and (
                 len(windows) >= self._at_once(windows[0][0].plan, method) or len(jobs) >= PICTURES_AT_ONCE
             ):
-                self._run_batch(windows, method, keep, embeddings)
+                self._run_batch(windows, method, settings, keep, embeddings)
             while jobs and not _waits(jobs[0]):
                 yield self._checked(jobs.popleft(), settings)
         while jobs:
             while _waits(jobs[0]):
-                self._run_batch(windows, method, keep, embeddings)
+                self._run_batch(windows, method, settings, keep, embeddings)
             yield self._checked(jobs.popleft(), settings)
 
     def _at_once(self, plan: WindowPlan, method: Method) -> int:
@@ -134,6 +135,7 @@ class WindowRunner:
         self,
         windows: deque[tuple[Seen, int, tuple[int, int, int, int]]],
         method: Method,
+        settings: Settings,
         keep: Callable[[Tensor], Tensor],
         embeddings: bool,
     ) -> None:
@@ -150,8 +152,15 @@ class WindowRunner:
         of_windows = embeddings and not method.windows_itself
         features, embedded = dense_and_embedding(self.tower, pixels, method, places, of_windows)
         grid = (features.shape[2], features.shape[3])
+        vectors = unit_features(features)
+        if settings.image_engineering is not None:
+
+            def look(changed: Tensor) -> Tensor:
+                return dense_and_embedding(self.tower, changed, method, (), embedding=False)[0]
+
+            vectors = engineered(pixels, features, look, settings.image_engineering)
         with without_autocast(self.device):
-            kept = keep(F.normalize(features.flatten(2).float(), dim=1).transpose(1, 2))
+            kept = keep(vectors)
             embedded = None if embedded is None else F.normalize(embedded.float(), dim=1)
         for place, ((job, index, _), values) in enumerate(zip(batch, kept, strict=True)):
             if job.waiting == len(job.plan):

@@ -42,7 +42,7 @@ from .encoded import Encoded
 from .refining import refined
 from .regions import regions_of
 from .running import Prepared, Seen, WindowRunner
-from .segmentation import NameScores, Segmentation, decide
+from .segmentation import NameScores, Segmentation, closed, decide
 from .windows import LogitMap
 
 OnError = Literal["raise", "return", "skip"]
@@ -479,6 +479,7 @@ class Segmenter:
         if settings.pamr_steps:
             logits = self._refined(logits, seen.pixels, settings)
         label_map, dropped = decide(logits, vocabulary, settings)
+        label_map = closed(label_map, settings.closing)
         result = Segmentation(
             labels=vocabulary.labels,
             label_map=label_map,

@@ -136,7 +136,7 @@ def mean_attention(maps: list[Tensor], prefix: int) -> Tensor:
 
 
 def transition(attention: Tensor) -> Tensor:
-    """M (B, N, N) of it: columns, then rows divided by their sums, three times; the mean with its transpose; squared."""
+    """M (B, N, N): columns, then rows divided by their sums, three times; the mean with its transpose; squared."""
     M = attention
     for _ in range(NORMALISATIONS):
         M = M / M.sum(dim=1, keepdim=True)

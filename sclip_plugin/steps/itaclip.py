@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from ..errors import FileFormatError, SettingError
 from ..fields import field_of
-from ..reading import read_text
+from ..reading import load_json, read_text
 from .base import PatchScores, PostStep
 from .registry import register_step
 
@@ -35,7 +34,9 @@ class Auxiliary(PostStep):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.texts:
-            raise SettingError('auxiliary got no texts; expected texts=FILE, a JSON file such as {"cat": "a small pet"}.')
+            raise SettingError(
+                'auxiliary got no texts; expected texts=FILE, a JSON file such as {"cat": "a small pet"}.'
+            )
 
     def __call__(self, given: PatchScores) -> Tensor:
         texts = load_texts(self.texts)
@@ -54,12 +55,9 @@ def load_texts(path: str | Path) -> dict[str, str]:
     """Classes to texts, of a JSON file.
 
     Raises:
-        FileNotFoundError, FileFormatError: no such file, or another content.
+        FileNotFoundError, TextFileError, FileFormatError: no such file, no JSON, or another content.
     """
-    try:
-        held = json.loads(read_text(Path(path).expanduser()))
-    except json.JSONDecodeError as error:
-        raise FileFormatError(f"{path} is no JSON: {error}") from error
+    held = load_json(read_text(Path(path).expanduser()), path)
     if not isinstance(held, dict) or not all(isinstance(text, str) and text.strip() for text in held.values()):
-        raise FileFormatError(f"{path} does not map classes to texts; expected {{'cat': 'a small domesticated animal'}}.")
+        raise FileFormatError(f"{path} does not map classes to texts; expected {{'cat': 'a small animal'}}.")
     return held
