@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import SettingError, ShapeError
+from ..errors import SettingError, ShapeError, UnsupportedModelError
 
 
 class TrunkPatch(Protocol):
@@ -207,6 +207,17 @@ class Tower(ABC):
         """The image embedding in the joint space, (B, D), as the model pools it from the tokens that leave the last
         block, (B, T, C): the CLS token's, or the mean of the patches where there is none."""
         return self.project(tokens[:, :1])[:, 0] if self.prefix_tokens else self.project(tokens).mean(dim=1)
+
+    def project_unnormed(self, tokens: Tensor) -> Tensor:
+        """The projection alone, without the post-norm in front of it: for methods that were published so.
+
+        Raises:
+            UnsupportedModelError: the tower has no projection that is apart from its norm.
+        """
+        raise UnsupportedModelError(
+            f"{type(self.trunk).__name__} has no projection apart from its norm; expected a CLIP with a CLS token, of "
+            "transformers, open_clip, timm or OpenAI."
+        )
 
     def at_grid(self, grid: tuple[int, int]) -> Tower:
         """The tower that runs a picture of this many patches: itself, unless its blocks depend on the grid (EVA)."""

@@ -168,7 +168,9 @@ class OpenCLIPTower(Tower):
         return (output[0] if isinstance(output, tuple) else output).transpose(0, 1)
 
     def project(self, tokens: Tensor) -> Tensor:
-        tokens = self.trunk.ln_post(tokens)
+        return self.project_unnormed(self.trunk.ln_post(tokens))
+
+    def project_unnormed(self, tokens: Tensor) -> Tensor:
         return tokens if self.trunk.proj is None else tokens @ self.trunk.proj.to(tokens.dtype)
 
     def returned(self, tokens: Tensor) -> Tensor:

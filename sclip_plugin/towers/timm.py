@@ -206,5 +206,8 @@ class TimmTower(Tower):
             value = F.linear(tokens, pool.kv.weight[width:], None if pool.kv.bias is None else pool.kv.bias[width:])
             tokens = pool.proj(value)
             tokens = tokens + pool.mlp(pool.norm(tokens)) if pool.mlp is not None else tokens
-        tokens = trunk.head(trunk.fc_norm(tokens))
+        return self.project_unnormed(trunk.fc_norm(tokens))
+
+    def project_unnormed(self, tokens: Tensor) -> Tensor:
+        tokens = self.trunk.head(tokens)
         return tokens if self.projection is None else self.projection(tokens)

@@ -158,7 +158,9 @@ class TransformersTower(Tower):
         return output[0] if isinstance(output, tuple) else output
 
     def project(self, tokens: Tensor) -> Tensor:
-        tokens = self.trunk.post_layernorm(tokens)
+        return self.project_unnormed(self.trunk.post_layernorm(tokens))
+
+    def project_unnormed(self, tokens: Tensor) -> Tensor:
         return tokens if self.projection is None else self.projection(tokens)
 
     def returned(self, tokens: Tensor) -> Tensor:
