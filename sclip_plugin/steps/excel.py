@@ -152,9 +152,17 @@ def spread(M: Tensor, maps: Tensor, grid: tuple[int, int], share: float = 0.79) 
 
 
 def in_boxes(scores: Tensor, share: float) -> Tensor:
-    """a (h, w): the places in a box around a connected region above ``share`` of the map's 8-bit maximum.
+    """a (h, w): 1 at the places inside one of `boxes`."""
+    inside = torch.zeros_like(scores)
+    for top, left, bottom, right in boxes(scores, share):
+        inside[top:bottom, left:right] = 1
+    return inside
 
-    As published, a box that reaches the last row or column ends one before it.
+
+def boxes(scores: Tensor, share: float) -> list[tuple[int, int, int, int]]:
+    """(top, left, bottom, right) around each connected region above ``share`` of the map's 8-bit maximum.
+
+    Scores (h, w) from 0 to 1. As published, a box that reaches the last row or column ends one before it.
     """
     h, w = scores.shape
     eight_bit = (scores * 255).to(torch.uint8)
@@ -165,9 +173,9 @@ def in_boxes(scores: Tensor, share: float) -> Tensor:
         if torch.equal(grown, numbers):
             break
         numbers = grown
-    inside = torch.zeros(h, w, device=scores.device, dtype=scores.dtype)
+    found = []
     for number in numbers[numbers > 0].unique():
         rows, columns = (numbers[0, 0] == number).nonzero(as_tuple=True)
         bottom, right = min(int(rows.max()) + 1, h - 1), min(int(columns.max()) + 1, w - 1)
-        inside[int(rows.min()) : bottom, int(columns.min()) : right] = 1
-    return inside
+        found.append((int(rows.min()), int(columns.min()), bottom, right))
+    return found
