@@ -20,6 +20,8 @@ PRESET_OF_METHOD = {
     "resclip": "resclip",
     "scclip": "scclip",
     "proxyclip": "proxyclip",
+    "itaclip": "itaclip",
+    "dinoiser": "dinoiser",
 }
 
 
