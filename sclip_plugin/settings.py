@@ -80,7 +80,7 @@ class Settings:
     method_options: Mapping[str, Any] = field_of(factory=dict, help="the method's own options")
     templates: tuple[str, ...] = field_of(
         factory=imagenet_templates,
-        help="prompts: imagenet (80 templates), plain (one), or your own text with {} for the name",
+        help="prompts: imagenet (80 templates), scene (five more), plain (one), or your own text with {} for the name",
     )
     resize_short_side: int = field_of(
         336, "short side that the picture is resized to, in pixels; 0: not resized", low=0, high=2**15

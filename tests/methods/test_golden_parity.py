@@ -52,7 +52,7 @@ ROWS = [
 ]
 # What other tests compare: of segmenters, and of what stands behind a method.
 ELSEWHERE = (
-    "segmentor", "pamr", "text", "window_logits", "probs", "labels", "cluster_bank", "excel_learnt",
+    "segmentor", "pamr", "text", "token_embedding", "window_logits", "probs", "labels", "cluster_bank", "excel_learnt",
     *(f"surgery.{size}.{what}" for size in SQUARE["CLIP-Surgery"] for what in ("sim", "map", "point")),
     *(f"excel.{size}.{what}" for size in SQUARE["ExCEL"] for what in ("feat", "maps", "mean", "trans", "refined")),
     "surgery.80x80",

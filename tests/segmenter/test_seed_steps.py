@@ -73,6 +73,18 @@ def test_feature_surgery_as_a_step(seg, size):
     golden.assert_equal(seen["scores"][0, ..., 0], torch.einsum("dhw,d->hw", features, cat - nothing), 2e-5)
 
 
+def test_words_of_clip_surgery():
+    """Through its 85 templates, the empty text too."""
+    theirs, clip = golden.arrays("CLIP-Surgery"), golden.model()
+    table = clip.text_model.embeddings.token_embedding.weight
+    table[theirs["token_embedding.rows"].long()] = theirs["token_embedding.values"].float()
+    seg = sp.Segmenter(clip, golden.tokenizer(), cache_dir=False, templates="scene")
+    assert len(seg.settings.templates) == 85
+    bank = seg.text_bank.embed(("cat", "dog", "sofa", "potted plant", "person", ""), seg.settings.templates)
+    golden.assert_equal(bank[:5], theirs["text_bank"])
+    golden.assert_equal(bank[5:], theirs["text_empty"])
+
+
 def test_excel_text_and_maps():
     theirs = golden.arrays("ExCEL")
     ours = torch.cat([excel.enriched(theirs["text"][:5], theirs["cluster_bank"]), theirs["text"][5:]])
