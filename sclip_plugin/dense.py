@@ -48,7 +48,11 @@ def run_method(
     tokens = method(block, context) if tower.attends else block.tokens
     prefix = tower.prefix_tokens
     for_embedding = None
-    if keep_cls and tower.pools_patches:
+    if method.in_joint_space:
+        if keep_cls:
+            whole = tower.pools_patches or not prefix
+            for_embedding = context.tower.run_block(block.block, block.tokens) if whole else block.ordinary_rows(prefix)
+    elif keep_cls and tower.pools_patches:
         for_embedding = context.tower.run_block(block.block, block.tokens)
         tokens = torch.cat([for_embedding[:, :prefix].to(tokens.dtype), tokens[:, prefix:]], dim=1)
     elif keep_cls and prefix:
@@ -94,7 +98,7 @@ def projected(
         (B, D) image embeddings, not normalised, None where ``embedding`` is False.
     """
     tokens, for_embedding, context = run_method(tower, pixel_values, method, keep_cls=embedding, windows=windows)
-    features = tower.project(tokens[:, tower.prefix_tokens :])
+    features = tokens if method.in_joint_space else tower.project(tokens[:, tower.prefix_tokens :])
     for branch, weight in context.branches:
         features = features + weight * tower.project(branch)
     return features, context, tower.embedding(for_embedding) if embedding else None

@@ -46,6 +46,8 @@ class Settings:
             do.
         stitched: join the windows before the last block, so that the method's attention looks over the whole picture;
             what the outside features of a method are, it then has of the whole picture too.
+        image_engineering: c of ITACLIP: each window is seen as it is, grey, blurred and flipped in two ways, at five
+            times the cost: c of the first three and 1 - c of the flipped two; None for the plain window alone.
         post_steps: rules on the scores of all of a picture's patches, in order: texts such as ``"lposs(alpha=0.9)"``,
             or a `PostStep` in hand, which becomes its text where it is a registered one.
         logit_scale: factor on the cosines before the softmax over names.
@@ -63,6 +65,8 @@ class Settings:
         pamr_steps: steps of pixel-adaptive refinement, 0 for none; 10 in the papers that use it. A picture of more than
             4 million pixels, or whose scores take more than 2 GiB, is refined at a smaller size.
         pamr_dilations: distances in pixels of the neighbours that it looks at.
+        closing: side of the squares over which the label map is closed morphologically once it is decided, an odd
+            number; 0 for none.
         normalize_scores: divide class scores by their sum once labels are decided.
         refine: a rule on the decided labels: a text such as ``"sam(coarse_thresh=0.2)"``, or a `Refinement` in hand,
             which becomes its text where it is a registered one; None for none.
@@ -82,7 +86,7 @@ class Settings:
     method_options: Mapping[str, Any] = field_of(factory=dict, help="the method's own options")
     templates: tuple[str, ...] = field_of(
         factory=imagenet_templates,
-        help="prompts: imagenet (80 templates), plain (one), or your own text with {} for the name",
+        help="prompts: imagenet (80 templates), scene (five more), plain (one), or your own text with {} for the name",
     )
     resize_short_side: int = field_of(
         336, "short side that the picture is resized to, in pixels; 0: not resized", low=0, high=2**15
@@ -95,6 +99,9 @@ class Settings:
         "drop", "of pixels that fill no patch: drop them, or complete them in black"
     )
     stitched: bool = field_of(False, "join the windows before the last block, which then sees the whole picture")
+    image_engineering: float | None = field_of(
+        None, "share of the plain, the grey and the blurred picture against flipped ones (ITACLIP)", low=0, high=1
+    )
     post_steps: tuple[str | PostStep, ...] = field_of(
         (), "rules on the scores of all patches of a picture, such as 'lposs(alpha=0.9)'; in order"
     )
@@ -119,6 +126,7 @@ class Settings:
     pamr_dilations: tuple[int, ...] = field_of(
         (8, 16), "distances of the neighbours that it looks at", low=1, high=4096
     )
+    closing: int = field_of(0, "close the label map over squares of that side (ITACLIP: 3); 0: not", low=0, high=99)
     normalize_scores: bool = field_of(False, "divide class scores by their sum once labels are decided")
     refine: str | Refinement | None = field_of(
         None, "a rule on the decided labels, such as sam: masks that they prompt an outside SAM for"
@@ -132,6 +140,8 @@ class Settings:
                 f"stride={self.stride} is larger than window={self.window}: pixels between the windows would have no "
                 "label. Give a stride of at most the window, or leave it out for half the window."
             )
+        if self.closing and self.closing % 2 == 0:
+            raise SettingError(f"closing={self.closing!r}; expected an odd number of pixels, such as 3, or 0.")
         if not self.pamr_dilations or len(self.pamr_dilations) > 16:
             raise SettingError(f"pamr_dilations={self.pamr_dilations!r}; expected 1 to 16 distances, such as (8, 16).")
         from .methods import make_method, options_of
@@ -161,6 +171,11 @@ class Settings:
             raise SettingError(
                 f"stitched=True, but {method.name or type(method).__name__} puts windows together itself; expected "
                 "another method, or stitched=False."
+            )
+        if self.image_engineering is not None and (self.stitched or method.windows_itself or method.sees_masks):
+            raise SettingError(
+                "image_engineering shows a method changed windows, without their picture; expected a method that looks "
+                "at each window by itself, and stitched=False."
             )
         name, options = options_of(method)
         object.__setattr__(self, "method", name)

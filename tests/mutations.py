@@ -19,10 +19,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # One framework first, all methods' tests only where that finds nothing.
 QUICK = (
-    *(f"tests/methods/test_{name}.py" for name in ("golden_parity", "gem", "resclip", "scclip")),
-    *("tests/segmenter/test_refine.py", "-k", "not openai and not timm and not custom and not open_clip"),
+    *(
+        f"tests/methods/test_{name}.py"
+        for name in ("golden_parity", "gem", "second_path", "dinoiser", "resclip", "scclip")
+    ),
+    *(
+        "tests/segmenter/test_refine.py",
+        "tests/segmenter/test_seed_steps.py",
+        "-k",
+        "not openai and not timm and not custom and not open_clip",
+    ),
 )
-TESTS = ("tests/methods", "tests/segmenter/test_refine.py", "tests/segmenter/test_golden_parity.py")
+TESTS = (
+    "tests/methods",
+    *(f"tests/segmenter/test_{name}.py" for name in ("refine", "golden_parity", "seed_steps", "freecp", "clusters")),
+)
 
 A, B, G, R, S, P = (
     f"sclip_plugin/{path}.py"
@@ -30,7 +41,48 @@ A, B, G, R, S, P = (
         "methods/attention", "methods/base", "methods/gem", "methods/resclip", "methods/scclip", "imaging/refine",
     )
 )  # fmt: skip
+SEEDS = {
+    "sclip_plugin/methods/second_path.py": [("after = [blocks[0].tokens]", "after = [blocks[-1].tokens]")],
+    "sclip_plugin/methods/surgery.py": [
+        ("field_of(6,", "field_of(5,"),
+        ("field_of(5,", "field_of(6,"),
+        ('"bilinear"', '"size"'),
+        (".sum(dim=1) for z", ".mean(dim=1) for z"),
+    ],
+    "sclip_plugin/methods/itaclip.py": [
+        ("field_of((7, 8, 10)", "field_of((7, 8, 9)"),
+        ("field_of(0.5,", "field_of(0.4,"),
+        ('projections: tuple[str, ...] = ("q", "k", "v")', 'projections: tuple[str, ...] = ("q", "k")'),
+    ],
+    "sclip_plugin/methods/dinoiser.py": [
+        ("tokens = block.tokens + block.out(block.v)", "tokens = block.out(block.v)"),
+        ("tap.norm2(tap.after_attention())", "tap.norm2(tap.tokens)"),
+        ('mode="replicate"', 'mode="reflect"'),
+        ("field_of(0.2,", "field_of(0.3,"),
+    ],
+    "sclip_plugin/steps/dinoiser.py": [("<= 0.5", "> 0.5"), ("field_of(0.99,", "field_of(0.1,")],
+    "sclip_plugin/steps/surgery.py": [
+        ("(2 * of_image)", "(of_image)"),
+        ("threshold: float = 0.8", "threshold: float = 0.3"),
+    ],
+    "sclip_plugin/steps/excel.py": [
+        ("DROPPED = 1 - 0.9", "DROPPED = 0.5"),
+        ("NORMALISATIONS = 3", "NORMALISATIONS = 2"),
+        ("*(m.sum(dim=1) for m in maps[1:])", "*(m.mean(dim=1) for m in maps[1:])"),
+        ("int(rows.max()) + 1, h - 1", "int(rows.max()) + 1, h"),
+    ],
+    "sclip_plugin/steps/freecp.py": [
+        ("SHOWN = 0.4", "SHOWN = 0.6"),
+        ("agree > self.redundancy", "agree < self.redundancy"),
+    ],
+    "sclip_plugin/segment/views.py": [
+        ("BLUR_SIGMA = 11, 5.0", "BLUR_SIGMA = 11, 4.0"),
+        ("for axis in (2, 3)", "for axis in (2, 2)"),
+    ],
+}
+"""The methods and steps of `docs/methods.md` that came later: each file with what is changed in it."""
 MUTATIONS = [
+    *((path, before, after) for path, changes in SEEDS.items() for before, after in changes),
     # file, what it says, what it is changed to
     (A, "return [(block.q, block.k)]", "return [(block.k, block.q)]"),
     (A, 'projections: tuple[str, ...] = ("q", "k")', 'projections: tuple[str, ...] = ("q", "q")'),

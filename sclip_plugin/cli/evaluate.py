@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..defaults import DEFAULT_MODEL
+from .anomaly import evaluate_anomalies
 from .options import Changes, Device, Dtype, parse_changes, quiet_transformers, tell_of_long_bank
 from .terminal import say, shown, tell
 
@@ -50,7 +51,8 @@ def evaluate_command(
         str | None,
         typer.Argument(
             help="voc21, voc20, context60, context59, coco_object, coco_stuff, cityscapes or ade20k; a YAML file of "
-            "your own; demo, which needs no data; or all, whatever of the eight is in --data."
+            "your own; demo, which needs no data; all, whatever of the eight is in --data; or mvtec, anomalies in "
+            "MVTec AD's layout (image- and pixel-level AUROC; --set prompts=FILE for AnomalyCLIP's)."
         ),
     ] = None,
     data: Annotated[
@@ -101,6 +103,9 @@ def evaluate_command(
     try:
         if check is not None:
             _check(benchmark, check, limit, workers, processes)
+            return
+        if benchmark == "mvtec":
+            evaluate_anomalies(data, model, parse_changes(change or []), out, limit, device, dtype)
             return
         if benchmark is None:
             raise typer.BadParameter("name a benchmark (voc21, ..., demo, all, or a YAML file), or give --check DATA.")

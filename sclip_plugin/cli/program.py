@@ -14,6 +14,7 @@ import typer
 
 from .. import __version__
 from ..errors import SclipError
+from .anomaly import anomaly
 from .cache import cache
 from .compare import compare
 from .convert import convert_app
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (segment, label, compare, demo, methods, cache):
+for command in (segment, label, anomaly, compare, demo, methods, cache):
     app.command()(command)
 app.add_typer(eval_app, name="eval")
 app.add_typer(convert_app, name="convert")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..towers.base import BlockInput, Tower
     from ..towers.running import Context, Window
 
-PositionResize = Literal["scale_factor", "size", "size_antialias"]
+PositionResize = Literal["scale_factor", "size", "size_antialias", "bilinear"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +30,17 @@ class Method:
     """Replacement of a vision transformer's last block. Subclass it as a frozen dataclass whose fields are the options.
 
     Fields:
-        position_resize: how positional embeddings reach another patch grid, bicubic in each case: ``"scale_factor"``
-            by the factors (h + 0.1) / g, as SCLIP's code and its successors do; ``"size"``, to the target size;
-            ``"size_antialias"``, the same with antialiasing, as GEM does.
+        position_resize: how positional embeddings reach another patch grid, bicubic but for the last:
+            ``"scale_factor"`` by the factors (h + 0.1) / g, as SCLIP's code and its successors do; ``"size"``, to the
+            target size; ``"size_antialias"``, the same with antialiasing, as GEM does; ``"bilinear"``, to the target
+            size, as CLIP Surgery does.
 
     Class attributes:
         name: the name in the registry, set by `register_method`.
         summary, source: one line each for ``sclip methods``: what it does, and the paper.
         needs_outside_model: it looks through a second model, which a comparison of all methods does not fetch.
+        in_joint_space: the rows that it returns are features in the joint space already, (B, N, D) without prefix rows:
+            it works with `dense_features` and the segmenter, and can't be applied to a model in place.
         windows_itself: it is handed whole pictures, one at a time, and cuts and joins windows itself, by what
             ``context.windows[0].picture`` says.
         resized_once: with ``windows_itself``, its patches are resized to the label map at once; otherwise to the pixels
@@ -52,6 +55,7 @@ class Method:
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""
     needs_outside_model: ClassVar[bool] = False
+    in_joint_space: ClassVar[bool] = False
     windows_itself: ClassVar[bool] = False
     resized_once: ClassVar[bool] = True
     in_place: ClassVar[bool] = True

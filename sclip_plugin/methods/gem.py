@@ -12,6 +12,7 @@ from torch import Tensor
 from ..fields import field_of
 from .base import Method, PositionResize
 from .registry import register_method
+from .second_path import last_blocks, second_path, taps_of_last
 
 if TYPE_CHECKING:
     from ..towers.base import BlockInput
@@ -39,14 +40,10 @@ class GEM(Method):
     iterations: int = field_of(1, "how often the clusters are sharpened", low=0)
 
     def taps(self, depth: int) -> tuple[int, ...]:
-        return tuple(range(max(0, depth - self.depth + 1), depth - 1))
+        return taps_of_last(self.depth - 1, depth)
 
     def __call__(self, block: BlockInput, context: Context) -> Tensor:
-        blocks = [context.taps[index] for index in self.taps(context.depth)] + [block]
-        t = blocks[0].tokens
-        for b in blocks:
-            t = t + b.out(self.self_self_attention(b))
-        return t
+        return second_path(last_blocks(self.depth - 1, block, context), self.self_self_attention)[-1]
 
     def self_self_attention(self, block: BlockInput) -> Tensor:
         """Mean over z of v, k, q of softmax(τ z zᵀ) v with z normalised and iterated: (B, H, T, d)."""

@@ -35,6 +35,10 @@ class Stitched(Method):
     resized_once = False
     base: Method
 
+    @property
+    def in_joint_space(self) -> bool:  # type: ignore[override]
+        return self.base.in_joint_space
+
     def taps(self, depth: int) -> tuple[int, ...]:
         return self.base.taps(depth)
 

@@ -22,6 +22,8 @@ PRESET_OF_METHOD = {
     "proxyclip": "proxyclip",
     "corrclip": "corrclip",
     "textregion": "textregion",
+    "itaclip": "itaclip",
+    "dinoiser": "dinoiser",
 }
 
 

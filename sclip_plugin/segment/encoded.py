@@ -34,7 +34,16 @@ if TYPE_CHECKING:
     from .segmenter import Segmenter
 
 HEADER = "sclip_plugin encoded 2"
-FEATURE_SETTINGS = ("method", "method_options", "resize_short_side", "window", "stride", "remainder", "stitched")
+FEATURE_SETTINGS = (
+    "method",
+    "method_options",
+    "resize_short_side",
+    "window",
+    "stride",
+    "remainder",
+    "stitched",
+    "image_engineering",
+)
 """What decides the features; the rest is about words and decisions, and may differ from question to question."""
 
 

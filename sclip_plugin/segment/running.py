@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..dense import image_embeddings, projected
+from ..dense import dense_and_embedding, image_embeddings, projected
 from ..device import Budget, budget, without_autocast
 from ..errors import NotFiniteError, PictureError
 from ..imaging.resampling import normalise
@@ -21,6 +21,7 @@ from ..settings import Settings
 from ..towers import Tower
 from ..towers.running import WholePicture, Window
 from .regions import masks_in, regions_of
+from .views import engineered
 from .windows import WindowPlan
 
 PICTURES_AT_ONCE = 16
@@ -122,12 +123,12 @@ class WindowRunner:
             while windows and (
                 len(windows) >= self._at_once(windows[0][0].plan, method) or len(jobs) >= PICTURES_AT_ONCE
             ):
-                self._run_batch(windows, method, keep, embeddings, unit)
+                self._run_batch(windows, method, settings, keep, embeddings, unit)
             while jobs and not _waits(jobs[0]):
                 yield self._checked(jobs.popleft(), settings)
         while jobs:
             while _waits(jobs[0]):
-                self._run_batch(windows, method, keep, embeddings, unit)
+                self._run_batch(windows, method, settings, keep, embeddings, unit)
             yield self._checked(jobs.popleft(), settings)
 
     def _at_once(self, plan: WindowPlan, method: Method) -> int:
@@ -139,6 +140,7 @@ class WindowRunner:
         self,
         windows: deque[tuple[Seen, int, tuple[int, int, int, int]]],
         method: Method,
+        settings: Settings,
         keep: Callable[[Tensor], Tensor],
         embeddings: bool,
         unit: bool,
@@ -156,8 +158,15 @@ class WindowRunner:
         of_windows = embeddings and not method.windows_itself
         features, context, embedded = projected(self.tower, pixels, method, places, of_windows)
         grid = context.output_grid or context.grid
+        vectors = F.normalize(features.float(), dim=2) if unit else features.float()
+        if settings.image_engineering is not None:
+
+            def look(changed: Tensor) -> Tensor:
+                return dense_and_embedding(self.tower, changed, method, (), embedding=False)[0]
+
+            vectors = engineered(pixels, features.mT.unflatten(2, grid), look, settings.image_engineering)
         with without_autocast(self.device):
-            kept = keep(F.normalize(features.float(), dim=2) if unit else features.float())
+            kept = keep(vectors)
             if context.spread is not None:
                 kept = torch.stack([context.spread(rows) for rows in kept]).flatten(1, 2)
             embedded = None if embedded is None else F.normalize(embedded.float(), dim=1)

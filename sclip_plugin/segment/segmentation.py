@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -534,6 +535,15 @@ def decide(logits: LogitMap, vocabulary: Vocabulary, settings: Settings) -> tupl
     if dropped or settings.prob_threshold or settings.threshold:
         label_map = _argmax(logits, vocabulary, settings, dropped, thresholds=True)
     return label_map, dropped
+
+
+def closed(label_map: np.ndarray, side: int) -> np.ndarray:
+    """A label map closed morphologically over squares of ``side`` pixels: the highest label near, then the lowest."""
+    if side <= 1:
+        return label_map
+    labels = torch.from_numpy(label_map).float()[None, None]
+    dilated = F.max_pool2d(labels, side, stride=1, padding=side // 2)
+    return (-F.max_pool2d(-dilated, side, stride=1, padding=side // 2))[0, 0].numpy().astype(label_map.dtype)
 
 
 def _argmax(

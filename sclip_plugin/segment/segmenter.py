@@ -43,7 +43,7 @@ from .memory import memory_of
 from .refining import refined
 from .regions import masks_in, regions_of
 from .running import Prepared, Seen, WindowRunner
-from .segmentation import NameScores, Segmentation, decide
+from .segmentation import NameScores, Segmentation, closed, decide
 from .windows import LogitMap
 
 OnError = Literal["raise", "return", "skip"]
@@ -456,7 +456,8 @@ class Segmenter:
             logit_scale=settings.logit_scale,
             image_mean=self._mean,
             image_std=self._std,
-            embed_text=lambda names: self.text_bank.embed_vocabulary(parse_labels(names), settings.templates),
+            embed_text=lambda names: self.text_bank.embed(tuple(names), settings.templates),
+            tower=self.tower,
         )
         with without_autocast(self.device):
             stepped = step(given)
@@ -502,6 +503,7 @@ class Segmenter:
         if settings.pamr_steps:
             logits = self._refined(logits, seen.pixels, settings)
         label_map, dropped = decide(logits, vocabulary, settings)
+        label_map = closed(label_map, settings.closing)
         result = Segmentation(
             labels=vocabulary.labels,
             label_map=label_map,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..fields import check_fields
+from ..towers import Tower
+from ..towers.running import Context, before_last_block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,7 @@ class PatchScores:
         logit_scale: the factor on cosines before a softmax, of the settings.
         image_mean, image_std: (3,), what pixels are normalised with.
         embed_text: names to their unit embeddings (K', D), through the settings' templates.
+        tower: the image tower.
     """
 
     scores: Tensor
@@ -52,6 +55,39 @@ class PatchScores:
     image_mean: Tensor
     image_std: Tensor
     embed_text: Callable[[Sequence[str]], Tensor]
+    tower: Tower
+
+    def looks(self, taps: tuple[int, ...], position_resize: str, at_once: int = 8) -> Iterator[tuple[int, Context]]:
+        """The windows through the tower once more up to its last block, for steps that look at earlier blocks.
+
+        Args:
+            taps: indices of the blocks whose input is kept, the last one's among them if it is wanted.
+            position_resize: how positional embeddings reach the windows' grid; see `Method`.
+            at_once: windows that go together.
+
+        Yields:
+            The number of the first window of each part, and its context.
+
+        Raises:
+            SettingError: the picture is not known, or a method gave the scores another grid than the tower's.
+        """
+        grid = (self.scores.shape[1], self.scores.shape[2])
+        windows = self.window_pixels()
+        height, width = (
+            max(0, count * patch - side)
+            for count, patch, side in zip(grid, self.patch_size, windows.shape[2:], strict=True)
+        )
+        mean, std = (values.to(windows.device)[:, None, None] for values in (self.image_mean, self.image_std))
+        windows = ((F.pad(windows, (0, width, 0, height)) - mean) / std).to(self.scores.device)
+        for first in range(0, len(windows), at_once):
+            block, context = before_last_block(self.tower, windows[first : first + at_once], taps, position_resize)
+            if tuple(context.grid) != grid:
+                raise SettingError(
+                    f"a post-step looks at the tower's own {context.grid[0]} x {context.grid[1]} patches, and the "
+                    f"method's scores are on {grid[0]} x {grid[1]}; choose a method that keeps the tower's grid."
+                )
+            context.taps[context.depth - 1] = block
+            yield first, context
 
     def window_pixels(self, multiple: tuple[int, int] = (1, 1)) -> Tensor:
         """All windows, (n, 3, H, W) of values 0 to 1; sides are completed in black to multiples of (height, width).

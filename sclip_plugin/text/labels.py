@@ -39,7 +39,9 @@ def background_names() -> tuple[str, ...]:
 
 
 def parse_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """``"imagenet"`` (the 80), ``"plain"`` (one), one template of your own, or several; each with one ``{}``.
+    """``"imagenet"`` (the 80), ``"scene"`` (five more), ``"plain"`` (one), one of your own, or several, with ``{}``.
+
+    ``"scene"`` is what CLIP Surgery embeds words with, "there is a {} in the scene." and its like among them.
 
     Raises:
         UnknownNameError: a template without exactly one ``{}``.
@@ -51,14 +53,16 @@ def parse_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     """
     if templates == "imagenet":
         return imagenet_templates()
+    if templates == "scene":
+        return imagenet_templates() + _data_lines("scene_templates.txt")
     if templates == "plain":
         return ("a photo of a {}.",)
     given = tuple(templates) if isinstance(templates, (list, tuple)) else (templates,)
     for template in given or ("",):
         if not isinstance(template, str) or template.count("{}") != 1:
             raise UnknownNameError(
-                f"{template!r:.200} is not a prompt template: expected 'imagenet', 'plain', or texts with one {{}} "
-                "for the name, such as 'a photo of a {}.'."
+                f"{template!r:.200} is not a prompt template: expected 'imagenet', 'scene', 'plain', or texts with one "
+                "{} for the name, such as 'a photo of a {}.'."
             )
     return tuple(dict.fromkeys(given))
 

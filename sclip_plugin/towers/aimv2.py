@@ -35,8 +35,11 @@ class Aimv2BlockInput(TransformersBlockInput):
     def _out(self, merged: Tensor) -> Tensor:
         return self.block.attention.out_proj(merged)
 
+    def norm2(self, tokens: Tensor) -> Tensor:
+        return self.block.rms_norm2(tokens)
+
     def ffn(self, tokens: Tensor) -> Tensor:
-        return self.block.ffn(self.block.rms_norm2(tokens))
+        return self.block.ffn(self.norm2(tokens))
 
 
 @register_tower("aimv2")

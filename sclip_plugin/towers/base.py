@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import SettingError, ShapeError
+from ..errors import SettingError, ShapeError, UnsupportedModelError
 
 
 class TrunkPatch(Protocol):
@@ -91,6 +91,10 @@ class BlockInput(ABC):
         """The output projection of per-head values: (B, H, T, d) to (B, T, C)."""
         return self._out(attended.transpose(1, 2).flatten(2))
 
+    def after_attention(self) -> Tensor:
+        """The tokens between the block's attention and its FFN, as it was trained: (B, T, C)."""
+        return self.tokens + self.out(F.scaled_dot_product_attention(self.q, self.k, self.v, scale=self.scale))
+
     def ordinary_rows(self, count: int) -> Tensor:
         """The first ``count`` tokens after the block as it was trained, (B, count, C): the rest is not computed."""
         attended = F.scaled_dot_product_attention(self.q[:, :, :count], self.k, self.v, scale=self.scale)
@@ -118,6 +122,10 @@ class BlockInput(ABC):
 
     @abstractmethod
     def _out(self, merged: Tensor) -> Tensor: ...
+
+    def norm2(self, tokens: Tensor) -> Tensor:
+        """ln2, what the FFN reads, (B, T, C) in and out; the tokens themselves where no norm stands before the FFN."""
+        return tokens
 
     @abstractmethod
     def ffn(self, tokens: Tensor) -> Tensor:
@@ -200,6 +208,17 @@ class Tower(ABC):
         block, (B, T, C): the CLS token's, or the mean of the patches where there is none."""
         return self.project(tokens[:, :1])[:, 0] if self.prefix_tokens else self.project(tokens).mean(dim=1)
 
+    def project_unnormed(self, tokens: Tensor) -> Tensor:
+        """The projection alone, without the post-norm in front of it: for methods that were published so.
+
+        Raises:
+            UnsupportedModelError: the tower has no projection that is apart from its norm.
+        """
+        raise UnsupportedModelError(
+            f"{type(self.trunk).__name__} has no projection apart from its norm; expected a CLIP with a CLS token, of "
+            "transformers, open_clip, timm or OpenAI."
+        )
+
     def at_grid(self, grid: tuple[int, int]) -> Tower:
         """The tower that runs a picture of this many patches: itself, unless its blocks depend on the grid (EVA)."""
         return self
@@ -240,13 +259,13 @@ def resize_positions(positions: Tensor, native: tuple[int, int], grid: tuple[int
         positions: (P + g_h g_w, C): prefix rows first, which are kept as they are.
         native: (g_h, g_w).
         grid: (h, w), the target.
-        how: ``"scale_factor"``, ``"size"`` or ``"size_antialias"``; see `Method`.
+        how: ``"scale_factor"``, ``"size"``, ``"size_antialias"`` or ``"bilinear"``; see `Method`.
 
     Returns:
         (P + h w, C) in the dtype of ``positions``.
     """
-    if how not in ("scale_factor", "size", "size_antialias"):
-        raise SettingError(f"position_resize={how!r}; expected 'scale_factor', 'size' or 'size_antialias'.")
+    if how not in ("scale_factor", "size", "size_antialias", "bilinear"):
+        raise SettingError(f"position_resize={how!r}; expected 'scale_factor', 'size', 'size_antialias' or 'bilinear'.")
     prefix = positions.shape[0] - native[0] * native[1]
     if not all(isinstance(side, int) for side in grid):  # a size that torch.export leaves open
         return torch.cat([positions[:prefix], resized_to_symbols(positions[prefix:], native, grid, how)])
@@ -257,6 +276,8 @@ def resize_positions(positions: Tensor, native: tuple[int, int], grid: tuple[int
         # The published code passes factors, which the resampling then uses as they are instead of the ratio of sizes.
         factors = [(grid[0] + 0.1) / native[0], (grid[1] + 0.1) / native[1]]
         square = F.interpolate(square, scale_factor=factors, mode="bicubic", recompute_scale_factor=False)
+    elif how == "bilinear":
+        square = F.interpolate(square, size=list(grid), mode="bilinear", align_corners=False)
     else:
         square = F.interpolate(square, size=list(grid), mode="bicubic", antialias=how == "size_antialias")
     resized = square.permute(0, 2, 3, 1).flatten(1, 2)[0].to(positions.dtype)
@@ -279,6 +300,8 @@ def resized_to_symbols(positions: Tensor, native: tuple[int, int], grid: tuple[A
         if how == "size_antialias":
             row = cubic((source - centre) / step.clamp_min(1.0), -0.5)
             row = row / row.sum(dim=1, keepdim=True)
+        elif how == "bilinear":
+            row = (1 - (source - centre.clamp(0, g - 1)).abs()).clamp_min(0.0)
         else:
             taps = centre.floor() + torch.arange(-1, 3, device=positions.device)
             row = (

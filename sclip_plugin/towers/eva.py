@@ -60,10 +60,12 @@ class EvaBlockInput(TimmBlockInput):
         merged = attention.proj(attention.norm(merged))
         return self.block.norm1(merged) if self.post_norm else self._layer_scale("gamma_1", merged)
 
+    def norm2(self, tokens: Tensor) -> Tensor:
+        return tokens if self.post_norm else self.block.norm2(tokens)
+
     def ffn(self, tokens: Tensor) -> Tensor:
-        if self.post_norm:
-            return self.block.norm2(self.block.mlp(tokens))
-        return self._layer_scale("gamma_2", self.block.mlp(self.block.norm2(tokens)))
+        computed = self.block.mlp(self.norm2(tokens))
+        return self.block.norm2(computed) if self.post_norm else self._layer_scale("gamma_2", computed)
 
     def _layer_scale(self, name: str, tokens: Tensor) -> Tensor:
         gamma = getattr(self.block, name)

@@ -56,8 +56,11 @@ class OpenCLIPBlockInput(BlockInput):
         merged = self.block.attn.out_proj(self._optional(self.block.attn, "ln_inner", merged))
         return self._optional(self.block, "ls_1", self._optional(self.block, "ln_attn", merged))
 
+    def norm2(self, tokens: Tensor) -> Tensor:
+        return self.block.ln_2(tokens)
+
     def ffn(self, tokens: Tensor) -> Tensor:
-        x = self.block.ln_2(tokens)
+        x = self.norm2(tokens)
         computed = self._experts(x) if hasattr(self.block, "experts") else self.block.mlp(x)
         return self._optional(self.block, "ls_2", computed)
 
@@ -165,7 +168,9 @@ class OpenCLIPTower(Tower):
         return (output[0] if isinstance(output, tuple) else output).transpose(0, 1)
 
     def project(self, tokens: Tensor) -> Tensor:
-        tokens = self.trunk.ln_post(tokens)
+        return self.project_unnormed(self.trunk.ln_post(tokens))
+
+    def project_unnormed(self, tokens: Tensor) -> Tensor:
         return tokens if self.trunk.proj is None else tokens @ self.trunk.proj.to(tokens.dtype)
 
     def returned(self, tokens: Tensor) -> Tensor:

@@ -45,8 +45,11 @@ class TimmBlockInput(BlockInput):
         merged = attention.norm(merged) if hasattr(attention, "norm") else merged
         return self.block.ls1(attention.proj(merged))
 
+    def norm2(self, tokens: Tensor) -> Tensor:
+        return self.block.norm2(tokens)
+
     def ffn(self, tokens: Tensor) -> Tensor:
-        return self.block.ls2(self.block.mlp(self.block.norm2(tokens)))
+        return self.block.ls2(self.block.mlp(self.norm2(tokens)))
 
 
 class PatchedTimmTrunk(PatchedTrunk):
@@ -203,5 +206,8 @@ class TimmTower(Tower):
             value = F.linear(tokens, pool.kv.weight[width:], None if pool.kv.bias is None else pool.kv.bias[width:])
             tokens = pool.proj(value)
             tokens = tokens + pool.mlp(pool.norm(tokens)) if pool.mlp is not None else tokens
-        tokens = trunk.head(trunk.fc_norm(tokens))
+        return self.project_unnormed(trunk.fc_norm(tokens))
+
+    def project_unnormed(self, tokens: Tensor) -> Tensor:
+        tokens = self.trunk.head(tokens)
         return tokens if self.projection is None else self.projection(tokens)

@@ -50,8 +50,11 @@ class TransformersBlockInput(BlockInput):
     def _out(self, merged: Tensor) -> Tensor:
         return self.block.self_attn.out_proj(merged)
 
+    def norm2(self, tokens: Tensor) -> Tensor:
+        return self.block.layer_norm2(tokens)
+
     def ffn(self, tokens: Tensor) -> Tensor:
-        return self.block.mlp(self.block.layer_norm2(tokens))
+        return self.block.mlp(self.norm2(tokens))
 
 
 class PatchedTransformersTrunk(PatchedTrunk):
@@ -155,7 +158,9 @@ class TransformersTower(Tower):
         return output[0] if isinstance(output, tuple) else output
 
     def project(self, tokens: Tensor) -> Tensor:
-        tokens = self.trunk.post_layernorm(tokens)
+        return self.project_unnormed(self.trunk.post_layernorm(tokens))
+
+    def project_unnormed(self, tokens: Tensor) -> Tensor:
         return tokens if self.projection is None else self.projection(tokens)
 
     def returned(self, tokens: Tensor) -> Tensor:

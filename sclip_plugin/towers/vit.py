@@ -62,11 +62,13 @@ class ViTBlockInput(BlockInput):
         out = attention.o_proj(merged) if hasattr(attention, "o_proj") else attention.output.dense(merged)
         return self.block.layer_scale1(out) if self.layer_scale else out
 
+    def norm2(self, tokens: Tensor) -> Tensor:
+        return (self.block.norm2 if self.layer_scale else self.block.layernorm_after)(tokens)
+
     def ffn(self, tokens: Tensor) -> Tensor:
-        block = self.block
+        block, normed = self.block, self.norm2(tokens)
         if self.layer_scale:
-            return block.layer_scale2(block.mlp(block.norm2(tokens)))
-        normed = block.layernorm_after(tokens)
+            return block.layer_scale2(block.mlp(normed))
         return block.mlp(normed) if hasattr(block, "mlp") else block.output.dense(block.intermediate(normed))
 
 

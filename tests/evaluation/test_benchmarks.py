@@ -71,7 +71,7 @@ class TestAgainstTheReference:
 
 
 def test_every_preset_loads_and_names_a_benchmark():
-    assert len(list_presets()) == 10 * 8
+    assert len(list_presets()) == 12 * 8 + 5
     for name in list_presets():
         preset = load_preset(name)
         assert preset.name == name

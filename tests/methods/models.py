@@ -16,6 +16,9 @@ TEXT = golden.arrays("SCLIP")["text_bank"]
 # Each method of this folder's tests, ResCLIP with each of its parts.
 METHODS: dict[str, Method] = {
     "gem": make_method("gem"),
+    "surgery": make_method("surgery"),
+    "excel": make_method("excel"),
+    "itaclip": make_method("itaclip"),
     "scclip": make_method("scclip"),
     "resclip.rcs": make_method("resclip", {"sfr": None}),
     "resclip.sfr": make_method("resclip", {"rcs": None, "text": TEXT}),

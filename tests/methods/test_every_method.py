@@ -1,4 +1,4 @@
-"""What holds for GEM, ResCLIP and SC-CLIP alike: any batch, grid and depth, half precision, in place as functional."""
+"""What holds for methods of several blocks alike: any batch, grid and depth, half precision, in place as functional."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_any_grid_gives_finite_features(method, grid):
     assert features.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["gem", "scclip", "resclip.rcs"])
+@pytest.mark.parametrize("name", ["gem", "surgery", "excel", "itaclip", "scclip", "resclip.rcs"])
 def test_a_transposed_picture_gives_transposed_features(name):
     """A grid read the wrong way round would not. (SFR smooths patches in row-major order, so it is not among these.)"""
     method, model = METHODS[name], golden.model()
@@ -92,6 +92,16 @@ def test_any_depth_gives_finite_features(method, depth):
         ("gem", 24, (18, 19, 20, 21, 22)),
         ("gem", 32, (26, 27, 28, 29, 30)),
         ("gem", 5, (0, 1, 2, 3)),
+        # CLIP Surgery the last 6, ExCEL the last 5, at every depth
+        ("surgery", 12, (6, 7, 8, 9, 10)),
+        ("surgery", 24, (18, 19, 20, 21, 22)),
+        ("excel", 12, (7, 8, 9, 10)),
+        ("excel", 32, (27, 28, 29, 30)),
+        ("excel", 2, (0,)),
+        # ITACLIP: blocks 7, 8 and 10 of 12
+        ("itaclip", 12, (6, 7, 9)),
+        ("itaclip", 24, (13, 15, 19)),
+        ("itaclip", 32, (18, 20, 26)),
     ],
 )
 def test_blocks_at_other_depths(method, depth, taps):

@@ -33,7 +33,12 @@ OPTIONS: dict[str, dict] = {
     "resclip": {"sfr": None},  # sfr needs texts, and has its own tests
     "proxyclip": {"vfm": _outside_model()},
 }
-METHODS = {name: make_method(name, OPTIONS.get(name, {})) for name in list_methods()}
+# Those that work in the joint space can't be applied in place: dinoiser, whose weights fit one width, has own tests.
+METHODS = {
+    name: made
+    for name, made in ((name, make_method(name, OPTIONS.get(name, {}))) for name in list_methods())
+    if not made.in_joint_space
+}
 
 
 # transformers ---------------------------------------------------------------------------------------------------------

@@ -161,7 +161,7 @@ def test_a_patched_model_can_be_exported_with_height_and_width_left_open(method:
         assert golden.relative_difference(exported(pixels), model(pixels)) < 1e-5
 
 
-@pytest.mark.parametrize("how", ["scale_factor", "size", "size_antialias"])
+@pytest.mark.parametrize("how", ["scale_factor", "size", "size_antialias", "bilinear"])
 @pytest.mark.parametrize("grid", [(3, 7), (9, 2), (4, 6), (4, 5)])
 def test_positions_for_open_sizes_are_those_for_numbers(how: str, grid: tuple[int, int]):
     positions = torch.randn(2 + 4 * 5, 6, generator=torch.Generator().manual_seed(1))

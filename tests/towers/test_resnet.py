@@ -42,7 +42,9 @@ def published_resnet(layout: str) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("layout", ["open_clip", "openai"])
-@pytest.mark.parametrize(("method", "array"), [("vv", "surgery_resnet"), ("vanilla", "resnet_untouched")])
+@pytest.mark.parametrize(
+    ("method", "array"), [("surgery", "surgery_resnet"), ("vv", "surgery_resnet"), ("vanilla", "resnet_untouched")]
+)
 def test_tokens_are_those_of_clip_surgery(layout: str, method: str, array: str):
     pixels = golden.arrays("inputs")["pixels.144x144"][..., :96, :96]
     tower = find_tower(published_resnet(layout))
