@@ -137,8 +137,8 @@ def apply(model: M, method: str | Method = "csa", *, keep_cls: bool = True, **op
     chosen.check_tower(tower)
     if not chosen.in_place or chosen.in_joint_space:
         raise UnsupportedModelError(
-            f"{chosen.name!r} can't be applied in place: a forward of {type(model).__name__} norms and projects its tokens "
-            "once, behind its last block. dense_features and Segmenter run it on the same model."
+            f"{chosen.name!r} can't be applied in place: a forward of {type(model).__name__} norms and projects its "
+            "tokens once, behind its last block. dense_features and Segmenter run it on the same model."
         )
     check_effect(model, tower, keep_cls)
     restore(model)
