@@ -20,6 +20,7 @@ PRESET_OF_METHOD = {
     "resclip": "resclip",
     "scclip": "scclip",
     "proxyclip": "proxyclip",
+    "trident": "trident",
 }
 
 
