@@ -8,7 +8,7 @@ from pathlib import Path
 
 import sclip_plugin as sp
 from sclip_plugin.defaults import PAMR_STEPS
-from sclip_plugin.draw.overlay import overlay, palette
+from sclip_plugin.draw.overlay import legend_of, overlay
 from sclip_plugin.draw.sheet import side_by_side
 from sclip_plugin.files import save_image
 
@@ -26,8 +26,7 @@ def demo() -> None:
         ("csa, refined", encoded.segment(labels, pamr_steps=PAMR_STEPS).overlay(legend=False)),
         ("truth", overlay(scene.picture, scene.label_map, scene.labels, legend=False)),
     ]
-    colours = palette(len(labels))
-    legend = [(label, tuple(int(v) for v in colours[i])) for i, label in enumerate(labels)]
+    legend = legend_of([scene.label_map], labels)
     save_image(side_by_side(panels, legend=legend), IMAGES / "demo.png")
 
 

@@ -126,7 +126,9 @@ def segment_anything() -> nn.Module:
         window_size=14, global_attn_indexes=(1, 3),
     )  # fmt: skip
     transformer = TwoWayTransformer(depth=2, embedding_dim=32, mlp_dim=64, num_heads=4)
-    prompts = PromptEncoder(embed_dim=32, image_embedding_size=(64, 64), input_image_size=(1024, 1024), mask_in_chans=16)
+    prompts = PromptEncoder(
+        embed_dim=32, image_embedding_size=(64, 64), input_image_size=(1024, 1024), mask_in_chans=16
+    )
     decoder = MaskDecoder(transformer_dim=32, transformer=transformer, iou_head_hidden_dim=32)
     model = Sam(encoder, prompts, decoder)
     model.load_state_dict(weights("sam"))

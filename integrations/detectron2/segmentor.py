@@ -12,7 +12,7 @@ from detectron2.data.catalog import Metadata
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from sclip_plugin.draw.overlay import palette
+from sclip_plugin.draw.colours import colours_of
 from sclip_plugin.errors import LabelError, PictureError, SettingError
 from sclip_plugin.segment.encoded import Encoded
 from sclip_plugin.segment.segmentation import Segmentation
@@ -100,7 +100,7 @@ class SCLIPSegmentor(nn.Module):
     def metadata(self) -> Metadata:
         """Names and colours of the present classes, as ``detectron2.utils.visualizer.Visualizer`` takes them."""
         labels = self.vocabulary.labels if self.vocabulary else ()
-        return Metadata(stuff_classes=list(labels), stuff_colors=palette(len(labels)).tolist())
+        return Metadata(stuff_classes=list(labels), stuff_colors=colours_of(labels).tolist())
 
     def set_classes(self, classes: Labels) -> None:
         """Segment into other classes from now on; nothing is rebuilt, and known names cost no time.

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..defaults import DEFAULT_MODEL
+from .drawing import Colors, Opacity, Style, read_colors
 from .options import (
     Background,
     Changes,
@@ -31,7 +32,7 @@ from .options import (
     parse_labels_option,
 )
 from .pictures import MaxPixels, NamedPicture, limit_pixels
-from .terminal import AsJson, Opacity, Quiet, say, tell
+from .terminal import AsJson, Quiet, say, tell
 
 
 def compare(
@@ -46,6 +47,8 @@ def compare(
     background: Background = False,
     refine: Refine = False,
     opacity: Opacity = 0.55,
+    style: Style = "fill",
+    colors: Colors = None,
     window: Window = None,
     stride: Stride = None,
     resize: Resize = None,
@@ -78,6 +81,7 @@ def compare(
         resize_short_side=resize, templates=templates,
     )  # fmt: skip
     own = _options_of_each(names, options)
+    named = read_colors(colors)
     parsed = parse_labels_option(labels)
     check_labels(parsed, preset, settings)
     # What would fail at the end is found out now.
@@ -90,7 +94,7 @@ def compare(
     segmenter = make_segmenter(model, device, dtype, preset, **settings)
     segmenter(shown, parsed)  # the text bank and the first-call costs are no method's own
     panels = [("picture", shown)]
-    rows = []
+    rows, maps = [], []
     for name in names:
         make_method(name, own[name]).guides(segmenter.tower)  # nor is loading an outside model
         start = time.perf_counter()
@@ -98,10 +102,11 @@ def compare(
         seconds = time.perf_counter() - start
         if not quiet:
             tell(f"{name}: {seconds:.2f} s")
-        panels.append((f"{name}, {seconds:.2f} s", result.overlay(opacity=opacity, legend=False)))
+        shown_as = result.overlay(opacity=opacity, style=style, legend=False, colours=named)
+        panels.append((f"{name}, {seconds:.2f} s", shown_as))
+        maps.append(result.label_map)
         rows.append({"method": name, "seconds": seconds, "areas": result.areas()})
-    colours = drawing.palette(len(result.labels))
-    legend = [(label, tuple(int(v) for v in colours[i])) for i, label in enumerate(result.labels)]
+    legend = drawing.legend_of(maps, result.labels, named)
     save_image(sheet.side_by_side(panels, legend=legend), out, **mark)
     if as_json:
         say(json.dumps({"picture": picture, "file": str(out), "methods": rows}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,7 @@ Formats = Annotated[
         "--format",
         "-f",
         help="Write these, too, between commas, each into a folder of its name in --out: coco, coco-polygons, yolo, "
-        "labelstudio, cvat, labelme, geojson, png, cutouts, scores, csv.",
+        "labelstudio, cvat, labelme, geojson, png, cutouts, sheet, scores, csv.",
     ),
 ]
 RegionsOf = Annotated[
@@ -67,13 +67,15 @@ class Exports:
         written = {name: out.add(result, stem, source) for name, out in self.open.items()}
         return {name: [str(path) for path in paths] for name, paths in written.items() if paths}
 
-    def recall(self, stem: str, source: str) -> None:
+    def recall(self, stem: str, source: str, file: IO[bytes]) -> None:
         """A picture that was done before: its own files are there; files over all pictures still need it."""
+        from ..imaging.pictures import read_picture
         from ..segment.segmentation import Segmentation
 
         common = [out for out in self.open.values() if out.common]
         if common:
-            result = Segmentation.load(self.out, stem)
+            picture = read_picture(file) if any(out.needs_picture for out in common) else None
+            result = Segmentation.load(self.out, stem, picture)
             for out in common:
                 out.add(result, stem, source)
 

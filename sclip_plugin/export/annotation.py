@@ -13,8 +13,9 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from PIL import Image
 
+from ..errors import SettingError
 from ..files import save_json, write_atomically
-from .base import Format, Item, needed
+from .base import Format, Item
 from .instances import Instance
 from .registry import register_format
 
@@ -147,12 +148,16 @@ class Labelme(Format):
         path = self.path(item)
         height, width = item.result.size
         local = item.source is not None and "://" not in item.source
+        if not local and item.result.picture is None:
+            raise SettingError(
+                f"{item.name} has neither a picture nor a file as its source; labelme needs one of them."
+            )
         content: dict[str, Any] = {
             "version": "5.5.0",
             "flags": {},
             "shapes": [shape for instance in self.instances(item) for shape in self._shapes(instance)],
             "imagePath": _way(path.parent, str(item.source)) if local else item.file,
-            "imageData": None if local else _png(needed(item.result.picture, "picture or source", item, self)),
+            "imageData": None if local else _png(item.result.picture),
             "imageHeight": height,
             "imageWidth": width,
         }
@@ -172,7 +177,8 @@ class Labelme(Format):
             yield {**shape, "points": (ring + 0.5).tolist(), "shape_type": "polygon", "mask": None}
 
 
-def _png(picture: Image.Image) -> str:
+def _png(picture: Image.Image | None) -> str:
+    assert picture is not None
     file = io.BytesIO()
     picture.save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()

@@ -79,6 +79,7 @@ class Format(ABC):
     name: ClassVar[str] = ""
     help: ClassVar[str] = ""
     common: ClassVar[str | None] = None  # the file that holds all pictures; None where each has files of its own
+    needs_picture: ClassVar[bool] = False
     suffix: ClassVar[str] = ""  # of the one file that it writes, or writes for each picture
     regions: Regions = "components"
     tolerance: float = 0.75
@@ -123,6 +124,8 @@ class Format(ABC):
             raise SettingError(
                 f"{name} has the labels {list(result.labels)}; expected {list(self.labels)}, those of the export."
             )
+        if self.needs_picture and result.picture is None:
+            raise SettingError(f"{name} has no picture, which the format '{self.name}' needs; give Segmentation one.")
         paths = self.write(Item(result, name, source))
         self.written += paths
         return paths
@@ -156,14 +159,3 @@ class Format(ABC):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if kind is None:
             self.close()
-
-
-def needed(value: Any, what: str, item: Item, format: Format) -> Any:
-    """A part of a result that a format can't do without.
-
-    Raises:
-        SettingError: the result does not have it.
-    """
-    if value is None:
-        raise SettingError(f"{item.name} has no {what}, which the format '{format.name}' needs; give Segmentation one.")
-    return value

@@ -10,7 +10,7 @@ import yaml
 
 from ..files import save_image, write_atomically
 from ..imaging.marks import marked
-from .base import Format, Item, needed
+from .base import Format, Item
 from .instances import bridged
 from .registry import register_format
 
@@ -25,11 +25,11 @@ class Yolo(Format):
     picture's sides. A hole is joined to the outline by a bridge of no width, as Ultralytics' own conversion does.
     """
 
+    needs_picture = True
     tolerance = 0.5
     help = "YOLO segmentation: data.yaml, pictures, a text file of polygons each"
 
     def write(self, item: Item) -> list[Path]:
-        picture = needed(item.result.picture, "picture", item, self)
         height, width = item.result.size
         lines = []
         for instance in self.instances(item):
@@ -38,7 +38,8 @@ class Yolo(Format):
                 points = np.resize(points, (max(3, len(points)), 2))  # fewer than three would be read as a box
                 lines.append(" ".join([str(instance.index), *(f"{value:.6f}" for value in points.ravel())]))
         paths = [self.folder / "images" / f"{item.name}.png", self.folder / "labels" / f"{item.name}.txt"]
-        save_image(picture, paths[0], **marked("PNG"))
+        assert item.result.picture is not None, "needs_picture says so"
+        save_image(item.result.picture, paths[0], **marked("PNG"))
         write_atomically(paths[1], "".join(f"{line}\n" for line in lines).encode())
         return paths
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from PIL.PngImagePlugin import PngInfo
 
+from ..errors import SettingError
+
 MARK = "sclip_plugin result"
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff"}
@@ -37,6 +39,21 @@ def marked(format: str) -> dict[str, Any]:
         "TIFF": {"software": MARK},
     }
     return others.get(format, {})
+
+
+def save_options(format: str, size: tuple[int, int]) -> dict[str, Any]:
+    """What Pillow's ``save`` is given for a result's picture: the mark, and a quality at which captions stay sharp.
+
+    Raises:
+        SettingError: a picture too large for the format.
+    """
+    largest = {"JPEG": 65500, "WEBP": 16383}.get(format)
+    if largest is not None and max(size) > largest:
+        raise SettingError(
+            f"the picture is {size[0]} x {size[1]}; {format} holds at most {largest} pixels a side, so write PNG."
+        )
+    quality: dict[str, Any] = {"JPEG": {"quality": 90, "subsampling": 0}, "WEBP": {"quality": 90}}.get(format, {})
+    return {**marked(format), **quality}
 
 
 def is_marked(path: Path) -> bool:

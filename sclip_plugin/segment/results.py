@@ -16,11 +16,14 @@ from ..errors import FileFormatError, PictureError
 from ..imaging.marks import is_marked, readable
 from ..imaging.opening import opened
 
-_HEATMAP = r"\.heatmap\.\d+-[^.]*\.png"
-_OWN_NAME = re.compile(rf"(?P<stem>.+)(\.overlay\.png|\.labels\.png|{_HEATMAP})", re.DOTALL)
+PICTURE_FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
+"""What overlays and heat maps are written as, by suffix."""
+
+_DRAWN = rf"(\.overlay|\.heatmap\.\d+-[^.]*)\.({'|'.join(PICTURE_FORMATS)})"
+_OWN_NAME = re.compile(rf"(?P<stem>.+)(\.labels\.png|{_DRAWN})", re.DOTALL)
 
 
-def file_names(stem: str, labels: Sequence[str], heatmaps: bool) -> dict[str, str]:
+def file_names(stem: str, labels: Sequence[str], heatmaps: bool, suffix: str = "png") -> dict[str, str]:
     """The name of each picture of a result, by its kind: ``"overlay"``, ``"labels"``, ``"heatmap.LABEL"``.
 
     A heat map's name has the label's index, which tells it from any other on every file system, and as much of the
@@ -31,10 +34,10 @@ def file_names(stem: str, labels: Sequence[str], heatmaps: bool) -> dict[str, st
         >>> file_names("photo", ["a/b", "a:b"], heatmaps=True)["heatmap.a:b"]
         'photo.heatmap.1-a_b.png'
     """
-    names = {"overlay": f"{stem}.overlay.png", "labels": f"{stem}.labels.png"}
+    names = {"overlay": f"{stem}.overlay.{suffix}", "labels": f"{stem}.labels.png"}
     if heatmaps:
         for index, label in enumerate(labels):
-            names[f"heatmap.{label}"] = f"{stem}.heatmap.{index}-{readable(label)}.png"
+            names[f"heatmap.{label}"] = f"{stem}.heatmap.{index}-{readable(label)}.{suffix}"
     return names
 
 
@@ -54,10 +57,10 @@ def source_of(file: IO[bytes], path: str) -> dict[str, Any]:
 
 
 def retire(folder: Path, stem: str, names: Sequence[str]) -> None:
-    """Make room for a new result: the old one's JSON goes, and the heat maps that ``names`` will not replace."""
+    """Make room for a new result: the old one's JSON goes, and its pictures that ``names`` will not replace."""
     path = folder / f"{stem}.json"
     path.unlink(missing_ok=True)
-    old = re.compile(re.escape(path.stem) + _HEATMAP, re.DOTALL)
+    old = re.compile(re.escape(path.stem) + _DRAWN, re.DOTALL)
     kept = {Path(name).name for name in names}
     if path.parent.is_dir():
         for entry in os.scandir(path.parent):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,10 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..draw import overlay as drawing
+from ..draw.colours import Colours
 from ..errors import FileFormatError, LabelError, SettingError, ShapeError, unknown_name
 from ..files import atomic_path, locked_folder, save_json
-from ..imaging.marks import marked
+from ..imaging.marks import save_options
 from ..imaging.pictures import Picture, read_picture
+from ..imaging.regions import without_specks
 from ..settings import Settings
 from ..text.labels import Vocabulary
 from . import results
@@ -190,12 +193,42 @@ class Segmentation:
             counts += torch.bincount(flat, minlength=len(self.labels) + 1)[1:].numpy()
         return {label: float(sums[i] / counts[i]) for i, label in enumerate(self.labels) if counts[i]}
 
-    def overlay(self, *, opacity: float = 0.55, legend: bool = True) -> Image.Image:
-        """The picture with its labels in colour, and a legend."""
-        return drawing.overlay(self._shown(), self.label_map, self.labels, opacity=opacity, legend=legend)
+    def cleaned(self, min_area: int) -> Segmentation:
+        """The same without small regions: those of fewer pixels take the label of what surrounds them.
 
-    def heatmap(self, label: str) -> Image.Image:
+        Raises:
+            MissingPackageError: without the extra ``export``.
+        """
+        cleaned = copy.copy(self)
+        cleaned.label_map = without_specks(self.label_map, min_area)
+        return cleaned
+
+    def overlay(
+        self,
+        *,
+        opacity: float = 0.55,
+        style: drawing.Style = "fill",
+        legend: bool = True,
+        colours: Colours | None = None,
+    ) -> Image.Image:
+        """The picture with its labels in colour, and a legend. The same word has the same colour in every picture.
+
+        Args:
+            opacity: of the colours, 0 to 1.
+            style: ``"fill"``, or ``"outline"`` for borders only.
+            legend: whether to add one; it takes at most a third of the picture.
+            colours: by label, ``{"cat": "#e69f00"}``; others keep their own.
+        """
+        return drawing.overlay(
+            self._shown(), self.label_map, self.labels, opacity=opacity, style=style, legend=legend, colours=colours
+        )
+
+    def heatmap(self, label: str, *, stretch: bool = False) -> Image.Image:
         """How much each pixel looks like one label, whatever the best label is.
+
+        Args:
+            label: one of ``labels``.
+            stretch: dark is the lowest score in this picture and bright the highest, in place of 0 and 1.
 
         Raises:
             UnknownNameError: not one of ``labels``.
@@ -207,11 +240,12 @@ class Segmentation:
         scores = self.scores[index]
         if scores.shape != self.size:
             scores = np.asarray(Image.fromarray(scores).resize(self.size[::-1], Image.Resampling.BILINEAR))
-        return drawing.heatmap(self._shown(), scores, label)
+        others = f"score beside {len(self.labels) - 1} other labels" if len(self.labels) > 1 else "score"
+        return drawing.heatmap(self._shown(), scores, label, stretch=stretch, what=others)
 
-    def palette_png(self) -> Image.Image:
+    def palette_png(self, colours: Colours | None = None) -> Image.Image:
         """The label map as a palette picture: a pixel's value is its index, 255 unlabelled."""
-        return drawing.palette_png(self.label_map, len(self.labels))
+        return drawing.palette_png(self.label_map, self.labels, colours)
 
     def instances(self, regions: Regions = "components", min_area: int = 0) -> Instances:
         """The things in the picture, the largest first: with boxes, masks, outlines, and the mean score of each.
@@ -307,6 +341,10 @@ class Segmentation:
         *,
         heatmaps: bool = False,
         opacity: float = 0.55,
+        style: drawing.Style = "fill",
+        colours: Colours | None = None,
+        stretch: bool = False,
+        picture_format: str = "png",
         source: dict[str, Any] | None = None,
     ) -> dict[str, Path]:
         """Write the overlay, the label map, the JSON, and on request a heat map of every label.
@@ -320,7 +358,10 @@ class Segmentation:
             stem: the files are ``STEM.overlay.png``, ``STEM.labels.png``, ``STEM.json``, and
                 ``STEM.heatmap.INDEX-NAME.png`` with a label's index and as much of the label as a file name can hold.
                 The JSON says which is which.
-            opacity: of the overlay's colours, 0 to 1.
+            opacity, style, colours: of the overlay; see `overlay`.
+            stretch: of the heat maps; see `heatmap`.
+            picture_format: of overlay and heat maps: ``"png"``, or ``"jpg"`` or ``"webp"`` for smaller files, whose
+                names end so. The label map is a PNG always.
             source: what the picture was, for the JSON; see `results.source_of`.
 
         Returns:
@@ -328,19 +369,25 @@ class Segmentation:
 
         Raises:
             OSError: the folder can't be written. What lay there is left as it was.
+            SettingError: another picture format, or a picture that is too large for it.
         """
         folder = Path(folder)
         draw: dict[str, Callable[[], Image.Image]] = {
-            "overlay": lambda: self.overlay(opacity=opacity),
-            "labels": self.palette_png,
+            "overlay": lambda: self.overlay(opacity=opacity, style=style, colours=colours),
+            "labels": lambda: self.palette_png(colours),
         }
-        names = results.file_names(stem, self.labels, heatmaps)
+        if picture_format not in results.PICTURE_FORMATS:
+            raise SettingError(f"picture_format={picture_format!r}; expected one of {list(results.PICTURE_FORMATS)}.")
+        names = results.file_names(stem, self.labels, heatmaps, picture_format)
         paths = {kind: folder / name for kind, name in names.items()}
         paths["json"] = folder / f"{stem}.json"
         with contextlib.ExitStack() as lent:
             for kind in names:
-                picture = draw[kind]() if kind in draw else self.heatmap(kind.removeprefix("heatmap."))
-                picture.save(lent.enter_context(atomic_path(paths[kind])), "PNG", **marked("PNG"))
+                label = kind.removeprefix("heatmap.")
+                picture = draw[kind]() if kind in draw else self.heatmap(label, stretch=stretch)
+                kept_as = "PNG" if kind == "labels" else results.PICTURE_FORMATS[picture_format]
+                options = save_options(kept_as, picture.size)
+                picture.save(lent.enter_context(atomic_path(paths[kind])), kept_as, **options)
             files = {kind: paths[kind].name for kind in names}
             content = {**self.to_dict(), **({"source": source} if source else {}), "files": files}
             with locked_folder(paths["json"].parent):

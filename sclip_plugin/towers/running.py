@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,8 @@ class WholePicture:
         pixels: (3, H, W), of the size at which windows are cut: uint8, or floating point and normalised.
         original: as it was given, RGB; None where only pixels are known.
         window, stride: of the settings, in pixels; a window of 0 is the whole picture.
+        regions: the id map (H', W') of the settings' masks at the size of the label map, when it is called; None where
+            there are no masks.
         limits: how much is computed at once; what suits the device where None.
     """
 
@@ -34,6 +37,7 @@ class WholePicture:
     original: Image.Image | None = None
     window: int = 0
     stride: int = 1
+    regions: Callable[[], np.ndarray] | None = None
     limits: Budget | None = None
     _kept: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 

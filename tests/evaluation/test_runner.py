@@ -321,6 +321,21 @@ class TestReports:
         sheet = worst_sheet(result, folder_set(BENCHMARK, data), StandIn(20), 3)
         assert sheet.width > sheet.height / 3 > 50
 
+    def test_the_worst_stand_at_one_scale(self, data, monkeypatch):
+        from sclip_plugin.draw import overlay
+
+        seen = []
+        together = overlay.side_by_side
+        monkeypatch.setattr(
+            overlay, "side_by_side", lambda panels, **how: (seen.append(panels), together(panels, **how))[1]
+        )
+        result = run(data)
+        worst_sheet(result, folder_set(BENCHMARK, data), StandIn(20), 2)
+        for first in (0, 3):
+            row = seen[0][first : first + 3]
+            assert len({picture.size for _, picture in row}) == 1
+            assert row[0][0].endswith(" %") and [caption for caption, _ in row[1:]] == ["ground truth", "label map"]
+
     def test_a_picture_without_labelled_pixels_is_never_the_worst(self):
         assert np.isnan(PictureRecord("x", np.zeros((3, 2), np.int64)).miou)
 

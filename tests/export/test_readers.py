@@ -129,8 +129,7 @@ class TestAnnotationPrograms:
         assert [choice.get("value") for choice in choices] == LABELS
 
     def test_cvat_decodes_the_pixels(self, label_map, tmp_path):
-        from cvat_sdk.masks import decode_mask
-
+        decode_mask = pytest.importorskip("cvat_sdk.masks", reason="CI installs it").decode_mask
         (path,) = result(label_map).export(tmp_path, "cvat", name="photo")
         root = ElementTree.parse(path).getroot()
         assert root.findtext("version") == "1.1"

@@ -10,6 +10,7 @@ from PIL import Image
 
 import sclip_plugin as sp
 from sclip_plugin.errors import FileFormatError, LabelError, SettingError, ShapeError, UnknownNameError
+from sclip_plugin.segment.results import is_result
 
 LABELS = ["cat", "sofa", "grass"]
 MAP = np.random.default_rng(0).integers(-1, 3, (60, 80))
@@ -104,7 +105,7 @@ class TestReadAgain:
         np.testing.assert_array_equal(loaded.label_map, segmented.label_map)
         assert (loaded.label_map == -1).any() and loaded.scores is None
         assert loaded.to_dict() == segmented.to_dict()
-        assert list(loaded.overlay().getdata()) == list(segmented.overlay().getdata())
+        assert loaded.overlay().tobytes() == segmented.overlay().tobytes()
 
     def test_more_labels_than_a_palette_holds(self, tmp_path):
         labels = [str(i) for i in range(300)]
@@ -135,3 +136,55 @@ class TestReadAgain:
     def test_a_label_that_is_not_there(self, segmented):
         with pytest.raises(UnknownNameError, match="'caat'.*'cat'"):
             segmented.heatmap("caat")
+
+
+class TestDrawn:
+    def test_small_regions_take_the_label_around_them(self):
+        label_map = np.zeros((20, 30), int)
+        label_map[5, 5:9], label_map[10:15, 10:20], label_map[12, 12] = 1, 2, -1
+        result = sp.Segmentation(LABELS, label_map, scores=np.zeros((3, 20, 30)))
+        cleaned = result.cleaned(5)
+        expected = np.zeros((20, 30), int)
+        expected[10:15, 10:20] = 2
+        np.testing.assert_array_equal(cleaned.label_map, expected)
+        np.testing.assert_array_equal(result.label_map, label_map)
+        assert cleaned.scores.shape == (3, 20, 30)
+
+    @pytest.mark.parametrize("min_area", [0, 1, 10**6])
+    def test_nothing_to_clean_or_nothing_left_changes_nothing(self, min_area):
+        np.testing.assert_array_equal(sp.Segmentation(LABELS, MAP).cleaned(min_area).label_map, MAP)
+
+    def test_a_region_that_is_large_enough_stays(self):
+        areas = [thing.area for thing in sp.Segmentation(LABELS, MAP).cleaned(12).instances()]
+        assert min(areas) >= 12
+
+    @pytest.mark.parametrize(("picture_format", "kind"), [("jpg", "JPEG"), ("webp", "WEBP")])
+    def test_smaller_pictures(self, segmented, tmp_path, picture_format, kind):
+        old = segmented.save(tmp_path, "a", heatmaps=True)
+        paths = segmented.save(tmp_path, "a", heatmaps=True, picture_format=picture_format)
+        assert {*tmp_path.iterdir()} == {*paths.values()}
+        assert paths["labels"] == old["labels"] and paths["overlay"].name == f"a.overlay.{picture_format}"
+        for path in paths.values():
+            assert path.suffix == ".json" or is_result(path)
+        overlay = Image.open(paths["overlay"])
+        assert overlay.format == kind
+        difference = np.asarray(overlay.convert("RGB")).astype(int) - np.asarray(segmented.overlay())
+        assert np.abs(difference).mean() < 10  # the picture is noise
+        assert sp.Segmentation.load(tmp_path, "a").to_dict() == segmented.to_dict()
+
+    def test_a_picture_too_large_for_its_format_is_said_before_anything_is_written(self, tmp_path):
+        wide = sp.Segmentation(LABELS, np.zeros((2, 16384), int))
+        with pytest.raises(SettingError, match="at most 16383"):
+            wide.save(tmp_path, picture_format="webp")
+        with pytest.raises(SettingError, match="png.*jpg.*webp"):
+            wide.save(tmp_path, picture_format="bmp")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_colours_of_ones_own_are_in_overlay_and_label_map(self, tmp_path):
+        paths = sp.Segmentation(LABELS, np.zeros((300, 400), int)).save(tmp_path, colours={"cat": "#0000ff"}, opacity=1)
+        assert Image.open(paths["overlay"]).getpixel((9, 9)) == (0, 0, 255)
+        assert Image.open(paths["labels"]).convert("RGB").getpixel((9, 9)) == (0, 0, 255)
+
+    def test_a_heat_map_says_its_scale(self, segmented):
+        plain, stretched = segmented.heatmap("cat"), segmented.heatmap("cat", stretch=True)
+        assert plain.tobytes() != stretched.tobytes()
