@@ -32,7 +32,7 @@ def main(
         for size in SIZES:
             seconds, memory = measured(name, size, runs)
             share = seconds[name] / (seconds["csa"] + seconds["outside"])
-            times, peaks = ((values[path] for path in ("csa", "outside", name)) for values in (seconds, memory))
+            times, peaks = ([values[path] for path in ("csa", "outside", name)] for values in (seconds, memory))
             shown = [*(f"{time:.2f} s" for time in times), f"{share:.2f}", *(f"{peak:.0f}" for peak in peaks)]
             print(f"| {name} | {size[1]} x {size[0]} | {' | '.join(shown)} |", flush=True)
 
