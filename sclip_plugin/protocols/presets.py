@@ -22,6 +22,7 @@ PRESET_OF_METHOD = {
     "proxyclip": "proxyclip",
     "corrclip": "corrclip",
     "textregion": "textregion",
+    "trident": "trident",
 }
 
 
