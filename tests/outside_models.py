@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import warnings
 from functools import cache
 
 import golden
@@ -108,4 +110,26 @@ def timm_dino(name: str) -> nn.Module:
     patch = CONFIGS[name]["patch_size"]
     model = VisionTransformer(112, patch, embed_dim=48, depth=4, num_heads=3, num_classes=0, dynamic_img_size=True)
     model.load_state_dict(weights(name))
+    return model.eval().requires_grad_(False)
+
+
+@cache
+def segment_anything() -> nn.Module:
+    """SAM in its authors' own layout, of the code that MobileSAM ships with; the checkpoint as it is."""
+    with warnings.catch_warnings():  # it imports timm by old names, and puts models of its own into timm's registry
+        warnings.simplefilter("ignore")
+        from mobile_sam.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+    vision, norm = CONFIGS["sam"]["vision_config"], functools.partial(nn.LayerNorm, eps=1e-6)
+    encoder = ImageEncoderViT(
+        embed_dim=vision["hidden_size"], depth=4, num_heads=2, out_chans=32, norm_layer=norm, use_rel_pos=True,
+        window_size=14, global_attn_indexes=(1, 3),
+    )  # fmt: skip
+    transformer = TwoWayTransformer(depth=2, embedding_dim=32, mlp_dim=64, num_heads=4)
+    prompts = PromptEncoder(
+        embed_dim=32, image_embedding_size=(64, 64), input_image_size=(1024, 1024), mask_in_chans=16
+    )
+    decoder = MaskDecoder(transformer_dim=32, transformer=transformer, iou_head_hidden_dim=32)
+    model = Sam(encoder, prompts, decoder)
+    model.load_state_dict(weights("sam"))
     return model.eval().requires_grad_(False)

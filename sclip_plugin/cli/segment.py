@@ -19,6 +19,7 @@ from .options import (
     Dtype,
     Labelled,
     Labels,
+    Masks,
     MethodName,
     Model,
     PresetName,
@@ -60,6 +61,7 @@ def segment(
     background: Background = False,
     threshold: Threshold = None,
     refine: Refine = False,
+    masks: Masks = None,
     formats: Formats = None,
     regions: RegionsOf = None,
     heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Write a heat map of every label, too.")] = False,
@@ -101,7 +103,7 @@ def segment(
     parsed = parse_labels_option(labels)
     settings = chosen_settings(
         method, preset, parse_changes(change or []), refine, background=background or None, threshold=threshold,
-        window=window, stride=stride, resize_short_side=resize, templates=templates,
+        masks=masks, window=window, stride=stride, resize_short_side=resize, templates=templates,
     )  # fmt: skip
     check_labels(parsed, preset, settings)
     wanted = split_formats(formats, regions)
@@ -220,6 +222,7 @@ class _Run:
                     self.tell_of(picture, "skipped", json=str(path))
                     return
                 rgb = read_picture(file)
+                rgb.filename = picture.given  # type: ignore[attr-defined]  # which an open file does not say
             result = self.segmenter(rgb, self.classes).cleaned(self.min_area)
             del rgb  # the result has its own; of a large picture one is enough
         except (SclipError, OSError, MemoryError) as error:

@@ -36,7 +36,7 @@ class Seen(ABC):
         """``"q"``, ``"k"`` or ``"v"`` of the last block, (B, J, n, d)."""
 
     @abstractmethod
-    def attention(self, head: int, rows: slice) -> Tensor:
+    def attention(self, head: int, rows: slice | Tensor) -> Tensor:
         """Rows of the last block's attention after the softmax, one head's, over all patches: (B, rows, n).
 
         Prefix tokens take their share of the softmax and are left out; n x n maps of all heads at once would not fit.

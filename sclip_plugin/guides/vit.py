@@ -33,7 +33,7 @@ class ViTSeen(Seen):
     def heads(self, name: str) -> Tensor:
         return self.block.heads(name)[:, :, self.tower.prefix_tokens :]
 
-    def attention(self, head: int, rows: slice) -> Tensor:
+    def attention(self, head: int, rows: slice | Tensor) -> Tensor:
         q, k = self.heads("q")[:, head, rows], self.block.k[:, head]
         scores = self.block.scale * (q.float() @ k.float().mT)
         return scores.softmax(dim=-1)[..., self.tower.prefix_tokens :]

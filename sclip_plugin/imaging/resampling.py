@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from ..device import without_autocast
@@ -74,6 +75,14 @@ def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         return pixels
     mean, std = (values.to(pixels.device)[:, None, None] for values in (mean, std))
     return (pixels.to(mean.dtype) / 255 - mean) / std
+
+
+def to_picture(pixels: Tensor, mean: Tensor, std: Tensor) -> Image.Image:
+    """The 8-bit RGB picture of (3, H, W) pixels, uint8 or normalised: `normalise` backwards, rounded."""
+    if pixels.is_floating_point():
+        mean, std = (values.to(pixels.device).view(3, 1, 1) for values in (mean, std))
+        pixels = ((pixels[:3].float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).cpu().contiguous().numpy())
 
 
 def bilinear_matrix(size: int, target: int) -> Tensor:

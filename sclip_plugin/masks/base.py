@@ -65,8 +65,8 @@ def checked(masks: np.ndarray, size: tuple[int, int], who: str = "masks") -> np.
         return masks if masks.ndim == 3 else masks[None]
     height, width = size
     raise ShapeError(
-        f"{who} have shape {masks.shape} and hold {masks.dtype}; expected an id map ({height}, {width}) of integers, or "
-        f"masks (R, {height}, {width}) of True and False, for this picture of {width} x {height} pixels."
+        f"{who} have shape {masks.shape} and hold {masks.dtype}; expected an id map ({height}, {width}) of integers, "
+        f"or masks (R, {height}, {width}) of True and False, for this picture of {width} x {height} pixels."
     )
 
 

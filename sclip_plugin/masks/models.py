@@ -99,6 +99,6 @@ def _loaded(name: str, load: Any) -> Any:
     except Exception as error:  # whatever the hub's client, a parser or a broken file raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelLoadError(
-            f"the mask model '{name}' could not be fetched or read. A local folder works (as save_pretrained writes it). "
-            f"The reason given: {reason[:300]}"
+            f"the mask model '{name}' could not be fetched or read. A local folder works (as save_pretrained writes "
+            f"it). The reason given: {reason[:300]}"
         ) from error

@@ -52,13 +52,13 @@ def find_masks(source: str | MaskSource) -> MaskSource:
         return source
     if not isinstance(source, str):
         raise ArgumentTypeError(
-            f"masks were given as {type(source).__name__}; expected a text such as 'slic', 'sam:NAME' or a folder, or a "
-            "MaskSource. Masks in hand go to sclip_plugin.masks.mask_vote and Encoded.classify."
+            f"masks were given as {type(source).__name__}; expected a text such as 'slic', 'sam:NAME' or a folder, "
+            "or a MaskSource. Masks in hand go to sclip_plugin.masks.mask_vote and Encoded.classify."
         )
     kind, colon, model = source.partition(":")
     if colon and kind in list_mask_sources():
         return MASK_SOURCES[kind](model=model)  # type: ignore[call-arg]
-    if Path(source).expanduser().is_dir() or "/" in source:
+    if not source.endswith(")") and (Path(source).expanduser().is_dir() or "/" in source):
         from .folder import FolderMasks
 
         return FolderMasks(path=source)

@@ -69,6 +69,14 @@ class ProxyCLIP(Method):
         weight = next(tower.trunk.parameters())
         return as_guide(self.vfm, device=weight.device, dtype=weight.dtype)
 
+    def statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation, (3, 1, 1), that pixels are normalised with."""
+        mean, std = (
+            torch.tensor(values or default, device=like.device)[:, None, None]
+            for values, default in ((self.image_mean, CLIP_MEAN), (self.image_std, CLIP_STD))
+        )
+        return mean, std
+
     def tokens_at_once(self, tower: Tower, size: tuple[int, int]) -> int:
         a, b = self.guide(tower).grid(size)
         return max(a * b, super().tokens_at_once(tower, size))
@@ -80,10 +88,7 @@ class ProxyCLIP(Method):
 
     def __call__(self, block: BlockInput, context: Context) -> Tensor:
         guide, prefix = self.guide(context.tower), context.prefix_tokens
-        mean, std = (
-            torch.tensor(values or default, device=context.pixel_values.device)[:, None, None]
-            for values, default in ((self.image_mean, CLIP_MEAN), (self.image_std, CLIP_STD))
-        )
+        mean, std = self.statistics(context.pixel_values)
         with torch.no_grad():
             seen = guide.look(context.pixel_values.float() * std + mean)
             features = seen.tokens.to(block.tokens.device)

@@ -24,14 +24,17 @@ from ..errors import FileFormatError, SettingError, ShapeError
 from ..files import write_atomically
 from ..settings import Settings
 from ..text.labels import Labels
+from .running import plan_of
 from .windows import WindowPlan
 
 if TYPE_CHECKING:
+    from ..masks import MaskSource
+    from .classify import Classified, View
     from .segmentation import Segmentation
     from .segmenter import Segmenter
 
 HEADER = "sclip_plugin encoded 2"
-FEATURE_SETTINGS = ("method", "method_options", "resize_short_side", "window", "stride")
+FEATURE_SETTINGS = ("method", "method_options", "resize_short_side", "window", "stride", "remainder")
 """What decides the features; the rest is about words and decisions, and may differ from question to question."""
 
 
@@ -115,6 +118,49 @@ class Encoded:
             whole = self.plan.stitched(self.vectors.float(), grid).full()  # type: ignore[arg-type]
         return whole.permute(2, 0, 1).contiguous()
 
+    def classify(
+        self,
+        masks: np.ndarray | str | MaskSource,
+        labels: Labels | None = None,
+        *,
+        view: View = "none",
+        weight: float = 0.5,
+        **changes: Any,
+    ) -> Classified:
+        """Words for masks that are there already: of SAM, a detector, an annotator.
+
+        Args:
+            masks: an id map (H, W) or masks (R, H, W) of the picture's size, or a source of masks; see
+                `sclip_plugin.masks.MaskSource`.
+            labels: as for a segmenter's call.
+            view: what CLIP's own image embedding sees of a mask beside the mean dense feature in it: ``"none"``,
+                ``"crop"`` (its box), ``"cut"`` (its box, the rest in the mean colour) or ``"blur"`` (the picture,
+                blurred around the mask).
+            weight: of the view's cosines, from 0 to 1; the dense feature's have the rest.
+            **changes: settings of words and decisions, as for `segment`.
+
+        Returns:
+            A `Classified`: a label and scores for each mask.
+
+        Raises:
+            ShapeError: masks of another size or type.
+            SettingError: a view of a picture that is not known.
+
+        Source: the views are OVSeg's (arXiv 2210.04150) and fine-grained visual prompting's (arXiv 2306.04356).
+
+        Example:
+            >>> import sclip_plugin as sp
+            >>> from sclip_plugin.masks import masks_of, find_masks
+            >>> scene = sp.draw_scene(seed=7)
+            >>> encoded = sp.Segmenter.from_pretrained("demo").encode(scene.picture)
+            >>> named = encoded.classify(scene.label_map + 1, scene.labels)
+            >>> len(named.labels_of_masks) == len(scene.labels)
+            True
+        """
+        from .classify import classify
+
+        return classify(self, masks, labels, view, weight, self._chosen(None, changes))
+
     def vector_of(self, mask: np.ndarray | Tensor) -> Tensor:
         """The mean feature of a region, to be used as a class vector: ``labels={"this": encoded.vector_of(mask)}``.
 
@@ -174,9 +220,7 @@ class Encoded:
                 tensors = {name: file.get_tensor(name) for name in ("vectors", "windows", "image")}
             identity, size, pixels = said.pop("identity"), tuple(said.pop("size")), tuple(said.pop("pixels"))
             settings = Settings(**said)
-            plan = WindowPlan.of(
-                pixels, settings.window, settings.window_stride, segmenter.tower.patch_size, settings.make_method()
-            )
+            plan = plan_of(pixels, settings, segmenter.tower.patch_size, settings.make_method())
             plan = plan.with_patches(_patches(plan, tensors))
         except FileNotFoundError:
             raise

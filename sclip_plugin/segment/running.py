@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -19,6 +20,7 @@ from ..methods import Method
 from ..settings import Settings
 from ..towers import Tower
 from ..towers.running import WholePicture, Window
+from .regions import regions_of
 from .windows import WindowPlan
 
 PICTURES_AT_ONCE = 16
@@ -38,6 +40,7 @@ class Seen:
         kept: (gh, gw, C), of all windows side by side what was kept of each patch.
         windows: (n, D), the unit image embedding of each window; None unless asked for.
         image: (D,), that of the whole picture.
+        regions: the id map of the settings' masks, (height, width) of the label map, when it is called.
     """
 
     picture: Image.Image | None
@@ -49,6 +52,7 @@ class Seen:
     image: Tensor | None = None
     waiting: int = 0
     whole: WholePicture | None = None
+    regions: Callable[[], np.ndarray] | None = None
 
 
 @dataclass
@@ -104,9 +108,10 @@ class WindowRunner:
                     f"pixels of shape {tuple(pixels.shape)} are smaller than a patch {self.tower.patch_size}."
                 )
             size = (pixels.shape[-2], pixels.shape[-1])
-            plan = WindowPlan.of(size, settings.window, settings.window_stride, self.tower.patch_size, method)
+            plan = plan_of(size, settings, self.tower.patch_size, method)
             job = Seen(picture, pixels, output_size, plan, torch.empty(0), waiting=len(plan))
-            job.whole = WholePicture(pixels, picture, settings.window, settings.window_stride)
+            job.regions = regions_of(picture, pixels, output_size, settings)
+            job.whole = WholePicture(pixels, picture, settings.window, settings.window_stride, job.regions, self.limits)
             jobs.append(job)
             windows.extend((job, index, box) for index, box in enumerate(plan.boxes()))
             while windows and (
@@ -139,9 +144,11 @@ class WindowRunner:
         while windows and len(batch) < at_once and windows[0][0].plan.window == plan.window:
             batch.append(windows.popleft())
         pixels = torch.stack([job.plan.cut(job.pixels, *box) for job, _, box in batch]).to(self.device)
-        pixels = plan.pad(normalise(pixels, self.mean, self.std))
+        pixels = plan.pad(normalise(pixels, self.mean, self.std), -self.mean / self.std)
         places = [Window(job.whole, box) for job, _, box in batch if job.whole is not None]
-        features, embedded = dense_and_embedding(self.tower, pixels, method, places, embeddings)
+        # Of a method that cuts windows itself the one window is the picture, which is embedded below.
+        of_windows = embeddings and not method.windows_itself
+        features, embedded = dense_and_embedding(self.tower, pixels, method, places, of_windows)
         grid = (features.shape[2], features.shape[3])
         with without_autocast(self.device):
             kept = keep(F.normalize(features.flatten(2).float(), dim=1).transpose(1, 2))
@@ -177,6 +184,7 @@ class WindowRunner:
             embedded = F.normalize(image_embeddings(self.tower, pixels.to(self.device)).float(), dim=1)
         for job, image in zip(jobs, embedded, strict=True):
             job.image = image
+            job.windows = image[None] if job.windows is None else job.windows
 
     def _checked(self, job: Seen | PictureError, settings: Settings) -> Seen | PictureError:
         if isinstance(job, Seen) and not torch.isfinite(job.kept).all():
@@ -186,6 +194,12 @@ class WindowRunner:
                 f"{settings.method_name}. In half precision that is an overflow: load the model in float32 or bfloat16."
             )
         return job
+
+
+def plan_of(size: tuple[int, int], settings: Settings, patch_size: tuple[int, int], method: Method) -> WindowPlan:
+    """How settings cut a picture of ``size`` for a method."""
+    black = settings.remainder == "black"
+    return WindowPlan.of(size, settings.window, settings.window_stride, patch_size, method, black)
 
 
 def _waits(job: Seen | PictureError) -> bool:

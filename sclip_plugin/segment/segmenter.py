@@ -27,16 +27,20 @@ from ..errors import ArgumentTypeError, LabelError, NotFiniteError, PictureError
 from ..fingerprint import fingerprint
 from ..imaging.pictures import Picture, read_picture, to_tensor
 from ..imaging.refine import refine_pixels
-from ..imaging.resampling import normalise, resize, target_size
+from ..imaging.resampling import normalise, resize, target_size, to_picture
+from ..masks import mask_vote
 from ..methods import Method
 from ..protocols import load_benchmark, load_preset
 from ..settings import Settings
 from ..steps import PatchScores, PostStep
+from ..steps.base import plain_pixels
 from ..text.bank import TextBank
 from ..text.labels import Labels, Vocabulary, parse_labels
 from ..text.towers import find_text_tower
 from ..towers import find_tower
 from .encoded import Encoded
+from .refining import refined
+from .regions import regions_of
 from .running import Prepared, Seen, WindowRunner
 from .segmentation import NameScores, Segmentation, decide
 from .windows import LogitMap
@@ -390,9 +394,10 @@ class Segmenter:
     def _answered(self, encoded: Encoded, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
         text = self.text_bank.embed_vocabulary(vocabulary, settings.templates)
         steps, pixels = settings.make_steps(), encoded.pixels
-        if (settings.pamr_steps or steps) and pixels is None and encoded.picture is not None:
+        looks = settings.pamr_steps or settings.refine is not None
+        if (looks or steps) and pixels is None and encoded.picture is not None:
             pixels = self._prepared(encoded.picture, settings, self.device)[1]
-        if settings.pamr_steps and pixels is None:
+        if looks and pixels is None:
             raise SettingError(
                 "refinement looks at the picture, which an encoded picture read from a file does not have; "
                 "expected Encoded.load(path, segmenter, picture=...)."
@@ -401,6 +406,7 @@ class Segmenter:
         for step in steps:
             scores = self._stepped(step, scores, encoded, vocabulary, text, pixels, settings)
         seen = Seen(encoded.picture, pixels, encoded.size, encoded.plan, scores)  # type: ignore[arg-type]
+        seen.regions = regions_of(encoded.picture, pixels, encoded.size, settings)
         return self._decided(seen, vocabulary, settings)
 
     def _stepped(
@@ -462,17 +468,31 @@ class Segmenter:
         )
 
     def _decided(self, seen: Seen, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
-        logits = dataclasses.replace(seen.plan.stitched(seen.kept, seen.output_size), limits=self.budget)
+        steps = [step for step in settings.make_steps() if step.sees_pixels]
+        size = seen.plan.size if steps else seen.output_size
+        logits = dataclasses.replace(seen.plan.stitched(seen.kept, size), limits=self.budget)
+        for step in steps:
+            pixels = plain_pixels(seen.pixels, self._mean, self._std).to(self.device)
+            logits = LogitMap(step.of_pixels(logits.full(), pixels), limits=self.budget)
+        logits = logits.resized(seen.output_size)
         if settings.pamr_steps:
             logits = self._refined(logits, seen.pixels, settings)
         label_map, dropped = decide(logits, vocabulary, settings)
-        return Segmentation(
+        result = Segmentation(
             labels=vocabulary.labels,
             label_map=label_map,
             picture=seen.picture,
             settings=settings,
             scores=NameScores(logits, vocabulary, settings, dropped),
         )
+        refinement = settings.make_refinement()
+        if refinement is not None:
+            shown = seen.picture or to_picture(seen.pixels, self._mean, self._std)
+            with without_autocast(self.device):
+                result = refined(result, refinement, shown, self.tower)
+        if seen.regions is not None and settings.mask_vote:
+            result.label_map = mask_vote(result.label_map, seen.regions())
+        return result
 
     def _refined(self, logits: LogitMap, pixels: Tensor, settings: Settings) -> LogitMap:
         """PAMR on all pixels at once, or at the largest size that the limits allow."""

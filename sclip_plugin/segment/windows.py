@@ -46,6 +46,8 @@ class WindowPlan:
         rows, columns: where windows start.
         patches: (h, w) patches in a window. The tower does not see rows and columns of pixels that fill no patch.
         padded: (height, width) of a window as the model sees it; the rest is padding, half in front.
+        black: the padding stands behind, in black, and a window's patches are stretched over the window alone.
+        direct: what a method gives for the whole picture is resized to any size at once, not by way of ``size``.
     """
 
     size: tuple[int, int]
@@ -54,6 +56,8 @@ class WindowPlan:
     columns: list[int]
     patches: tuple[int, int]
     padded: tuple[int, int]
+    black: bool = False
+    direct: bool = False
 
     @classmethod
     def of(
@@ -63,17 +67,23 @@ class WindowPlan:
         stride: int,
         patch_size: tuple[int, int],
         method: Method | None = None,
+        black: bool = False,
     ) -> WindowPlan:
         """A plan for a picture of ``size``; ``window`` 0 takes it whole. Sides of at least one patch are expected.
 
-        A method that cuts windows itself gets the picture whole; one that wants windows padded gets them so.
+        A method that cuts windows itself gets the picture whole; one that wants windows padded gets them so. ``black``
+        completes the last patches of a window.
         """
-        window = 0 if method is not None and method.windows_itself else window
+        direct = method is not None and method.windows_itself
+        window = 0 if direct else window
         cut = (min(window, size[0]), min(window, size[1])) if window else size
-        patches = (cut[0] // patch_size[0], cut[1] // patch_size[1])
         rows, columns = (window_starts(size[axis], cut[axis], stride) for axis in (0, 1))
         padded = cut if method is None else method.padded(cut)
-        return cls(tuple(size), cut, rows, columns, patches, padded)  # type: ignore[arg-type]
+        if black:
+            padded = tuple(-(-side // patch) * patch for side, patch in zip(cut, patch_size, strict=True))  # type: ignore[assignment]
+        patches = (padded[0] // patch_size[0], padded[1] // patch_size[1])
+        direct = direct or (black and not window)
+        return cls(tuple(size), cut, rows, columns, patches, padded, black, direct)  # type: ignore[arg-type]
 
     def with_patches(self, patches: tuple[int, int]) -> WindowPlan:
         """The plan with the grid on which a method gave its windows' features."""
@@ -86,11 +96,16 @@ class WindowPlan:
         """(top, left, height, width) of the windows, row by row."""
         return ((top, left, *self.window) for top in self.rows for left in self.columns)
 
-    def pad(self, windows: Tensor) -> Tensor:
-        """Normalised windows, (B, 3, H, W), with the padding: zeros, which are the mean colour."""
+    def pad(self, windows: Tensor, black: Tensor) -> Tensor:
+        """Normalised windows, (B, 3, H, W), with the padding: zeros, which are the mean colour, half of it in front; or
+        ``black``, (3,), behind."""
         if tuple(self.padded) == tuple(self.window):
             return windows
         (high, wide), (height, width) = self.padded, self.window
+        if self.black:
+            whole = black.to(windows)[:, None, None].expand(len(windows), -1, high, wide).clone()
+            whole[..., :height, :width] = windows
+            return whole
         above, left = (high - height) // 2, (wide - width) // 2
         return F.pad(windows, (left, wide - width - left, above, high - height - above))
 
@@ -120,12 +135,14 @@ class WindowPlan:
 
     def stitched(self, logits: Tensor, output_size: tuple[int, int] | None = None) -> LogitMap:
         """Scores of every pixel of the picture, or of the picture resized to ``output_size`` afterwards."""
+        if self.direct:
+            return LogitMap(logits).resized(output_size or self.size)
         rows, columns = (
             _stitching(starts, cut, padded, count, size, target)
             for starts, cut, padded, count, size, target in zip(
                 (self.rows, self.columns),
                 self.window,
-                self.padded,
+                self.window if self.black else self.padded,
                 self.patches,
                 self.size,
                 output_size or self.size,

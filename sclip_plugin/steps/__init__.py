@@ -1,5 +1,6 @@
 """Steps between a picture's scores and its pixels: one file a paper, and the registry."""
 
+from . import lposs  # noqa: F401
 from .base import PatchScores, PostStep
 from .registry import STEPS, list_steps, make_step, register_step
 

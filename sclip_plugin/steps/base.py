@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..errors import SettingError
 from ..fields import check_fields
 
 
@@ -50,6 +53,34 @@ class PatchScores:
     image_std: Tensor
     embed_text: Callable[[Sequence[str]], Tensor]
 
+    def window_pixels(self, multiple: tuple[int, int] = (1, 1)) -> Tensor:
+        """All windows, (n, 3, H, W) of values 0 to 1; sides are completed in black to multiples of (height, width).
+
+        Raises:
+            SettingError: the picture is not known.
+        """
+        whole = plain_pixels(self.pixels, self.image_mean, self.image_std)
+        windows = [whole[:, top : top + height, left : left + width] for top, left, height, width in self.boxes]
+        height, width = windows[0].shape[1:]
+        return F.pad(torch.stack(windows), (0, -width % multiple[1], 0, -height % multiple[0]))
+
+
+def plain_pixels(pixels: Tensor | None, mean: Tensor, std: Tensor) -> Tensor:
+    """(3, H, W) of values 0 to 1, of 8-bit or of normalised pixels.
+
+    Raises:
+        SettingError: they are not known.
+    """
+    if pixels is None:
+        raise SettingError(
+            "a post-step looks at the picture, which an encoded picture read from a file does not have; expected "
+            "Encoded.load(path, segmenter, picture=...)."
+        )
+    if not pixels.is_floating_point():
+        return pixels.float() / 255
+    mean, std = (values.to(pixels.device)[:, None, None] for values in (mean, std))
+    return pixels.float() * std + mean
+
 
 @dataclass(frozen=True, kw_only=True)
 class PostStep:
@@ -59,6 +90,7 @@ class PostStep:
     cosines; where they are probabilities already, ``Settings(softmax=False)`` takes them as they are.
 
     Class attributes:
+        sees_pixels: it has a second part, `of_pixels`.
         name: the name in the registry, set by `register_step`.
         summary, source: one line each: what it does, and the paper.
 
@@ -74,6 +106,7 @@ class PostStep:
         >>> seg = sp.Segmenter.from_pretrained("demo", post_steps=["centred(weight=0.5)"])
     """
 
+    sees_pixels: ClassVar[bool] = False
     name: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""
@@ -83,4 +116,16 @@ class PostStep:
 
     def __call__(self, given: PatchScores) -> Tensor:
         """New scores, (n, h, w, K), in the place of ``given.scores``."""
+        raise NotImplementedError
+
+    def of_pixels(self, scores: Tensor, pixels: Tensor) -> Tensor:
+        """A second part, of steps that have `sees_pixels`: once windows are put together, scores of all pixels.
+
+        Args:
+            scores: (H, W, K), at the size at which windows were cut.
+            pixels: (3, H, W), of values from 0 to 1.
+
+        Returns:
+            (H, W, K).
+        """
         raise NotImplementedError

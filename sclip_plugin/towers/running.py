@@ -6,9 +6,11 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..device import Budget
 from ..errors import UnsupportedModelError
 from .base import BlockInput, Tower
 
@@ -26,12 +28,17 @@ class WholePicture:
         pixels: (3, H, W), of the size at which windows are cut: uint8, or floating point and normalised.
         original: as it was given, RGB; None where only pixels are known.
         window, stride: of the settings, in pixels; a window of 0 is the whole picture.
+        regions: the id map (H', W') of the settings' masks at the size of the label map, when it is called; None where
+            there are no masks.
+        limits: how much is computed at once; what suits the device where None.
     """
 
     pixels: Tensor
     original: Image.Image | None = None
     window: int = 0
     stride: int = 1
+    regions: Callable[[], np.ndarray] | None = None
+    limits: Budget | None = None
     _kept: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:

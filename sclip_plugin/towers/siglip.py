@@ -53,7 +53,9 @@ class SiglipTower(TransformersTower):
 
     def embedding(self, tokens: Tensor) -> Tensor:
         pooled = self.pooled(tokens)
-        return super().embedding(tokens) if pooled is None else pooled
+        if pooled is None:
+            return super().embedding(tokens)
+        return pooled if self.projection is None else self.projection(pooled)
 
     def returned(self, tokens: Tensor) -> Tensor:
         return self.trunk.post_layernorm(tokens)

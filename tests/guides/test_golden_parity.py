@@ -5,9 +5,10 @@ from __future__ import annotations
 import golden
 import pytest
 import torch
-from outside_models import timm_dino, transformers_model
+from outside_models import segment_anything, timm_dino, transformers_model
 
 from sclip_plugin.defaults import CLIP_MEAN, CLIP_STD
+from sclip_plugin.errors import UnsupportedModelError
 from sclip_plugin.guides import as_guide, find_guide
 
 KINDS = {"dino8": None, "dino16": None, "dinov2": None, "mae": "mae", "sam": None}
@@ -41,9 +42,18 @@ def test_dino_of_timm(name: str):
     assert golden.relative_difference(seen.tokens.mT.unflatten(2, seen.grid), vfm(name, "112x112")) < 1e-5
 
 
-def test_sam():
-    seen = as_guide(transformers_model("sam"), device=torch.device("cpu"), dtype=torch.float32).look(shown("112x112"))
+@pytest.mark.parametrize("layout", ["transformers", "segment_anything"])
+def test_sam(layout: str):
+    model = transformers_model("sam") if layout == "transformers" else segment_anything()
+    seen = as_guide(model, device=torch.device("cpu"), dtype=torch.float32).look(shown("112x112"))
     features = seen.tokens.mT.unflatten(2, seen.grid)
     assert (
         golden.relative_difference(features[..., ::4, ::4], golden.arrays("ProxyCLIP")["sam.112x112.vfm.every4"]) < 1e-5
     )
+
+
+def test_sam_in_its_own_layout_shows_no_last_block():
+    seen = find_guide(segment_anything()).look(shown("112x112"))
+    for ask in (lambda: seen.heads("v"), lambda: seen.attention(0, slice(0, 1))):
+        with pytest.raises(UnsupportedModelError, match="expected transformers' SamModel"):
+            ask()

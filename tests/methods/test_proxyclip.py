@@ -144,6 +144,6 @@ def test_the_outside_model_stays_out_of_the_state_dict_and_what_is_wrong_is_said
     assert set(model.state_dict()) == before
     with pytest.raises(sp.SclipError, match="vfm=3; expected a model's name or a folder, or a model"):
         sp.dense_features(model, torch.zeros(1, 3, 112, 112), "proxyclip", vfm=3)
-    with pytest.raises(sp.SclipError, match="the outside model 'no/such' could not be fetched"):
-        sp.dense_features(golden.model(), torch.zeros(1, 3, 112, 112), "proxyclip", vfm="no/such")
+    with pytest.raises(sp.SclipError, match="the outside model 'no/such/model' could not be fetched"):
+        sp.dense_features(golden.model(), torch.zeros(1, 3, 112, 112), "proxyclip", vfm="no/such/model")
     assert "vfm" in {field.name for field in dataclasses.fields(sp.methods.METHODS["proxyclip"])}

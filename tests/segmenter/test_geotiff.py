@@ -108,7 +108,7 @@ def test_which_bands_are_looked_at(segmenter, tmp_path, count, bands, taken):
 def test_a_picture_without_a_place_has_none_afterwards(segmenter, tmp_path):
     Image.fromarray(noise().transpose(1, 2, 0)).save(tmp_path / "a.png")
     segment_geotiff(segmenter, tmp_path / "a.png", tmp_path / "out.tif", LABELS)
-    with pytest.warns(rasterio.errors.NotGeoreferencedWarning), rasterio.open(tmp_path / "out.tif") as out:
+    with rasterio.open(tmp_path / "out.tif") as out:
         assert out.crs is None
 
 
@@ -142,7 +142,7 @@ from sclip_plugin.segment.geotiff import segment_geotiff
 
 segmenter = sp.Segmenter.from_pretrained("demo", cache_dir=False, templates="plain", window=0)
 most = []
-for side in (1280, 8192):
+for side in (1280, 5120):
     profile = dict(driver="GTiff", count=3, height=side, width=side, dtype="uint8", tiled=True, compress="deflate")
     with rasterio.open(sys.argv[1], "w", **profile) as out:
         row = np.random.default_rng(0).integers(0, 256, (3, 256, side), dtype=np.uint8)
@@ -156,10 +156,10 @@ print(most[1] - most[0])
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
 def test_memory_does_not_grow_with_the_picture(tmp_path):
-    """Of 201 MB of pixels in place of 5."""
+    """Of 79 MB of pixels in place of 5; what grows is what the first run left unused."""
     command = [sys.executable, "-W", "ignore", "-c", MEMORY, str(tmp_path / "a.tif")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 180, done.stdout
+    assert float(done.stdout) < 60, done.stdout
 
 
 def test_on_the_command_line(tmp_path, monkeypatch, capsys):
