@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..defaults import DEFAULT_MODEL
+from .drawing import Opacity
 from .options import (
     Changes,
     Device,
@@ -28,7 +29,7 @@ from .options import (
     parse_labels_option,
 )
 from .pictures import MaxPixels, limit_pixels
-from .terminal import AsJson, Opacity, say
+from .terminal import AsJson, say
 
 
 def label(
