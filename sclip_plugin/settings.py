@@ -251,10 +251,10 @@ def _mapping(options: Any) -> Mapping[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """An option for JSON: a model or a tensor by a hash of its values, a method or step by its options, else ``repr``."""
+    """An option for JSON: models and tensors by a hash of their values, methods and steps by their options."""
     from .fingerprint import fingerprint
 
-    model = value if hasattr(value, "state_dict") else getattr(value, "module", None)  # a guide's
+    model: Any = value if hasattr(value, "state_dict") else getattr(value, "module", None)  # a guide's
     if hasattr(model, "state_dict"):
         return f"{type(model).__qualname__} {fingerprint(model.state_dict().values())}"
     if hasattr(value, "untyped_storage"):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..defaults import DEFAULT_MODEL
-from .drawing import Opacity
+from .drawing import Colors, Opacity, Style, read_colors
 from .options import (
     Changes,
     Device,
@@ -54,6 +54,8 @@ def label(
     templates: Templates = None,
     change: Changes = None,
     opacity: Opacity = 0.55,
+    style: Style = "fill",
+    colors: Colors = None,
     max_pixels: MaxPixels = None,
     as_json: AsJson = False,
     device: Device = None,
@@ -81,6 +83,7 @@ def label(
     check_labels(parsed, preset, settings)
     source = None if Path(masks).is_file() else find_masks(masks)
     check_writable(out)
+    looks: dict[str, Any] = {"opacity": opacity, "style": style, "colours": read_colors(colors)}
     rgb = read_picture(picture)
     given = read_masks(masks) if source is None else masks_of(source, rgb)
     encoded = make_segmenter(model, device, dtype, preset, **settings).encode(rgb)
@@ -95,7 +98,7 @@ def label(
             place = f"{right - left} x {bottom - top} at {left}, {top}"
             say(f"{row['mask']:>4}  {row['label']:<24} {100 * row['score']:5.1f} %  {place}")
     drawn = out / f"{picture.stem}.masks.png"
-    save_image(overlay(rgb, named.label_map(), named.labels, opacity=opacity), drawn)
+    save_image(overlay(rgb, named.label_map(), named.labels, **looks), drawn)
     written = {"picture": str(picture), "masks": masks, "view": view, "weight": weight, "regions": rows}
     save_json({**written, "settings": encoded.settings.plain()}, out / f"{picture.stem}.masks.json")
     if not as_json:

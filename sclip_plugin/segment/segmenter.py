@@ -42,7 +42,8 @@ from .encoded import Encoded
 from .refining import refined
 from .regions import regions_of
 from .running import Prepared, Seen, WindowRunner
-from .segmentation import NameScores, Segmentation, decide
+from .scores import NameScores
+from .segmentation import Segmentation, decide
 from .windows import LogitMap
 
 OnError = Literal["raise", "return", "skip"]
