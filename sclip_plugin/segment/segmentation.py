@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..draw import overlay as drawing
 from ..draw.colours import Colours
-from ..errors import FileFormatError, LabelError, SettingError, unknown_name
+from ..errors import FileFormatError, SettingError, unknown_name
 from ..files import atomic_path, locked_folder, save_json
 from ..imaging.marks import save_options
 from ..imaging.pictures import Picture
@@ -386,10 +386,11 @@ class Segmentation:
         content, label_map = results.load(path)
         try:
             entries = sorted(content["labels"], key=lambda entry: entry["index"])
-            loaded = cls([entry["label"] for entry in entries], label_map, picture, settings=content["settings"])
+            loaded = cls([entry["label"] for entry in entries], label_map, settings=content["settings"])
             loaded._means = {e["label"]: float(e["score"]) for e in entries if e["score"] is not None}
-        except (KeyError, TypeError, LabelError, SettingError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileFormatError(f"{path} is no result, as Segmentation.save writes it: {error}") from error
+        loaded.picture = checked_picture(picture, loaded.size)
         return loaded
 
     def _index(self, label: str) -> int:
