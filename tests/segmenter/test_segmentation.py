@@ -138,7 +138,8 @@ class TestReadAgain:
         "broken",
         [
             {"labels": 3}, {"labels": ["cat"]}, {"labels": []}, {"settings": 3}, {"settings": "abc"}, {"files": [1]},
-            {"labels": [{"index": 0, "label": "cat", "score": "x"}]}, {"labels": [{"index": 0, "label": 7, "score": 1}]},
+            {"labels": [{"index": 0, "label": "cat", "score": "x"}]},
+            {"labels": [{"index": 0, "label": 7, "score": 1}]},
             {"files": {"labels": 3}}, {"files": {"labels": "../../a/b.png"}}, {"width": "x"}, {"height": None},
         ],
     )  # fmt: skip
