@@ -43,7 +43,8 @@ from .memory import memory_of
 from .refining import refined
 from .regions import masks_in, regions_of
 from .running import Prepared, Seen, WindowRunner
-from .segmentation import NameScores, Segmentation, decide
+from .scores import NameScores
+from .segmentation import Segmentation, decide
 from .windows import LogitMap
 
 OnError = Literal["raise", "return", "skip"]
