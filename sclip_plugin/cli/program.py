@@ -21,6 +21,7 @@ from .demo import demo
 from .evaluate import eval_app
 from .methods import methods
 from .segment import segment
+from .serve import serve
 from .terminal import tell
 
 app = typer.Typer(
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (segment, compare, demo, methods, cache):
+for command in (segment, compare, demo, methods, cache, serve):
     app.command()(command)
 app.add_typer(eval_app, name="eval")
 app.add_typer(convert_app, name="convert")
