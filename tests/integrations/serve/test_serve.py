@@ -2,6 +2,8 @@
 
 import base64
 import io
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,11 +12,14 @@ from PIL import Image
 from pycocotools import mask as coco
 
 import sclip_plugin as sp
+from sclip_plugin.cli.serve import serve
+from sclip_plugin.errors import ModelLoadError
 
 fastapi = pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient  # noqa: E402
 
 from sclip_plugin.integrations.serve import Limits, make_server  # noqa: E402
+from sclip_plugin.integrations.serve.queueing import Busy, Job, TowerQueue  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +102,66 @@ def test_health_and_description(client):
     assert client.get("/health").json()["status"] == "ok"
     assert {"/segment", "/encode", "/ask/{name}"} <= set(client.get("/openapi.json").json()["paths"])
     assert client.get("/docs").status_code == 200
+
+
+class Held:
+    """A segmenter that waits until it may answer."""
+
+    def __init__(self, segmenter):
+        self.segmenter, self.settings = segmenter, segmenter.settings
+        self.begun, self.go, self.together = threading.Event(), threading.Event(), []
+
+    def encode(self, pictures, *arguments, **options):
+        self.begun.set()
+        assert self.go.wait(60)
+        self.together.append(len(pictures))
+        return self.segmenter.encode(pictures, *arguments, **options)
+
+
+def job(segmenter, picture=None):
+    return Job(segmenter.settings, picture=picture or sp.draw_scene(seed=1).picture, labels=["cat"])
+
+
+def test_what_waits_goes_together_what_is_cancelled_does_not_and_more_is_refused(segmenter):
+    held = Held(segmenter)
+    tower = TowerQueue(held, together=8, waiting=4)
+    first = tower.put(job(segmenter))
+    assert held.begun.wait(60)
+    waiting = [tower.put(job(segmenter)) for _ in range(4)]
+    with pytest.raises(Busy, match="4 requests"):
+        tower.put(job(segmenter))
+    assert waiting[1].cancel()
+    held.go.set()
+    tower.close()
+    assert held.together == [1, 3]
+    answers = [first, waiting[0], *waiting[2:]]
+    assert {answer.result().labels[0] for answer in answers} == {"cat"}
+
+
+def test_a_model_that_fails_fails_those_who_asked_and_goes_on(segmenter):
+    class Failing(Held):
+        def encode(self, pictures, *arguments, **options):
+            if not self.together:
+                self.together.append(0)
+                raise MemoryError("out of memory")
+            return self.segmenter.encode(pictures, *arguments, **options)
+
+    tower = TowerQueue(Failing(segmenter))
+    with pytest.raises(MemoryError):
+        tower.put(job(segmenter)).result(60)
+    assert tower.put(job(segmenter)).result(60).labels == ("cat",)
+    tower.close()
+
+
+def test_an_answer_that_does_not_come_in_time_is_504(segmenter):
+    held = Held(segmenter)
+    with TestClient(make_server(held, Limits(seconds=0.2))) as client:
+        answer = client.post("/segment", files=png(sp.draw_scene(seed=1).picture), data={"labels": "cat"})
+        held.go.set()
+    assert answer.status_code == 504 and "0.2 seconds" in answer.json()["detail"]
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sclip_plugin.integrations.serve", None)
+    with pytest.raises(ModelLoadError, match=r"sclip_plugin\[serve\]"):
+        serve(model="demo")
