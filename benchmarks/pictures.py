@@ -30,6 +30,20 @@ def demo() -> None:
     save_image(side_by_side(panels, legend=legend), IMAGES / "demo.png")
 
 
+def styles() -> None:
+    """Ways to draw one result, for docs/results.md."""
+    scene = sp.draw_scene(seed=0, scale=2)
+    result = sp.Segmenter.from_pretrained("demo")(scene.picture, list(scene.labels), pamr_steps=PAMR_STEPS)
+    cleaned = result.cleaned(300)
+    panels = [
+        ("as it is", result.overlay(legend=False)),
+        ("regions of 300 pixels at least", cleaned.overlay(legend=False)),
+        ("their outlines", cleaned.overlay(style="outline", legend=False)),
+        ('a heat map, stretched: "crab"', result.heatmap("crab", stretch=True)),
+    ]
+    save_image(side_by_side(panels, legend=legend_of([cleaned.label_map], cleaned.labels)), IMAGES / "styles.png")
+
+
 def photographs() -> None:
     """Real ones for docs/photographs.md, free to use: scikit-image has them from NASA and under CC0."""
     from PIL import Image
@@ -42,4 +56,8 @@ def photographs() -> None:
 
 
 if __name__ == "__main__":
-    photographs() if "--photographs" in sys.argv else demo()
+    if "--photographs" in sys.argv:
+        photographs()
+    else:
+        demo()
+        styles()

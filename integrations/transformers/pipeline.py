@@ -102,7 +102,8 @@ class ZeroShotSegmentationPipeline(Pipeline):
             background: True adds the class ``"background"``, which stands for SCLIP's list of stuff words.
             method: what the last block computes, a name of `sclip_plugin.list_methods`; its options may follow.
             window: side of the square windows in pixels; 0 takes a picture in one pass.
-            refine: True for PAMR, which draws masks to the edges of the picture; or its number of steps.
+            refine: True for PAMR, which draws masks to the edges of the picture; or its number of steps; or the text
+                of a refinement, such as ``"sam"``.
             output: ``"masks"``, or ``"semantic"`` for the label map in one piece.
             timeout: seconds to wait for a picture from the web; None for no end.
             batch_size, num_workers: as for every pipeline of transformers.
@@ -158,13 +159,15 @@ class ZeroShotSegmentationPipeline(Pipeline):
         timeout: float | None = None,
         output: Literal["masks", "semantic"] | None = None,
         hypothesis_template: Any = None,
-        refine: bool | int | None = None,
+        refine: bool | int | str | None = None,
         **settings: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if hypothesis_template is not None:
             settings["templates"] = hypothesis_template
-        if refine is not None:
+        if isinstance(refine, int):
             settings["pamr_steps"] = PAMR_STEPS if refine is True else int(refine)
+        elif refine is not None:
+            settings["refine"] = refine
         # What is wrong is said here, before a picture is read, not by a worker process in the middle of a stream.
         if candidate_labels is not None:
             _check(candidate_labels)
@@ -180,7 +183,7 @@ class ZeroShotSegmentationPipeline(Pipeline):
     def preprocess(  # type: ignore[override]
         self, inputs: Any, settings: Mapping[str, Any] | None = None, timeout: float | None = None
     ) -> dict[str, Any]:
-        """Read and resize. The picture itself stays here: what leaves a worker is small."""
+        """Read and resize. The picture itself stays here, unless SAM is to see it: what leaves a worker is small."""
         labels = None
         if isinstance(inputs, Mapping):
             if "image" not in inputs:
@@ -190,10 +193,12 @@ class ZeroShotSegmentationPipeline(Pipeline):
             if labels is not None:
                 _check(labels)
         if _is_encoded(inputs):
-            return {"picture": (inputs, inputs.size, labels)}
-        _, pixels, size = self.segmenter.prepare(_load(inputs, timeout), **settings or {})
+            return {"picture": (inputs, inputs.size, labels, None)}
+        chosen = self.segmenter.settings.changed(**settings or {})
+        picture, pixels, size = self.segmenter.prepare(_load(inputs, timeout), chosen)
+        looks = chosen.refine is not None or chosen.make_method().windows_itself
         # A tuple, so that transformers' collate function makes a list of them and pads nothing.
-        return {"picture": (pixels, size, labels)}
+        return {"picture": (pixels, size, labels, picture if looks else None)}
 
     def _forward(  # type: ignore[override]
         self, model_inputs: dict[str, Any], candidate_labels: Any = None, settings: Mapping[str, Any] | None = None
@@ -207,7 +212,7 @@ class ZeroShotSegmentationPipeline(Pipeline):
                 if known:
                     results += (encoded.segment(asked, **settings or {}) for encoded, *_ in members)
                 else:
-                    prepared = ((None, pixels, size) for pixels, size, _ in members)
+                    prepared = ((shown, pixels, size) for pixels, size, _, shown in members)
                     results += self.segmenter.stream_prepared(prepared, asked, **settings or {})
         return {"segmentation": results[0] if batch is not pictures else results}
 

@@ -69,7 +69,7 @@ def compare(
     from ..files import check_writable, image_format, save_image
     from ..imaging.marks import marked
     from ..imaging.pictures import read_picture
-    from ..methods import methods_alone
+    from ..methods import make_method, methods_alone
     from ..settings import setting_names
 
     limit_pixels(max_pixels)
@@ -96,6 +96,7 @@ def compare(
     panels = [("picture", shown)]
     rows, maps = [], []
     for name in names:
+        make_method(name, own[name]).guides(segmenter.tower)  # nor is loading an outside model
         start = time.perf_counter()
         result = segmenter(shown, parsed, method=name, **own[name])
         seconds = time.perf_counter() - start

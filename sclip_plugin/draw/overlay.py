@@ -143,7 +143,7 @@ def heatmap(
         raise SettingError(f"scores go from {low:g} to {high:g}, expected finite numbers")
     ends = ("0", "1")
     if stretch:
-        ends, what = (f"{low:.2g}", f"{high:.2g}"), f"{what}, stretched to this picture's range"
+        ends, what = _ends(low, high), f"{what}, stretched to this picture's range"
         scores = (scores.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1e-12))
     scale = _legend.display_scale(picture.size)
     image, scores, colours = _enlarged(picture, scale), _repeated(scores, scale), _magma()
@@ -279,6 +279,16 @@ def _magma() -> np.ndarray:
     knots = np.frombuffer(bytes.fromhex(MAGMA), np.uint8).reshape(-1, 3)
     at = np.round(np.linspace(0, 255, len(knots)))
     return np.stack([np.interp(np.arange(256), at, knots[:, c]) for c in range(3)], axis=1).round().astype(np.uint8)
+
+
+def _ends(low: float, high: float) -> tuple[str, str]:
+    """Two numbers as short as their distance allows.
+
+    >>> _ends(1.5e-15, 0.9961), _ends(-0.12345, -0.12111)
+    (('0', '0.996'), ('-0.12345', '-0.12111'))
+    """
+    digits = 3 - math.ceil(math.log10(high - low)) if high > low else 3
+    return f"{round(low, digits):.12g}", f"{round(high, digits):.12g}"
 
 
 def _percent(share: float) -> str:

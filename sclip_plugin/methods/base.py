@@ -19,6 +19,7 @@ from ..fields import check_fields, field_of
 from ..towers.running import before_last_block
 
 if TYPE_CHECKING:
+    from ..guides import Guide
     from ..towers.base import BlockInput, Tower
     from ..towers.running import Context, Window
 
@@ -99,6 +100,10 @@ class Method:
     def is_the_block(self) -> bool:
         """Whether the method, with its options, is the last block as it was trained."""
         return False
+
+    def guides(self, tower: Tower) -> tuple[Guide, ...]:
+        """The outside models that it looks through, loaded beside a tower; see `sclip_plugin.guides`."""
+        return ()
 
     def check_tower(self, tower: Tower) -> None:
         """Refuse a tower whose structure lacks what the method looks at.

@@ -69,6 +69,9 @@ class ProxyCLIP(Method):
         weight = next(tower.trunk.parameters())
         return as_guide(self.vfm, device=weight.device, dtype=weight.dtype)
 
+    def guides(self, tower: Tower) -> tuple[Guide, ...]:
+        return (self.guide(tower),)
+
     def statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation, (3, 1, 1), that pixels are normalised with."""
         mean, std = (

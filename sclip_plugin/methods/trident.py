@@ -86,6 +86,9 @@ class Trident(ProxyCLIP):
             )
         return guide
 
+    def guides(self, tower: Tower) -> tuple[Guide, ...]:
+        return self.guide(tower), self.sam_guide(tower)
+
     def reach_last_block(
         self,
         tower: Tower,

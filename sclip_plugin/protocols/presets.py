@@ -24,6 +24,7 @@ PRESET_OF_METHOD = {
     "textregion": "textregion",
     "itaclip": "itaclip",
     "dinoiser": "dinoiser",
+    "trident": "trident",
 }
 
 

@@ -86,7 +86,9 @@ def load(path: Path) -> tuple[dict[str, Any], np.ndarray]:
     content = read_result(path)
     if content is None:
         raise FileFormatError(f"{path} is no result, as Segmentation.save writes it; expected its folder and its stem.")
-    picture = path.with_name(str(content.get("files", {}).get("labels", f"{path.stem}.labels.png")))
+    files = content.get("files")
+    named = files.get("labels") if isinstance(files, dict) else None
+    picture = path.with_name(Path(named).name if isinstance(named, str) and named else f"{path.stem}.labels.png")
     try:
         with opened(picture) as file:
             values = np.asarray(file)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,56 +17,24 @@ from torch import Tensor
 
 from ..draw import overlay as drawing
 from ..draw.colours import Colours
-from ..errors import FileFormatError, LabelError, SettingError, ShapeError, unknown_name
+from ..errors import FileFormatError, SettingError, unknown_name
 from ..files import atomic_path, locked_folder, save_json
 from ..imaging.marks import save_options
-from ..imaging.pictures import Picture, read_picture
+from ..imaging.pictures import Picture
 from ..imaging.regions import without_specks
 from ..settings import Settings
 from ..text.labels import Vocabulary
 from . import results
+from .checking import UNLABELLED, checked_labels, checked_map, checked_picture
+from .scores import NameScores, Tiles, checked_scores
 from .windows import LogitMap
 
 if TYPE_CHECKING:
     from ..export.base import Regions
     from ..export.instances import Instances
 
-UNLABELLED = -1
-LABELS_LIMIT = 2**15 - 1
 SCORES_LIMIT = 2**26
 PIXELS_AT_ONCE = 2**22
-
-Tiles = Iterator[tuple[tuple[slice, slice], Tensor]]
-
-
-@dataclass(frozen=True)
-class NameScores:
-    """Class scores that are computed when they are asked for, from the scores of names; on the CPU until then."""
-
-    logits: LogitMap
-    vocabulary: Vocabulary
-    settings: Settings
-    dropped: frozenset[int] = frozenset()
-
-    def on_cpu(self) -> NameScores:
-        return replace(self, logits=replace(self.logits, logits=self.logits.logits.cpu()))
-
-    def tiles(self, size: tuple[int, int], device: torch.device | None) -> Tiles:
-        logits = self.logits if size == self.logits.size else self.logits.resized(size)
-        for place, tile in replace(logits, logits=logits.logits.to(device)).tiles():
-            yield place, class_scores(tile, self.vocabulary, self.settings, self.dropped)
-
-
-@dataclass(frozen=True)
-class GivenScores:
-    """Class scores that somebody had already, (classes, h, w), of the picture's size or smaller."""
-
-    values: np.ndarray
-
-    def tiles(self, size: tuple[int, int], device: torch.device | None) -> Tiles:
-        maps = LogitMap(torch.from_numpy(self.values).permute(1, 2, 0).to(device))
-        for place, tile in (maps if size == maps.size else maps.resized(size)).tiles():
-            yield place, tile.permute(2, 0, 1)
 
 
 class Segmentation:
@@ -112,10 +79,10 @@ class Segmentation:
         scores: np.ndarray | Tensor | NameScores | None = None,
         settings: Mapping[str, Any] | Settings | None = None,
     ) -> None:
-        self.labels = _checked_labels(labels)
-        self.label_map = _checked_map(label_map, len(self.labels))
-        self.picture = _checked_picture(picture, self.size)
-        self._scores = _checked_scores(scores, (len(self.labels), *self.size))
+        self.labels = checked_labels(labels)
+        self.label_map = checked_map(label_map, len(self.labels))
+        self.picture = checked_picture(picture, self.size)
+        self._scores = checked_scores(scores, (len(self.labels), *self.size))
         self._means: dict[str, float] | None = None
         if isinstance(settings, Settings):
             settings = {**settings.plain(), "identity": settings.identity()}
@@ -420,10 +387,11 @@ class Segmentation:
         content, label_map = results.load(path)
         try:
             entries = sorted(content["labels"], key=lambda entry: entry["index"])
-            loaded = cls([entry["label"] for entry in entries], label_map, picture, settings=content["settings"])
+            loaded = cls([entry["label"] for entry in entries], label_map, settings=content["settings"])
             loaded._means = {e["label"]: float(e["score"]) for e in entries if e["score"] is not None}
-        except (KeyError, TypeError, LabelError, SettingError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileFormatError(f"{path} is no result, as Segmentation.save writes it: {error}") from error
+        loaded.picture = checked_picture(picture, loaded.size)
         return loaded
 
     def _index(self, label: str) -> int:
@@ -444,60 +412,6 @@ def _no_scores() -> SettingError:
     )
 
 
-def _checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
-        raise LabelError(f"labels={labels!r:.200}; expected a list of names, such as ['cat', 'sofa'].")
-    if not labels or len(labels) > LABELS_LIMIT or len(set(labels)) != len(labels):
-        raise LabelError(
-            f"{len(labels)} labels, {len(set(labels))} different; expected 1 to {LABELS_LIMIT}, each once."
-        )
-    return tuple(labels)
-
-
-def _checked_map(label_map: np.ndarray | Tensor, classes: int) -> np.ndarray:
-    values = label_map.cpu().numpy() if isinstance(label_map, Tensor) else np.asarray(label_map)
-    if values.ndim != 2 or 0 in values.shape or values.dtype.kind not in "iu":
-        raise ShapeError(
-            f"the label map is {values.shape} of {values.dtype}; expected (H, W) integers, the indices into labels."
-        )
-    low, high = int(values.min()), int(values.max())
-    if low < UNLABELLED or high >= classes:
-        raise SettingError(
-            f"the label map goes from {low} to {high}; expected 0 to {classes - 1} for {classes} labels, and "
-            f"{UNLABELLED} where there is none."
-        )
-    return values.astype(np.int16, copy=False)
-
-
-def _checked_picture(picture: Picture | None, size: tuple[int, int]) -> Image.Image | None:
-    if picture is None:
-        return None
-    if not isinstance(picture, Image.Image) or picture.mode != "RGB":
-        picture = read_picture(picture)
-    if picture.size != size[::-1]:
-        raise ShapeError(
-            f"the picture is {picture.width} x {picture.height}, the label map {size[1]} x {size[0]}; expected one size"
-            " for both."
-        )
-    return picture
-
-
-def _checked_scores(
-    scores: np.ndarray | Tensor | NameScores | None, shape: tuple[int, int, int]
-) -> NameScores | GivenScores | None:
-    if scores is None:
-        return None
-    if isinstance(scores, NameScores):
-        return scores.on_cpu()
-    values = scores.detach().float().cpu().numpy() if isinstance(scores, Tensor) else np.asarray(scores, np.float32)
-    fits = values.ndim == 3 and len(values) == shape[0]
-    if not fits or any(not 0 < have <= most for have, most in zip(values.shape, shape, strict=True)):
-        raise ShapeError(
-            f"the scores have shape {values.shape}; expected (classes, H, W), here {shape}, or smaller sides."
-        )
-    return GivenScores(values)
-
-
 def _counts(label_map: np.ndarray, classes: int) -> np.ndarray:
     """(classes + 1,) pixels of no label, then of each class.
 
@@ -508,19 +422,6 @@ def _counts(label_map: np.ndarray, classes: int) -> np.ndarray:
     for start in range(0, len(pixels), PIXELS_AT_ONCE):
         counts += np.bincount(pixels[start : start + PIXELS_AT_ONCE] + 1, minlength=classes + 1)
     return counts
-
-
-def class_scores(tile: Tensor, vocabulary: Vocabulary, settings: Settings, dropped: frozenset[int]) -> Tensor:
-    """Scores of names (h, w, K) to scores of classes (classes, h, w): softmax over names, maximum over a class's."""
-    scores = (tile * settings.logit_scale).softmax(dim=-1) if settings.softmax else tile
-    scores = scores.permute(2, 0, 1).contiguous()
-    if len(vocabulary.labels) != len(vocabulary.names):
-        index = torch.tensor(vocabulary.class_of_name, device=tile.device)[:, None, None].expand_as(scores)
-        empty = scores.new_zeros(len(vocabulary.labels), *scores.shape[1:])
-        scores = empty.scatter_reduce(0, index, scores, "amax", include_self=False)
-    if dropped:
-        scores[sorted(dropped)] = 0
-    return scores / scores.sum(dim=0) if settings.normalize_scores else scores
 
 
 def decide(logits: LogitMap, vocabulary: Vocabulary, settings: Settings) -> tuple[np.ndarray, frozenset[int]]:

@@ -43,7 +43,8 @@ from .memory import memory_of
 from .refining import refined
 from .regions import masks_in, regions_of
 from .running import Prepared, Seen, WindowRunner
-from .segmentation import NameScores, Segmentation, closed, decide
+from .scores import NameScores
+from .segmentation import Segmentation, closed, decide
 from .windows import LogitMap
 
 OnError = Literal["raise", "return", "skip"]
@@ -507,7 +508,7 @@ class Segmenter:
         result = Segmentation(
             labels=vocabulary.labels,
             label_map=label_map,
-            picture=seen.picture,
+            picture=of_size(seen.picture, seen.output_size),
             settings=settings,
             scores=NameScores(logits, vocabulary, settings, dropped),
         )
@@ -533,6 +534,11 @@ class Segmenter:
             scores.flatten(0, 1), guide, settings.pamr_steps, settings.pamr_dilations, limits=self.budget
         )
         return LogitMap(refined.view_as(scores), limits=self.budget).resized((height, width))
+
+
+def of_size(picture: Image.Image | None, size: tuple[int, int]) -> Image.Image | None:
+    """A picture at (height, width) of its label map, where that was asked for at another size."""
+    return picture if picture is None or picture.size == size[::-1] else picture.resize(size[::-1])
 
 
 def _chosen(base: Settings, settings: Settings | None, changes: dict[str, Any]) -> Settings:

@@ -70,8 +70,36 @@ class TestAgainstTheReference:
             assert any((f.method, f.miou, f.source) == (method, row[name], row["source"]) for f in figures), method
 
 
+# Trident's table of settings: short side, window, stride, cos_fac, keep_negative, prob_threshold, coarse_thresh.
+TRIDENT = {
+    "voc21": (448, 336, 224, 1.2, True, 0.2, 0.2),
+    "context60": (576, 336, 224, 1.2, True, 0.15, 0.15),
+    "coco_object": (448, 336, 224, 1.2, True, 0.25, 0.25),
+    "voc20": (336, 336, 112, 0.0, True, 0.0, 0.2),
+    "context59": (576, 336, 224, 1.2, True, 0.0, 0.15),
+    "coco_stuff": (448, 336, 224, 1.2, True, 0.0, 0.05),
+    "cityscapes": (688, 336, 224, 3.0, False, 0.0, 0.1),
+    "ade20k": (576, 336, 224, 1.2, False, 0.0, 0.05),
+}
+
+
+@pytest.mark.parametrize("name", list_benchmarks())
+def test_trident(name):
+    preset = preset_for_method(load_benchmark(name), "trident")
+    settings, method, refinement = preset.settings, preset.settings.make_method(), preset.settings.make_refinement()
+    short, window, stride, cos_fac, keep_negative, prob_threshold, coarse_thresh = TRIDENT[name]
+    assert (settings.resize_short_side, settings.window, settings.stride) == (short, window, stride)
+    assert (settings.logit_scale, settings.prob_threshold, settings.area_threshold) == (40, prob_threshold, None)
+    assert method.vfm == "facebook/dino-vitb16" and method.sam == refinement.model == "facebook/sam-vit-base"
+    assert (method.beta, method.gamma, method.cos_fac, method.keep_negative) == (1.2, 3.0, cos_fac, keep_negative)
+    assert method.halves == (2 if name == "cityscapes" else 1)
+    assert (refinement.coarse_thresh, refinement.sam_iou_thresh) == (coarse_thresh, 0.8)
+    assert (refinement.minimal_area, refinement.channel_axis, settings.pamr_steps) == (225, False, 0)
+    assert preset.classes == load_preset(f"proxyclip/{name}").classes
+
+
 def test_every_preset_loads_and_names_a_benchmark():
-    assert len(list_presets()) == 12 * 8 + 5
+    assert len(list_presets()) == 13 * 8 + 5
     for name in list_presets():
         preset = load_preset(name)
         assert preset.name == name

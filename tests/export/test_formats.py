@@ -1,7 +1,10 @@
 """What holds for every format, and for the command line."""
 
 import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -185,3 +188,30 @@ class TestCommandLine:
         for _ in range(2):
             code, printed, said = sclip("--format", "yolo,png,cutouts", "-o", "in")
             assert code == 0 and "2 done" in said
+
+
+def test_a_killed_run_goes_on_to_the_same_files(tmp_path):
+    for seed in range(5):
+        sp.draw_scene(seed=seed).picture.save(tmp_path / f"{seed}.png")
+    environment = {
+        **os.environ,
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    environment["OMP_NUM_THREADS"] = "1"
+
+    def command(out):
+        pictures = [str(tmp_path / f"{seed}.png") for seed in range(5)]
+        labels = ["-l", "sheep,crab,tent,sky", "-m", "demo", "--set", "templates=plain", "--resume"]
+        formats = ["--format", "coco,csv,yolo,geojson,sheet", "-o", str(tmp_path / out)]
+        return [sys.executable, "-m", "sclip_plugin", "segment", *pictures, *labels, *formats]
+
+    process = subprocess.Popen(command("out"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (tmp_path / "out/1.json").is_file():
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "out/coco/annotations.json").exists()
+    for out in ("out", "whole"):
+        subprocess.run(command(out), env=environment, check=True, capture_output=True)
+    assert content(tmp_path / "out") == content(tmp_path / "whole")

@@ -1,5 +1,6 @@
 """A segmentation by itself: made by hand, read from files, held in memory."""
 
+import json
 import pickle
 
 import golden
@@ -132,6 +133,30 @@ class TestReadAgain:
             paths["json"].write_text(content.replace('"label": "cat"', '"name": "cat"'))
         with pytest.raises(FileFormatError, match="a\\.(json|labels\\.png)"):
             sp.Segmentation.load(tmp_path, "a")
+
+    @pytest.mark.parametrize(
+        "broken",
+        [
+            {"labels": 3}, {"labels": ["cat"]}, {"labels": []}, {"settings": 3}, {"settings": "abc"}, {"files": [1]},
+            {"labels": [{"index": 0, "label": "cat", "score": "x"}]},
+            {"labels": [{"index": 0, "label": 7, "score": 1}]},
+            {"files": {"labels": 3}}, {"files": {"labels": "../../a/b.png"}}, {"width": "x"}, {"height": None},
+        ],
+    )  # fmt: skip
+    def test_a_result_that_somebody_changed_ends_in_a_sentence(self, tmp_path, broken):
+        paths = sp.Segmentation(["cat"], np.zeros((3, 4), int)).save(tmp_path, "a")
+        paths["json"].write_text(json.dumps({**json.loads(paths["json"].read_text()), **broken}))
+        try:
+            assert sp.Segmentation.load(tmp_path, "a").labels == ("cat",)
+        except FileFormatError as error:
+            assert "a.json" in str(error)
+        else:
+            assert "files" in broken  # the usual names are there
+
+    def test_a_picture_of_another_size_is_said(self, tmp_path):
+        sp.Segmentation(["cat"], np.zeros((3, 4), int)).save(tmp_path, "a")
+        with pytest.raises(ShapeError, match="80 x 60"):
+            sp.Segmentation.load(tmp_path, "a", PICTURE)
 
     def test_a_label_that_is_not_there(self, segmented):
         with pytest.raises(UnknownNameError, match="'caat'.*'cat'"):

@@ -12,7 +12,7 @@ from PIL import Image
 import sclip_plugin as sp
 from sclip_plugin.device import CPU, fastest_dtype
 from sclip_plugin.errors import LabelError, PictureError, UnknownNameError
-from sclip_plugin.segment.segmentation import class_scores
+from sclip_plugin.segment.scores import class_scores
 from sclip_plugin.segment.segmenter import Segmenter
 
 LABELS = ["cat", ["person", "person in shirt"], "potted plant"]

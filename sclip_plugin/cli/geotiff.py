@@ -1,0 +1,88 @@
+"""``sclip geotiff``: a label map with its place on earth, of a picture of any size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..defaults import DEFAULT_MODEL
+from .options import (
+    Background,
+    Changes,
+    Device,
+    Dtype,
+    Labels,
+    MethodName,
+    Model,
+    PresetName,
+    Refine,
+    Resize,
+    Stride,
+    Templates,
+    Threshold,
+    Window,
+    check_labels,
+    chosen_settings,
+    make_segmenter,
+    parse_changes,
+    parse_labels_option,
+)
+from .terminal import AsJson, Quiet, say
+
+
+def geotiff(
+    picture: Annotated[Path, typer.Argument(help="The GeoTIFF, or whatever else rasterio reads.")],
+    labels: Labels = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The GeoTIFF to write.")] = Path("labels.tif"),
+    model: Model = DEFAULT_MODEL,
+    tile: Annotated[int, typer.Option(min=1, help="Pixels a side of what is kept of each tile.")] = 1024,
+    margin: Annotated[int, typer.Option(min=0, help="Pixels around a tile that are looked at, too.")] = 128,
+    bands: Annotated[
+        str | None, typer.Option(help="Which are red, green and blue, such as 4,3,2; or one for grey.")
+    ] = None,
+    method: MethodName = None,
+    preset: PresetName = None,
+    background: Background = False,
+    threshold: Threshold = None,
+    refine: Refine = False,
+    window: Window = None,
+    stride: Stride = None,
+    resize: Resize = None,
+    templates: Templates = None,
+    change: Changes = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    device: Device = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Segment a GeoTIFF of any size by tiles, in bounded memory, and write a GeoTIFF of labels in the same place.
+
+    Each tile is resized as a picture is (--resize); what a pixel shows on the ground decides which tile size suits.
+
+    Example: sclip geotiff scene.tif --labels "forest, water, road, house" --out labels.tif --tile 512
+    """
+    from ..errors import SettingError
+    from ..files import check_writable
+    from ..segment.geotiff import segment_geotiff
+
+    parsed = parse_labels_option(labels)
+    settings = chosen_settings(
+        method, preset, parse_changes(change or []), refine, background=background or None, threshold=threshold,
+        window=window, stride=stride, resize_short_side=resize, templates=templates,
+    )  # fmt: skip
+    check_labels(parsed, preset, settings)
+    if bands is not None and not all(part.strip().isdigit() for part in bands.split(",")):
+        raise SettingError(f"--bands {bands}: expected numbers between commas, such as 4,3,2.")
+    chosen = None if bands is None else [int(part) for part in bands.split(",")]
+    check_writable(out.parent)
+    segmenter = make_segmenter(model, device, dtype, preset, **settings)
+    shares = segment_geotiff(segmenter, picture, out, parsed, tile=tile, margin=margin, bands=chosen)
+    if as_json:
+        say(json.dumps({"picture": str(picture), "file": str(out), "labels": shares}))
+    elif not quiet:
+        listed = sorted(shares.items(), key=lambda entry: -entry[1])
+        words = ", ".join(f"{label} {100 * share:.0f} %" for label, share in listed if share >= 0.005)
+        say(f"{picture}: {words or 'nothing labelled'} -> {out}")
