@@ -67,10 +67,12 @@ class PanopticMasks(MaskSource):
         processor, model = _panoptic(self.model)
         inputs = processor(images=picture, return_tensors="pt").to(model.device)
         size = (picture.height, picture.width)
-        found = processor.post_process_panoptic_segmentation(model(**inputs), target_sizes=[size])[0]["segmentation"]
-        ids = found.cpu().numpy().astype(np.int32)
-        # Ids from 1 on; EoMT's from 0, with -1 for none; a picture without any segment is -1 all over.
-        return ids + 1 if ids.min() < 0 else ids
+        found = processor.post_process_panoptic_segmentation(model(**inputs), target_sizes=[size])[0]
+        given = found["segmentation"].cpu().numpy()
+        ids = np.zeros(size, np.int32)
+        for place, segment in enumerate(found["segments_info"], start=1):  # EoMT's ids start at 0, others' at 1
+            ids[given == segment["id"]] = place
+        return ids
 
 
 @functools.lru_cache(maxsize=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 from pathlib import Path
@@ -35,7 +36,7 @@ def find_masks(source: str | MaskSource) -> MaskSource:
     """A mask source from its text.
 
     Args:
-        source: ``"slic"``, with options ``"slic(segments=300)"``; a model as ``"sam:facebook/sam-vit-base"`` or
+        source: ``"slic"``, ``"slic:300"``, ``"slic(segments=300)"``; a model as ``"sam:facebook/sam-vit-base"`` or
             ``"panoptic:facebook/mask2former-swin-large-coco-panoptic"``, by hub id or folder; a folder of files, named
             by the pictures' stems. A source in hand is returned as it is.
 
@@ -57,7 +58,8 @@ def find_masks(source: str | MaskSource) -> MaskSource:
         )
     kind, colon, model = source.partition(":")
     if colon and kind in list_mask_sources():
-        return MASK_SOURCES[kind](model=model)  # type: ignore[call-arg]
+        option = dataclasses.fields(MASK_SOURCES[kind])[0].name
+        return MASK_SOURCES[kind](**{option: int(model) if model.isdecimal() else model})
     if not source.endswith(")") and (Path(source).expanduser().is_dir() or "/" in source):
         from .folder import FolderMasks
 

@@ -189,3 +189,9 @@ def test_names_are_checked_early():
         sp.Settings(masks=np.ones((3, 3), int))
     assert sp.Settings(masks=find_masks("slic")).masks == "slic"
     assert sp.Settings(masks="slic").identity() != sp.Settings().identity()
+
+
+def test_a_value_after_the_colon_is_the_first_option():
+    assert find_masks("slic:300").segments == 300
+    with pytest.raises(SettingError, match="segments"):
+        find_masks("slic:many")
