@@ -69,11 +69,12 @@ if __name__ == "__main__":
     parser.add_argument("--model", help="checkpoint folder (default: the shipped one)")
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--skip", type=int, default=0, help="leave out so many held-out scenes in front")
+    parser.add_argument("--scale", type=int, default=1, help="the scenes at so many times their size; sclip demo: 2")
     parser.add_argument("--sheet", help="write a sheet of the first six scenes here")
     options = parser.parse_args()
     segmenter = sp.Segmenter.from_pretrained(options.model or demo_model())
     seeds = range(HELD_OUT_FIRST_SEED + options.skip, HELD_OUT_FIRST_SEED + options.skip + options.scenes)
-    drawn = [sp.draw_scene(seed, SIZE) for seed in seeds]
+    drawn = [sp.draw_scene(seed, SIZE, options.scale) for seed in seeds]
     if options.sheet:
         sheet(segmenter, drawn[:6]).save(options.sheet)
     titles = ("method", "labels present", "things", "grounds", "all 50 classes", "things", "grounds")

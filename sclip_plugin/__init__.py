@@ -27,6 +27,9 @@ _HOMES = {
     "Method": "methods",
     "list_methods": "methods",
     "register_method": "methods",
+    "PostStep": "steps",
+    "list_steps": "steps",
+    "register_step": "steps",
     "Tower": "towers",
     "find_tower": "towers",
     "list_towers": "towers",
@@ -43,6 +46,7 @@ __all__ = [
     "AttentionMethod",
     "Encoded",
     "Method",
+    "PostStep",
     "Segmentation",
     "SclipError",
     "Segmenter",
@@ -57,8 +61,10 @@ __all__ = [
     "draw_scene",
     "find_tower",
     "list_methods",
+    "list_steps",
     "list_towers",
     "register_method",
+    "register_step",
     "register_tower",
     "restore",
 ]
@@ -74,6 +80,7 @@ if TYPE_CHECKING:
     from .segment.segmentation import Segmentation
     from .segment.segmenter import Segmenter
     from .settings import Settings
+    from .steps import PostStep, list_steps, register_step
     from .towers import Tower, find_tower, list_towers, register_tower
 
 

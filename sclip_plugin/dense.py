@@ -6,6 +6,7 @@ The one mechanism behind both uses: `dense_features` calls it on a model that st
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,44 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from .methods import Method
     from .towers.base import Tower
+    from .towers.running import Context, Window
+
+
+def run_method(
+    tower: Tower,
+    pixel_values: Tensor,
+    method: Method,
+    *,
+    keep_cls: bool,
+    hidden_states: list[Tensor] | None = None,
+    windows: Sequence[Window] = (),
+) -> tuple[Tensor, Tensor, Context]:
+    """Tokens that leave the last block under a method, before post-norm and projection.
+
+    Args:
+        tower: of `find_tower`.
+        pixel_values: (B, 3, H, W), normalised.
+        method: what replaces the last block.
+        keep_cls: the prefix rows (CLS) are those of the ordinary block, so that the image embedding stays what it was.
+        hidden_states: if given, the tokens that enter each block are appended to it.
+        windows: what the pictures of the batch are windows of, for methods that want to know.
+
+    Returns:
+        The dense tokens, (B, P + N, C), N of the method's own grid; the tokens to read the image embedding off: the
+        same ones, or with ``keep_cls`` on a tower that pools its patches all that the ordinary block gives; and the
+        context, whose ``output_grid``, or ``grid`` where that is None, is the grid.
+    """
+    method.check_tower(tower)
+    block, context = method.reach_last_block(tower, pixel_values, hidden_states, windows)
+    tokens = method(block, context) if tower.attends else block.tokens
+    prefix = tower.prefix_tokens
+    for_embedding = None
+    if keep_cls and tower.pools_patches:
+        for_embedding = context.tower.run_block(block.block, block.tokens)
+        tokens = torch.cat([for_embedding[:, :prefix].to(tokens.dtype), tokens[:, prefix:]], dim=1)
+    elif keep_cls and prefix:
+        tokens = torch.cat([block.ordinary_rows(prefix).to(tokens.dtype), tokens[:, prefix:]], dim=1)
+    return tokens, tokens if for_embedding is None else for_embedding, context
 
 
 def dense_tokens(
@@ -24,43 +63,50 @@ def dense_tokens(
     *,
     keep_cls: bool,
     hidden_states: list[Tensor] | None = None,
-    allow_remainder: bool = False,
-    own_grid: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Tokens that leave the last block under a method, before post-norm and projection.
+    """What `run_method` gives, on the tower's own grid: the number of a model's tokens stays what it is.
 
-    Args:
-        tower: of `find_tower`.
-        pixel_values: (B, 3, H, W), normalised.
-        method: what replaces the last block.
-        keep_cls: the prefix rows (CLS) are those of the ordinary block, so that the image embedding stays what it was.
-        hidden_states: if given, the tokens that enter each block, then the dense tokens, are appended to it.
-        allow_remainder: see `dense_features`.
-        own_grid: leave the patches on the grid of `Method.output_grid`; else they are resized to the tower's, bilinear:
-            the number of a model's tokens stays what it is.
-
-    Returns:
-        The dense tokens, (B, P + N, C), and the tokens to read the image embedding off: the same ones, or with
-        ``keep_cls`` on a tower that pools its patches all that the ordinary block gives.
+    Sides that the patch does not divide are refused. Patches that a method has on another grid are resized, bilinear.
+    The dense tokens are the last of the hidden states.
     """
-    if not allow_remainder:
-        tower.grid(pixel_values)  # raises where there is one
-    method.check_tower(tower)
-    block, context = method.reach_last_block(tower, pixel_values, hidden_states)
-    tokens = method(block, context) if tower.attends else block.tokens
-    prefix = tower.prefix_tokens
-    grid = method.output_grid(tower, (pixel_values.shape[-2], pixel_values.shape[-1]))
-    if not own_grid and tuple(grid) != tuple(context.grid):
-        tokens = torch.cat([tokens[:, :prefix], _regridded(tokens[:, prefix:], grid, context.grid)], dim=1)
-    for_embedding = None
-    if keep_cls and tower.pools_patches:
-        for_embedding = context.tower.run_block(block.block, block.tokens)
-        tokens = torch.cat([for_embedding[:, :prefix].to(tokens.dtype), tokens[:, prefix:]], dim=1)
-    elif keep_cls and prefix:
-        tokens = torch.cat([block.ordinary_rows(prefix).to(tokens.dtype), tokens[:, prefix:]], dim=1)
+    tower.grid(pixel_values)  # raises where there is a remainder
+    tokens, for_embedding, context = run_method(
+        tower, pixel_values, method, keep_cls=keep_cls, hidden_states=hidden_states
+    )
+    if context.output_grid not in (None, context.grid):
+        patches = tokens[:, tower.prefix_tokens :].mT.unflatten(2, context.output_grid)
+        resized = F.interpolate(patches.float(), size=context.grid, mode="bilinear", align_corners=False)
+        resized = resized.flatten(2).mT.to(tokens.dtype)
+        whole = torch.cat([tokens[:, : tower.prefix_tokens], resized], dim=1)
+        tokens, for_embedding = whole, whole if for_embedding is tokens else for_embedding
     if hidden_states is not None:
         hidden_states.append(tokens)
-    return tokens, tokens if for_embedding is None else for_embedding
+    return tokens, for_embedding
+
+
+def dense_and_embedding(
+    tower: Tower, pixel_values: Tensor, method: Method, windows: Sequence[Window] = (), embedding: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """`dense_features` of windows with any sides, and beside them what the model itself says of each.
+
+    Returns:
+        (B, D, a, b) on the method's own grid, and (B, D) image embeddings, not normalised; None for those where
+        ``embedding`` is False.
+    """
+    tokens, for_embedding, context = run_method(tower, pixel_values, method, keep_cls=embedding, windows=windows)
+    features = tower.project(tokens[:, tower.prefix_tokens :])
+    grid = context.output_grid or context.grid
+    return features.mT.unflatten(2, grid), tower.embedding(for_embedding) if embedding else None
+
+
+def image_embeddings(tower: Tower, pixel_values: Tensor) -> Tensor:
+    """What the model itself says of whole pictures: (B, 3, H, W), normalised, to (B, D), not normalised."""
+    from .towers.running import before_last_block
+
+    block, context = before_last_block(tower, pixel_values)
+    if tower.pools_patches or not tower.prefix_tokens:
+        return tower.embedding(context.tower.run_block(block.block, block.tokens))
+    return tower.embedding(block.ordinary_rows(tower.prefix_tokens))
 
 
 def dense_features(
@@ -85,6 +131,7 @@ def dense_features(
 
     Returns:
         (B, D, h, w), not normalised. D is the joint dimension, or the tower's width where the model has no projection.
+        A method that looks through an outside model may have another grid than the tower's patches.
 
     Raises:
         UnsupportedModelError: no registered tower knows the model's structure.
@@ -104,16 +151,7 @@ def dense_features(
     from .towers import Tower, find_tower
 
     tower = model if isinstance(model, Tower) else find_tower(model)
-    method = make_method(method, options)
-    tokens, _ = dense_tokens(
-        tower, pixel_values, method, keep_cls=False, allow_remainder=allow_remainder, own_grid=True
-    )
-    features = tower.project(tokens[:, tower.prefix_tokens :])
-    size = (pixel_values.shape[-2], pixel_values.shape[-1])
-    return features.transpose(1, 2).unflatten(2, method.output_grid(tower, size))
-
-
-def _regridded(tokens: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """Patches (B, a b, C) to another grid, bilinear."""
-    maps = tokens.mT.unflatten(2, grid)
-    return F.interpolate(maps.float(), size=target, mode="bilinear", align_corners=False).flatten(2).mT.to(tokens.dtype)
+    chosen = make_method(method, options)
+    if not allow_remainder:
+        tower.grid(pixel_values)  # raises where there is one
+    return dense_and_embedding(tower, pixel_values, chosen, embedding=False)[0]

@@ -57,6 +57,10 @@ class ModelLoadError(SclipError, OSError):
     """A model name that cannot be resolved to weights on this machine."""
 
 
+class MissingPackageError(SclipError, ImportError):
+    """What was asked for needs a package that is not installed."""
+
+
 class FileFormatError(SclipError, ValueError):
     """A file that is read, and is not in the form that was expected."""
 

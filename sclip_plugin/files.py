@@ -161,8 +161,8 @@ def image_format(path: str | os.PathLike[str], given: str | None = None) -> str:
     return kind
 
 
-def save_json(obj: Any, path: str | os.PathLike[str]) -> None:
-    """Writes an object as indented UTF-8 JSON, atomically; nothing is touched if it can't be written as JSON.
+def save_json(obj: Any, path: str | os.PathLike[str], indent: int | None = 2) -> None:
+    """Writes an object as UTF-8 JSON, atomically; nothing is touched if it can't be written as JSON.
 
     Numpy numbers and arrays become numbers and lists, paths become text. NaN and infinities become `null`: JSON has no
     word for them, and many readers refuse a file in which they occur.
@@ -170,6 +170,7 @@ def save_json(obj: Any, path: str | os.PathLike[str]) -> None:
     Args:
         obj: dicts, lists, text, numbers, booleans, None, numpy arrays and numbers, paths.
         path: the file to make or replace.
+        indent: blanks a level; None for one line.
 
     Raises:
         TypeError: something in `obj` is none of these.
@@ -182,7 +183,7 @@ def save_json(obj: Any, path: str | os.PathLike[str]) -> None:
     {'名': 0.5, 'iou': [None, [0, 1]]}
     >>> folder.cleanup()
     """
-    text = json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_plain(obj), indent=indent, ensure_ascii=False, allow_nan=False)
     write_atomically(path, (text + "\n").encode("utf-8", "backslashreplace"))
 
 

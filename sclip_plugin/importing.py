@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .errors import MissingPackageError
+
 
 def after_import(name: str, action: Callable[[], object]) -> None:
     """Call ``action`` when the module ``name`` has been imported: now, if it already is.
@@ -68,6 +70,35 @@ class _Loader:
         if self.finder in sys.meta_path:  # once, although others may ask for the spec too
             sys.meta_path.remove(self.finder)  # type: ignore[arg-type]
             _call(self.finder.name, self.finder.action)
+
+
+def needs(module: str, extra: str | None = None) -> Any:
+    """A module of an optional package.
+
+    Args:
+        module: by its full name.
+        extra: of this package that brings it; None for a package that no extra has.
+
+    Raises:
+        MissingPackageError: it is not installed; the message says how to get it.
+
+    Example:
+        >>> from sclip_plugin.importing import needs
+        >>> needs("json").dumps([1])
+        '[1]'
+        >>> needs("no_such_package.part", "export")
+        Traceback (most recent call last):
+        ...
+        sclip_plugin.errors.MissingPackageError: this needs no_such_package: pip install "sclip_plugin[export]".
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        how = f'"sclip_plugin[{extra}]"' if extra else package
+        raise MissingPackageError(f"this needs {package}: pip install {how}.") from error
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:

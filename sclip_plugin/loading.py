@@ -7,6 +7,7 @@ ever run, and a config chooses neither the attention's implementation nor a clas
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import re
 import socket
@@ -341,7 +342,7 @@ def _cannot_fetch(name: str, error: Exception) -> ModelLoadError:
     hint = ""
     if OPENAI_NAMES.fullmatch(name):
         hint = f" {name} is OpenAI's own name: open_clip:{name.replace('/', '-')}/openai."
-    elif name.lower() == DEMO:
+    elif difflib.get_close_matches(name.lower(), [DEMO], cutoff=0.7):
         hint = f" Did you mean '{DEMO}'?"
     return ModelLoadError(
         f"the model '{name}' could not be fetched or read.{hint} A local folder works (as save_pretrained writes it), "

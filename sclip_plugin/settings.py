@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .defaults import PAMR_STEPS
 from .errors import SettingError, unknown_name
@@ -21,7 +21,9 @@ from .fields import check_fields, field_of
 from .text.labels import imagenet_templates, parse_templates
 
 if TYPE_CHECKING:
+    from .masks import MaskSource
     from .methods import Method
+    from .steps import PostStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +38,21 @@ class Settings:
         resize_short_side: pixels of the picture's short side; the long side stays below 2048. 0 keeps its size.
         window: side of the square windows in pixels; 0 takes the whole picture in one pass.
         stride: pixels from one window to the next; None for half the window.
+        remainder: what becomes of a window's last rows and columns of pixels that fill no patch: ``"drop"``, the tower
+            does not see them, as in SCLIP's code; ``"black"``, they are completed in black, as LPOSS and CLIP-DINOiser
+            do.
+        post_steps: rules on the scores of all of a picture's patches, in order: texts such as ``"lposs(alpha=0.9)"``,
+            or a `PostStep` in hand, which becomes its text where it is a registered one.
         logit_scale: factor on the cosines before the softmax over names.
+        softmax: False takes the scores of names as they are, where a post-step has made probabilities of them.
         background: add SCLIP's background vocabulary as one more class, ``"background"``.
         threshold: pixels whose best class has a lower score stay unlabelled; None for none.
         prob_threshold: the benchmarks' rule: such pixels become class 0.
         area_threshold: the benchmarks' rule: classes whose share of all pixels that are not class 0 is no larger are
             dropped; None for none.
+        masks: where regions come from, for methods that look at regions and for map correction: a text that
+            `sclip_plugin.masks.find_masks` takes, such as ``"slic"`` or a folder, or a `MaskSource`; None for none.
+        mask_vote: with masks, every region takes the label that most of its pixels have (map correction).
         pamr_steps: steps of pixel-adaptive refinement, 0 for none; 10 in the papers that use it. A picture of more than
             4 million pixels, or whose scores take more than 2 GiB, is refined at a smaller size.
         pamr_dilations: distances in pixels of the neighbours that it looks at.
@@ -71,13 +82,24 @@ class Settings:
     stride: int | None = field_of(
         None, "pixels from one window to the next; by default half the window", low=1, high=2**15
     )
+    remainder: Literal["drop", "black"] = field_of(
+        "drop", "of pixels that fill no patch: drop them, or complete them in black"
+    )
+    post_steps: tuple[str | PostStep, ...] = field_of(
+        (), "rules on the scores of all patches of a picture, such as 'lposs(alpha=0.9)'; in order"
+    )
     logit_scale: float = field_of(40.0, "factor on the cosines before the softmax over names", above=0, high=1e6)
+    softmax: bool = field_of(True, "make probabilities of the scores of names; off where a post-step already did")
     background: bool = field_of(False, "add one more class for everything else")
     threshold: float | None = field_of(None, "leave pixels with a lower best score unlabelled", low=0, high=1)
     prob_threshold: float = field_of(0.0, "pixels with a lower best score become class 0", low=0, high=1)
     area_threshold: float | None = field_of(
         None, "drop classes whose share of all that is not class 0 is no larger", low=0, high=1
     )
+    masks: str | MaskSource | None = field_of(
+        None, "where regions come from: slic, sam:NAME, panoptic:NAME, a folder of mask files"
+    )
+    mask_vote: bool = field_of(True, "with masks: every region takes the label that most of its pixels have")
     pamr_steps: int = field_of(
         0, f"steps of refinement along the picture's colours (PAMR); {PAMR_STEPS} in the papers", low=0, high=1000
     )
@@ -97,7 +119,15 @@ class Settings:
         if not self.pamr_dilations or len(self.pamr_dilations) > 16:
             raise SettingError(f"pamr_dilations={self.pamr_dilations!r}; expected 1 to 16 distances, such as (8, 16).")
         from .methods import make_method, options_of
+        from .registry import text_of
+        from .steps import STEPS, make_step
 
+        given = (self.post_steps,) if isinstance(self.post_steps, str) else tuple(self.post_steps)
+        object.__setattr__(self, "post_steps", tuple(text_of(STEPS, make_step(step)) for step in given))
+        if self.masks is not None:
+            from .masks import MASK_SOURCES, find_masks
+
+            object.__setattr__(self, "masks", text_of(MASK_SOURCES, find_masks(self.masks)))
         method = make_method(self.method, dict(_mapping(self.method_options)))
         name, options = options_of(method)
         object.__setattr__(self, "method", name)
@@ -124,6 +154,12 @@ class Settings:
         from .methods import make_method
 
         return make_method(self.method, dict(self.method_options))
+
+    def make_steps(self) -> tuple[PostStep, ...]:
+        """The post-steps with their options."""
+        from .steps import make_step
+
+        return tuple(make_step(step) for step in self.post_steps)
 
     def changed(self, **changes: Any) -> Settings:
         """A copy with other values.
@@ -164,6 +200,8 @@ class Settings:
         out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         out["method"], out["stride"] = self.method_name, self.window_stride
         out["method_options"] = {key: _plain(value) for key, value in self._all_options().items() if value is not None}
+        out["masks"] = _plain(self.masks)
+        out["post_steps"] = tuple(_plain(step) for step in self.post_steps)
         out["templates"] = list(self.templates) if len(self.templates) <= 3 else f"{len(self.templates)} templates"
         return {key: list(value) if isinstance(value, tuple) else value for key, value in out.items()}
 
@@ -173,6 +211,8 @@ class Settings:
         kind = type(self.make_method())
         exact["method"], exact["stride"] = f"{kind.__module__}.{kind.__qualname__}", self.window_stride
         exact["method_options"] = {key: _plain(value) for key, value in self._all_options().items()}
+        exact["masks"] = _plain(self.masks)
+        exact["post_steps"] = [_plain(step) for step in self.post_steps]
         return hashlib.sha256(json.dumps(exact, sort_keys=True).encode()).hexdigest()
 
     def _all_options(self) -> dict[str, Any]:

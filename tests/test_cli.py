@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import sclip_plugin as sp
 from sclip_plugin.cli import program as cli
 
 
@@ -127,12 +128,50 @@ def test_the_demo_needs_nothing(sclip, tmp_path):
     code, said = sclip("demo", "-o", tmp_path / "demo")
     assert code == 0, said
     miou = float(said.split("mIoU with csa: ")[1].split(" %")[0])
+    refined = float(said.split("(--refine): ")[1].split(" %")[0])
     _, said_plain = sclip("demo", "-o", tmp_path / "plain", "--method", "vanilla")
     plain = float(said_plain.split("vanilla: ")[1].split(" %")[0])
-    assert miou > 60 and miou > plain
-    assert {"scene.png", "scene.overlay.png", "scene.truth.png", "scene.json"} <= {
+    assert miou > 60 and miou > plain and refined > miou
+    assert sclip("demo", "-o", tmp_path / "words", "--method", "resclip")[0] == 0  # which looks with the words
+    assert {"scene.png", "scene.overlay.png", "scene.unrefined.png", "scene.truth.png", "scene.json"} <= {
         path.name for path in (tmp_path / "demo").iterdir()
     }
+
+
+def test_masks_get_words(sclip, model, tmp_path):
+    scene = sp.draw_scene(seed=2)
+    scene.picture.save(tmp_path / "scene.png")
+    (tmp_path / "masks").mkdir()
+    Image.fromarray((scene.label_map + 1).astype(np.uint8)).save(tmp_path / "masks" / "scene.png")
+    names = ", ".join(scene.labels)
+    for masks in (tmp_path / "masks", tmp_path / "masks" / "scene.png", "slic"):
+        arguments = (
+            "label",
+            tmp_path / "scene.png",
+            "--masks",
+            masks,
+            "-l",
+            names,
+            "-m",
+            "demo",
+            "-o",
+            tmp_path / "out",
+        )
+        code, said = sclip(*arguments, "--view", "crop")
+        assert code == 0, said
+        written = json.loads((tmp_path / "out" / "scene.masks.json").read_text())
+        assert said.count("%") == len(written["regions"]) and (tmp_path / "out" / "scene.masks.png").exists()
+        _, lines = sclip(*arguments, "--json")
+        numbers = [json.loads(line)["mask"] for line in lines.splitlines() if line.startswith("{")]
+        assert numbers == list(range(len(written["regions"])))
+    code, said = sclip("segment", tmp_path / "scene.png", "--masks", tmp_path / "masks", "-l", names, "-m", "demo",
+                       "-o", tmp_path / "corrected")  # fmt: skip
+    assert code == 0, said
+    label_map = np.asarray(Image.open(tmp_path / "corrected" / "scene.labels.png"))
+    for index in range(len(scene.labels)):
+        assert len(np.unique(label_map[scene.label_map == index])) == 1
+    code, said = sclip("label", tmp_path / "scene.png", "--masks", "slik", "-l", "cat", "-m", "demo")
+    assert code == 2 and "Did you mean 'slic'" in said
 
 
 def test_the_cache_is_shown_and_cleared(sclip, model, pictures, tmp_path):

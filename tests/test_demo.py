@@ -7,6 +7,7 @@ import golden
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import sclip_plugin as sp
 from sclip_plugin import demo
@@ -45,6 +46,18 @@ def test_a_scene_is_a_function_of_its_seed(size):
     assert np.array_equal(one.picture, same.picture) and np.array_equal(one.label_map, same.label_map)
     assert (one.labels, one.caption) == (same.labels, same.caption)
     assert not np.array_equal(one.picture, other.picture)
+
+
+def test_at_twice_its_size_a_scene_is_the_same():
+    for seed in range(6):
+        scene, larger = sp.draw_scene(seed), sp.draw_scene(seed, scale=2)
+        assert larger.picture.size == tuple(2 * side for side in scene.picture.size)
+        assert larger.labels == scene.labels and larger.caption == scene.caption
+        assert (larger.label_map[::2, ::2] != scene.label_map).mean() < 0.02
+        halved = np.asarray(larger.picture.resize(scene.picture.size, Image.Resampling.BOX), np.int16)
+        assert abs(halved - np.asarray(scene.picture, np.int16)).mean() < 6  # of 255; textures lose their finest grain
+    with pytest.raises(sp.SclipError, match="scale is 1.5"):
+        sp.draw_scene(0, scale=1.5)
 
 
 def test_every_label_is_in_the_mask_and_grounds_come_last():

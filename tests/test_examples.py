@@ -44,9 +44,10 @@ def test_the_readme_has_examples():
     assert len(BLOCKS) >= 4
 
 
-def test_the_page_on_encoding():
-    """Its blocks one after the other, as a reader types them."""
-    page = README.parent / "docs" / "encoding.md"
+@pytest.mark.parametrize("name", ["encoding", "formats"])
+def test_pages(name):
+    """Their blocks one after the other, as a reader types them."""
+    page = README.parent / "docs" / f"{name}.md"
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
         exec(compile(block, str(page), "exec"), names)

@@ -127,6 +127,7 @@ class TestOpenClipFolders:
         ("open_clip:ViT-B-61/openai", "Did you mean 'ViT-B-16'"),
         ("ViT-B/32", "open_clip:ViT-B-32/openai"),
         ("Demo", "Did you mean 'demo'"),
+        ("dmeo", "Did you mean 'demo'"),
     ],
 )
 def test_names_get_a_hint(name, says, monkeypatch):

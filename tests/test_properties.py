@@ -70,7 +70,7 @@ def test_windows_see_every_pixel_and_weigh_as_one(size, window, data):
     stride = data.draw(st.integers(1, window)) if window else 1
     plan = WindowPlan.of(size, window, stride if stride * 20 > max(size) else max(1, window), (16, 16))
     seen = np.zeros(size, int)
-    for top, left in plan.boxes():
+    for top, left, _, _ in plan.boxes():
         seen[top : top + plan.window[0], left : left + plan.window[1]] += 1
     assert seen.min() >= 1 and len(list(plan.boxes())) == len(plan)
     ones = torch.ones(plan.empty_logits(1, torch.zeros(1)).shape)

@@ -129,6 +129,33 @@ class TestResume:
         assert content(tmp_path / "out") == before
 
 
+class TestHowPicturesAreDrawn:
+    def test_another_way_is_another_result(self, sclip, tmp_path):
+        draw(tmp_path / "a.png"), draw(tmp_path / "b.png", 1)
+        (tmp_path / "colours.yaml").write_text("cat: red")
+        ways = [(), ("--style", "outline"), ("--colors", "colours.yaml"), ("--min-area", "900"), ("--stretch",)]
+        seen = set()
+        for way in ways:
+            assert "2 done" in sclip("a.png", "b.png", "-o", "out", "--resume", "--heatmaps", *way)[2]
+            seen.add(b"".join(content(tmp_path / "out")[f"a.{kind}.png"] for kind in ("overlay", "heatmap.0-cat")))
+            assert "2 skipped" in sclip("a.png", "b.png", "-o", "out", "--resume", "--heatmaps", *way)[2]
+        assert len(seen) == len(ways)
+
+    def test_pictures_of_another_format_are_no_input(self, sclip, tmp_path):
+        draw(tmp_path / "a.png")
+        for picture_format in ("jpg", "webp", "png"):
+            code, printed, said = sclip(".", "-o", ".", "--picture-format", picture_format, "--heatmaps")
+            assert code == 0 and len(printed.splitlines()) == 1, said
+            suffixes = {path.suffix for path in tmp_path.glob("a.overlay.*")}
+            assert suffixes == {f".{picture_format}"}
+
+    def test_colours_that_are_none_are_said_before_a_model_is_read(self, sclip, tmp_path):
+        draw(tmp_path / "a.png")
+        (tmp_path / "colours.yaml").write_text("cat: rot")
+        code, printed, said = sclip("a.png", "-o", "out", "--colors", "colours.yaml", "-m", "no-such-model")
+        assert code == 2 and "'rot' is no colour" in said
+
+
 class TestOwnResultsAreNoInput:
     @pytest.mark.parametrize("out", ["out", ".", "photos/deep/out"])
     def test_a_second_run_sees_the_same_pictures(self, sclip, tmp_path, out):

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from sclip_plugin.draw.overlay import palette
+from sclip_plugin.draw.colours import colours_of
 from sclip_plugin.evaluation import DatasetError, find_samples
 from sclip_plugin.evaluation.sets import locate
 from sclip_plugin.protocols import Benchmark, list_benchmarks, load_benchmark
@@ -78,7 +78,7 @@ def _register(name: str, benchmark: Benchmark, load: Any) -> bool:
     classes = list(benchmark.class_names)
     MetadataCatalog.get(name).set(
         stuff_classes=classes,
-        stuff_colors=palette(len(classes)).tolist(),
+        stuff_colors=colours_of(classes).tolist(),
         ignore_label=benchmark.ignore_index,
         evaluator_type="sem_seg",
     )

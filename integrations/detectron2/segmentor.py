@@ -12,8 +12,9 @@ from detectron2.data.catalog import Metadata
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from sclip_plugin.draw.overlay import palette
+from sclip_plugin.draw.colours import colours_of
 from sclip_plugin.errors import LabelError, PictureError, SettingError
+from sclip_plugin.segment.encoded import Encoded
 from sclip_plugin.segment.segmentation import Segmentation
 from sclip_plugin.segment.segmenter import Prepared, Segmenter
 from sclip_plugin.text.labels import Labels, Vocabulary, parse_labels
@@ -99,7 +100,7 @@ class SCLIPSegmentor(nn.Module):
     def metadata(self) -> Metadata:
         """Names and colours of the present classes, as ``detectron2.utils.visualizer.Visualizer`` takes them."""
         labels = self.vocabulary.labels if self.vocabulary else ()
-        return Metadata(stuff_classes=list(labels), stuff_colors=palette(len(labels)).tolist())
+        return Metadata(stuff_classes=list(labels), stuff_colors=colours_of(labels).tolist())
 
     def set_classes(self, classes: Labels) -> None:
         """Segment into other classes from now on; nothing is rebuilt, and known names cost no time.
@@ -121,7 +122,7 @@ class SCLIPSegmentor(nn.Module):
             batched_inputs: a dict for each picture, as ``detectron2.data.DatasetMapper`` gives them:
 
                 * "image": (C, H, W), values from 0 to 255, channels in the order of ``input_format``. Any integer or
-                  floating-point type; rounded to 8 bits.
+                  floating-point type; rounded to 8 bits. Or what `encode` gave, as "encoded".
                 * "height", "width" (int): size of the output; that of "image" where they are absent.
 
                 Other keys are not read.
@@ -146,8 +147,29 @@ class SCLIPSegmentor(nn.Module):
                 "there are no classes yet: give MODEL.SCLIP.CLASSES (or CLASSES_FILE, CLASSES_FROM, PRESET), or call "
                 "set_classes(['cat', 'dog'])."
             )
-        results = self.segmenter.stream_prepared((self._prepared(entry) for entry in batched_inputs), self._classes)
+        pictures = [self._prepared(entry) for entry in batched_inputs if "encoded" not in entry]
+        seen = self.segmenter.stream_prepared(pictures, self._classes)
+        results = (
+            entry["encoded"].segment(self._classes) if "encoded" in entry else next(seen) for entry in batched_inputs
+        )
         return [{"sem_seg": sem_seg_scores(result, self.device)} for result in results]
+
+    @torch.no_grad()
+    def encode(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Encoded]]:
+        """Look at pictures once, to segment them into many sets of classes: ``model(model.encode(inputs))``.
+
+        Args:
+            batched_inputs: as `forward` takes them.
+
+        Returns:
+            A dict for each picture with one key, "encoded", for `forward`; the size of the output is fixed with it.
+
+        Raises:
+            SettingError: the method's features depend on the words.
+            PictureError: an image of another form.
+        """
+        pictures = [self._prepared(entry) for entry in batched_inputs]
+        return [{"encoded": encoded} for encoded in self.segmenter.encode_prepared(pictures)]
 
     def _prepared(self, entry: dict[str, Any]) -> Prepared:
         image = _to_rgb(entry["image"], self.input_format)
@@ -159,7 +181,7 @@ def sem_seg_scores(result: Segmentation, device: torch.device) -> Tensor:
     """Class scores (classes, H, W) whose argmax is the result's label map, on every pixel."""
     height, width = result.size
     scores = torch.empty(len(result.labels), height, width, device=device)
-    for (rows, columns), tile in result.score_tiles():
+    for (rows, columns), tile in result.score_tiles(device):
         labels = torch.from_numpy(result.label_map[rows, columns]).to(tile.device, torch.int64)[None]
         # Pixels that the thresholds gave to another class than the best, and ties that rounding made.
         other = tile.argmax(dim=0, keepdim=True) != labels

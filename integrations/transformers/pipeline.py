@@ -88,7 +88,8 @@ class ZeroShotSegmentationPipeline(Pipeline):
         """Segment one picture, or a list, generator or data set of them.
 
         Args:
-            inputs: a path, URL, base64 text, PIL picture, or whatever else `Segmenter` takes; a dict with one as
+            inputs: a path, URL, base64 text, PIL picture, or whatever else `Segmenter` takes; what `encode` gave,
+                for a second question that costs next to nothing; a dict with one as
                 ``"image"`` and its own ``"candidate_labels"``; a list, a generator or a ``torch`` data set of those
                 (such as transformers' ``KeyDataset``). From the latter two results come one by one, as they are asked
                 for.
@@ -136,6 +137,21 @@ class ZeroShotSegmentationPipeline(Pipeline):
             parameters["candidate_labels"] = candidate_labels
         return super().__call__(inputs, **parameters)
 
+    def encode(self, inputs: Any, timeout: float | None = None, **settings: Any) -> Any:
+        """Look at a picture once, to ask about it many times: ``pipe(pipe.encode("photo.jpg"), candidate_labels=…)``.
+
+        Args:
+            inputs: a picture as for a call, or a list of them.
+            timeout: seconds to wait for a picture from the web; None for no end.
+            **settings: fields of `sclip_plugin.settings.Settings` that decide the features, such as ``method``.
+
+        Returns:
+            A `sclip_plugin.Encoded`, or a list of them.
+        """
+        if isinstance(inputs, (list, tuple)):
+            return self.segmenter.encode([_load(source, timeout) for source in inputs], **settings)
+        return self.segmenter.encode(_load(inputs, timeout), **settings)
+
     def _sanitize_parameters(  # type: ignore[override]
         self,
         candidate_labels: Any = None,
@@ -173,6 +189,8 @@ class ZeroShotSegmentationPipeline(Pipeline):
             inputs = inputs["image"]
             if labels is not None:
                 _check(labels)
+        if _is_encoded(inputs):
+            return {"picture": (inputs, inputs.size, labels)}
         _, pixels, size = self.segmenter.prepare(_load(inputs, timeout), **settings or {})
         # A tuple, so that transformers' collate function makes a list of them and pads nothing.
         return {"picture": (pixels, size, labels)}
@@ -184,10 +202,13 @@ class ZeroShotSegmentationPipeline(Pipeline):
         batch = [pictures] if isinstance(pictures, tuple) else pictures
         results: list[Segmentation] = []
         for labels, group in groupby(batch, key=lambda picture: picture[2]):
-            prepared = ((None, pixels, size) for pixels, size, _ in group)
-            results += self.segmenter.stream_prepared(
-                prepared, candidate_labels if labels is None else labels, **settings or {}
-            )
+            asked = candidate_labels if labels is None else labels
+            for known, members in groupby(group, key=lambda picture: _is_encoded(picture[0])):
+                if known:
+                    results += (encoded.segment(asked, **settings or {}) for encoded, *_ in members)
+                else:
+                    prepared = ((None, pixels, size) for pixels, size, _ in members)
+                    results += self.segmenter.stream_prepared(prepared, asked, **settings or {})
         return {"segmentation": results[0] if batch is not pictures else results}
 
     def postprocess(self, model_outputs: dict[str, Any], output: str = "masks") -> Any:  # type: ignore[override]
@@ -207,6 +228,12 @@ def _beside(model: Any, kind: Any) -> Any:
         return kind.from_pretrained(model.name_or_path, revision=getattr(model.config, "_commit_hash", None))
     except (OSError, ValueError):
         return None
+
+
+def _is_encoded(picture: Any) -> bool:
+    from sclip_plugin.segment.encoded import Encoded
+
+    return isinstance(picture, Encoded)
 
 
 def _check(labels: Any) -> None:

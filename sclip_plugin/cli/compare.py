@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..defaults import DEFAULT_MODEL
+from .drawing import Colors, Opacity, Style, read_colors
 from .options import (
     Background,
     Changes,
@@ -31,7 +32,7 @@ from .options import (
     parse_labels_option,
 )
 from .pictures import MaxPixels, NamedPicture, limit_pixels
-from .terminal import AsJson, Opacity, Quiet, say, tell
+from .terminal import AsJson, Quiet, say, tell
 
 
 def compare(
@@ -46,6 +47,8 @@ def compare(
     background: Background = False,
     refine: Refine = False,
     opacity: Opacity = 0.55,
+    style: Style = "fill",
+    colors: Colors = None,
     window: Window = None,
     stride: Stride = None,
     resize: Resize = None,
@@ -64,9 +67,9 @@ def compare(
     from ..draw import overlay as drawing
     from ..draw import sheet
     from ..files import check_writable, image_format, save_image
+    from ..imaging.marks import marked
     from ..imaging.pictures import read_picture
     from ..methods import methods_alone
-    from ..segment.results import png_info
     from ..settings import setting_names
 
     limit_pixels(max_pixels)
@@ -78,30 +81,32 @@ def compare(
         resize_short_side=resize, templates=templates,
     )  # fmt: skip
     own = _options_of_each(names, options)
+    named = read_colors(colors)
     parsed = parse_labels_option(labels)
     check_labels(parsed, preset, settings)
     # What would fail at the end is found out now.
     if out.is_dir():
         raise IsADirectoryError(f"--out {out} is a folder; give the name of a picture, such as {out / 'compare.png'}.")
-    marked = {"pnginfo": png_info()} if image_format(out) == "PNG" else {}
+    mark = marked(image_format(out))
     check_writable(out.parent)
     with NamedPicture.of(picture).open() as file:
         shown = read_picture(file)
     segmenter = make_segmenter(model, device, dtype, preset, **settings)
     segmenter(shown, parsed)  # the text bank and the first-call costs are no method's own
     panels = [("picture", shown)]
-    rows = []
+    rows, maps = [], []
     for name in names:
         start = time.perf_counter()
         result = segmenter(shown, parsed, method=name, **own[name])
         seconds = time.perf_counter() - start
         if not quiet:
             tell(f"{name}: {seconds:.2f} s")
-        panels.append((f"{name}, {seconds:.2f} s", result.overlay(opacity=opacity, legend=False)))
+        shown_as = result.overlay(opacity=opacity, style=style, legend=False, colours=named)
+        panels.append((f"{name}, {seconds:.2f} s", shown_as))
+        maps.append(result.label_map)
         rows.append({"method": name, "seconds": seconds, "areas": result.areas()})
-    colours = drawing.palette(len(result.labels))
-    legend = [(label, tuple(int(v) for v in colours[i])) for i, label in enumerate(result.labels)]
-    save_image(sheet.side_by_side(panels, legend=legend), out, **marked)
+    legend = drawing.legend_of(maps, result.labels, named)
+    save_image(sheet.side_by_side(panels, legend=legend), out, **mark)
     if as_json:
         say(json.dumps({"picture": picture, "file": str(out), "methods": rows}))
     elif not quiet:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..defaults import DEFAULT_MODEL
+from ..defaults import DEFAULT_MODEL, PAMR_STEPS
 from .options import make_segmenter, setting
 from .terminal import say
+
+if TYPE_CHECKING:
+    from ..demo import Scene
+    from ..segment.segmentation import Segmentation
+    from ..segment.segmenter import Segmenter
 
 
 def demo(
@@ -21,25 +26,48 @@ def demo(
 
     Needs no network. The scene was not seen in training, and no mask ever was.
     """
+    import torch
+
     from ..demo import draw_scene
     from ..draw.overlay import overlay
-    from ..evaluation.metric import IoUTotals
     from ..files import save_image
 
-    scene = draw_scene(seed)
+    scene = draw_scene(seed, scale=2)
+    labels = list(scene.labels)
     segmenter = make_segmenter("demo", None, method=method)
-    result = segmenter(scene.picture, list(scene.labels))
-    paths = result.save(out, "scene", heatmaps=True)
+    # The tower looks once; both answers and all heat maps are questions to what it saw.
+    look = segmenter.encode([scene.picture], dtype=torch.float32) if _words_come_later(segmenter) else None
+    plain, refined = (
+        look[0].segment(labels, pamr_steps=steps) if look else segmenter(scene.picture, labels, pamr_steps=steps)
+        for steps in (0, PAMR_STEPS)
+    )
+    paths = refined.save(out, "scene", heatmaps=True)
     save_image(scene.picture, out / "scene.png")
+    save_image(plain.overlay(), out / "scene.unrefined.png")
     save_image(overlay(scene.picture, scene.label_map, scene.labels), out / "scene.truth.png")
-    totals = IoUTotals(len(scene.labels))
-    totals.add(result.label_map, scene.label_map)
-    say(f"A scene of: {', '.join(scene.labels)}")
-    say(f"mIoU with {method}: {100 * totals.miou:.1f} % (the truth is known, since the scene was drawn)")
+    say(f"A scene of: {', '.join(labels)}")
+    say(
+        f"mIoU with {method}: {_miou(plain, scene):.1f} %, refined along the picture's edges (--refine): "
+        f"{_miou(refined, scene):.1f} % (the truth is known, since the scene was drawn)"
+    )
     for name, path in (
         ("picture", out / "scene.png"),
-        ("segmented", paths["overlay"]),
+        ("segmented", out / "scene.unrefined.png"),
+        ("refined", paths["overlay"]),
         ("truth", out / "scene.truth.png"),
     ):
         say(f"{name:>10}: {path}")
     say(f'\nNext, your own: sclip segment PICTURE --labels "cat, sofa" (fetches {DEFAULT_MODEL} once)')
+
+
+def _words_come_later(segmenter: Segmenter) -> bool:
+    """Whether a picture can be looked at before the words are known, as with all methods but resclip."""
+    return not segmenter.settings.make_method().needs_text
+
+
+def _miou(result: Segmentation, scene: Scene) -> float:
+    from ..evaluation.metric import IoUTotals
+
+    totals = IoUTotals(len(scene.labels))
+    totals.add(result.label_map, scene.label_map)
+    return 100 * totals.miou

@@ -62,6 +62,7 @@ Stride = Annotated[int | None, setting("stride")]
 Resize = Annotated[int | None, setting("resize_short_side", "--resize")]
 Background = Annotated[bool, setting("background")]
 Threshold = Annotated[float | None, setting("threshold")]
+Masks = Annotated[str | None, setting("masks")]
 Templates = Annotated[str | None, setting("templates")]
 Refine = Annotated[
     bool, typer.Option("--refine", help=f"Sharpen along the picture's colours (PAMR, {PAMR_STEPS} steps).")

@@ -19,6 +19,7 @@ from .compare import compare
 from .convert import convert_app
 from .demo import demo
 from .evaluate import eval_app
+from .label import label
 from .methods import methods
 from .segment import segment
 from .terminal import tell
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (segment, compare, demo, methods, cache):
+for command in (segment, label, compare, demo, methods, cache):
     app.command()(command)
 app.add_typer(eval_app, name="eval")
 app.add_typer(convert_app, name="convert")

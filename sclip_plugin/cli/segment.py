@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..defaults import DEFAULT_MODEL
+from .drawing import Colors, MinArea, Opacity, PictureFormat, Stretch, Style, read_colors
+from .exporting import Exports, Formats, RegionsOf, beside_each_picture, split_formats
 from .options import (
     Background,
     Changes,
@@ -17,6 +19,7 @@ from .options import (
     Dtype,
     Labelled,
     Labels,
+    Masks,
     MethodName,
     Model,
     PresetName,
@@ -34,7 +37,7 @@ from .options import (
     tell_of_long_bank,
 )
 from .pictures import MaxPixels, NamedPicture, find_pictures, limit_pixels, with_stems
-from .terminal import AsJson, Opacity, Quiet, say, shown, tell
+from .terminal import AsJson, Quiet, say, shown, tell
 
 if TYPE_CHECKING:
     from ..segment.segmenter import Segmenter
@@ -58,8 +61,16 @@ def segment(
     background: Background = False,
     threshold: Threshold = None,
     refine: Refine = False,
+    masks: Masks = None,
+    formats: Formats = None,
+    regions: RegionsOf = None,
     heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Write a heat map of every label, too.")] = False,
     opacity: Opacity = 0.55,
+    style: Style = "fill",
+    colors: Colors = None,
+    stretch: Stretch = False,
+    min_area: MinArea = 0,
+    picture_format: PictureFormat = "png",
     window: Window = None,
     stride: Stride = None,
     resize: Resize = None,
@@ -79,7 +90,8 @@ def segment(
 
     Writes for each picture NAME.overlay.png (the picture in colours, with a legend), NAME.labels.png (a palette picture
     whose values are the labels' indices) and NAME.json (labels, areas, scores, settings, the picture's path and hash,
-    and the files that belong to it). What was done is printed on standard output, everything else on standard error.
+    and the files that belong to it); with --format also what other programs read. What was done is printed on standard
+    output, everything else on standard error.
 
     Exit code: 0 if all pictures were done, 1 if some could not be, 2 if nothing could start.
 
@@ -91,9 +103,14 @@ def segment(
     parsed = parse_labels_option(labels)
     settings = chosen_settings(
         method, preset, parse_changes(change or []), refine, background=background or None, threshold=threshold,
-        window=window, stride=stride, resize_short_side=resize, templates=templates,
+        masks=masks, window=window, stride=stride, resize_short_side=resize, templates=templates,
     )  # fmt: skip
     check_labels(parsed, preset, settings)
+    wanted = split_formats(formats, regions)
+    drawn = {
+        "opacity": opacity, "style": style, "colours": read_colors(colors), "stretch": stretch,
+        "picture_format": picture_format,
+    }  # fmt: skip
     found = find_pictures(pictures, out)
     check_writable(out)
     sweep(out)
@@ -103,7 +120,7 @@ def segment(
             tell(f"not looked at: {found.left_out()}")
         if model == "demo":
             tell("demo is a small model that knows drawn things only; for photographs name another with --model.")
-    run = _Run(segmenter, model, parsed, out, heatmaps, opacity, resume, quiet, as_json)
+    run = _Run(segmenter, model, parsed, out, wanted, heatmaps, drawn, min_area, resume, quiet, as_json)
     run.prepare()
     run.all(with_stems(found.pictures))
 
@@ -117,8 +134,10 @@ class _Run:
         model: str,
         classes: Labelled | None,
         out: Path,
+        formats: dict[str, dict[str, Any]],
         heatmaps: bool,
-        opacity: float,
+        drawn: dict[str, Any],
+        min_area: int,
         resume: bool,
         quiet: bool,
         as_json: bool,
@@ -130,7 +149,8 @@ class _Run:
         self.classes = classes
         self.out = out
         self.heatmaps = heatmaps
-        self.opacity = opacity
+        self.drawn = drawn
+        self.min_area = min_area
         self.resume = resume
         self.quiet = quiet
         self.as_json = as_json
@@ -138,7 +158,9 @@ class _Run:
             "model": model,
             "dtype": segmenter.dtype,
             "labels": classes,
-            "opacity": opacity,
+            **drawn,
+            "min_area": min_area,
+            **beside_each_picture(formats),
             **segmenter.settings.plain(),
             "identity": segmenter.identity(classes),
         }
@@ -146,6 +168,7 @@ class _Run:
         vocabulary = parse_labels(classes, segmenter.settings.background) if classes else segmenter.vocabulary
         assert vocabulary is not None, "check_labels comes first"
         self.vocabulary = vocabulary
+        self.exports = Exports(out, vocabulary.labels, formats)
         self.kinds = list(file_names("", vocabulary.labels, heatmaps))
         self.done = self.skipped = 0
         self.failed: list[tuple[str, str]] = []
@@ -178,6 +201,10 @@ class _Run:
                 stopped = "stopped"
             except _CannotWrite as error:
                 stopped = f"stopped, since nothing can be written any more: {error.__cause__}"
+        try:
+            self.tell_of_exports(self.exports.close())
+        except OSError as error:
+            stopped = stopped or f"stopped, since an export can't be written: {error}"
         self.report(len(pictures), stopped)
 
     def one(self, picture: NamedPicture, stem: str) -> None:
@@ -190,26 +217,36 @@ class _Run:
                 source = source_of(file, picture.given)
                 path = self.out / f"{stem}.json"
                 if self.resume and is_whole(path, self.settings, source, self.kinds):
+                    self.exports.recall(stem, picture.given, file)
                     self.skipped += 1
                     self.tell_of(picture, "skipped", json=str(path))
                     return
                 rgb = read_picture(file)
-            result = self.segmenter(rgb, self.classes)
+                rgb.filename = picture.given  # type: ignore[attr-defined]  # which an open file does not say
+            result = self.segmenter(rgb, self.classes).cleaned(self.min_area)
             del rgb  # the result has its own; of a large picture one is enough
         except (SclipError, OSError, MemoryError) as error:
-            self.failed.append((picture.given, str(error) or type(error).__name__))
-            self.tell_of(picture, "failed", error=self.failed[-1][1])
+            self.fail(picture, error)
             return
         result.settings = self.settings
         try:
-            written = result.save(self.out, stem, heatmaps=self.heatmaps, opacity=self.opacity, source=source)
+            exported = self.exports.add(result, stem, picture.given)  # before the JSON, which speaks for them
+            written = result.save(self.out, stem, heatmaps=self.heatmaps, source=source, **self.drawn)
         except OSError as error:
             raise _CannotWrite from error
+        except SclipError as error:
+            self.fail(picture, error)
+            return
         self.done += 1
         # Not from the JSON: another process may have put its own there by now.
         labels = [{"label": label, "area": area} for label, area in result.areas().items()]
         files = {kind: str(path) for kind, path in written.items() if kind != "json"}
-        self.tell_of(picture, "done", json=str(written["json"]), files=files, labels=labels)
+        more = {"exported": exported} if exported else {}
+        self.tell_of(picture, "done", json=str(written["json"]), files=files, labels=labels, **more)
+
+    def fail(self, picture: NamedPicture, error: Exception) -> None:
+        self.failed.append((picture.given, str(error) or type(error).__name__))
+        self.tell_of(picture, "failed", error=self.failed[-1][1])
 
     def tell_of(self, picture: NamedPicture, status: str, **more: Any) -> None:
         """What came of a picture: a line of JSON, or words."""
@@ -225,6 +262,14 @@ class _Run:
                 f"{entry['label']} {100 * entry['area']:.0f} %" for entry in areas if entry["area"] >= 0.005
             )
             say(f"{picture.given}: {shares or 'nothing labelled'} -> {more['files']['overlay']}")
+
+    def tell_of_exports(self, files: dict[str, list[str]]) -> None:
+        """Which files hold all pictures."""
+        if files and self.as_json:
+            say(json.dumps({"status": "exported", "formats": files}))
+        elif not self.quiet:
+            for format, paths in files.items():
+                say(f"{format}: {', '.join(paths)}")
 
     def report(self, count: int, stopped: str) -> None:
         """The last words, and the exit code."""

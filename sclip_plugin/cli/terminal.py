@@ -9,7 +9,6 @@ import typer
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print failures only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print results as JSON, one object a line.")]
-Opacity = Annotated[float, typer.Option("--opacity", min=0, max=1, help="Of the colours in overlays.")]
 
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 """For rich: text as it is."""

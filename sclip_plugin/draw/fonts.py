@@ -4,7 +4,8 @@ The package ships one font (DejaVu Sans: Latin, Greek, Cyrillic, Hebrew, Arabic,
 is drawn with a font of the machine that does; a character that no font covers is drawn as its Python escape
 (`\\u732b`), so that nothing becomes a row of empty boxes. Arabic, Hindi and the like are shaped where Pillow has raqm.
 
-The environment variable `SCLIP_FONTS` names folders or font files to look through before the machine's own.
+The environment variable `SCLIP_FONTS` names folders or font files to look through before those of installed packages
+and the machine's own.
 """
 
 from __future__ import annotations
@@ -15,15 +16,14 @@ import unicodedata
 import warnings
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, features
+from PIL import Image, ImageDraw, features
 
-from .fontfiles import SHIPPED, Face, has_character, is_coloured, machine_faces
+from .fontfiles import SHIPPED, has_character, machine_fonts, opened
 
 __all__ = ["ascent", "displayed", "draw_text", "line_height", "text_width", "wrap_text"]
 
 Colour = tuple[int, int, int]
 
-BITMAP_SIZES = (109, 136, 160, 128, 96, 72, 64, 48, 40, 32, 20)  # strikes of the colour emoji fonts in use
 BREAKS = re.compile(r"\s|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|(?=\\[uU])")  # behind these, and before an escape
 LONGEST = 400  # no line or pair of lines shows more characters; what is longer is not worth measuring
 
@@ -62,7 +62,9 @@ def text_width(text: str, size: int) -> int:
     >>> text_width("cat", 20) < text_width("cat", 40)
     True
     """
-    return int(np.ceil(sum(_font(face, size)[0].getlength(part) * _font(face, size)[1] for part, face in _runs(text))))
+    return int(
+        np.ceil(sum(opened(path, size)[0].getlength(part) * opened(path, size)[1] for part, path in _runs(text)))
+    )
 
 
 def draw_text(image: Image.Image, xy: tuple[int, int], text: str, size: int, fill: Colour = (0, 0, 0)) -> int:
@@ -86,17 +88,16 @@ def draw_text(image: Image.Image, xy: tuple[int, int], text: str, size: int, fil
     runs = _runs(text)
     if len(runs) > 1 and _direction(text) == "R":
         runs = runs[::-1]
-    for part, face in runs:
+    for part, path in runs:
         part = part[::-1] if not _shapes() and _direction(part) == "R" else part
-        font, scale = _font(face, size)
-        coloured = is_coloured(face)
+        font, scale = opened(path, size)
         length = font.getlength(part)
         if scale == 1.0:
-            ImageDraw.Draw(image).text((x, y), part, fill=fill, font=font, anchor="ls", embedded_color=coloured)
+            ImageDraw.Draw(image).text((x, y), part, fill=fill, font=font, anchor="ls", embedded_color=True)
         else:
             up, down = font.getmetrics()
             tile = Image.new("RGBA", (max(1, int(np.ceil(length))), max(1, up + down)))
-            ImageDraw.Draw(tile).text((0, up), part, fill=fill, font=font, anchor="ls", embedded_color=coloured)
+            ImageDraw.Draw(tile).text((0, up), part, fill=fill, font=font, anchor="ls", embedded_color=True)
             width, height = (max(1, round(side * scale)) for side in tile.size)
             tile = tile.resize((width, height), Image.Resampling.BOX)
             image.paste(tile, (round(x), round(y - up * scale)), tile)
@@ -154,7 +155,7 @@ def _sticks(left: str, right: str) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def _runs(text: str) -> tuple[tuple[str, Face], ...]:
+def _runs(text: str) -> tuple[tuple[str, str], ...]:
     """Cuts a text into parts of one font each: ASCII in the shipped font, the rest in one other if any covers it."""
     text = "".join(_shown(c) for c in " ".join(unicodedata.normalize("NFC", text).split()))
     if not _shapes():
@@ -167,12 +168,12 @@ def _runs(text: str) -> tuple[tuple[str, Face], ...]:
     # Cutting a text that runs from right to left would put its parts in the wrong order.
     whole = _face_with(visible) if _direction(text) == "R" else None
     foreign = whole or _face_with(frozenset(c for c in visible if not c.isascii()))
-    runs: list[tuple[str, Face]] = []
+    runs: list[tuple[str, str]] = []
     for c in text:
         last = runs[-1][1] if runs else SHIPPED
         part, face = c, last
         if c == " ":
-            face = SHIPPED if is_coloured(last) else last
+            face = last if whole else SHIPPED  # blanks of fonts for emoji are wide
         elif whole or not c.isascii():
             stays = _is_invisible(c) or (foreign is None and has_character(last, c))
             found = last if stays else foreign or _face_with(frozenset(c))
@@ -212,16 +213,16 @@ def _direction(text: str) -> str:
 
 
 @functools.lru_cache(maxsize=8192)
-def _face_with(characters: frozenset[str]) -> Face | None:
+def _face_with(characters: frozenset[str]) -> str | None:
     for face in (SHIPPED, *_used):
         if all(has_character(face, c) for c in characters):
             return face
-    for face in machine_faces():
+    for face in machine_fonts():
         if all(has_character(face, c) for c in characters):
             _used.append(face)
             return face
     if len(characters) == 1:
-        _warn_once(ascii("".join(characters)))
+        _warn_once("".join(characters))
     return None
 
 
@@ -230,29 +231,12 @@ def _warn_once(character: str) -> None:
         return
     _missing.append(character)
     warnings.warn(
-        f"no font on this machine has {character}; such characters are drawn as escapes. Install a font that has them "
-        "(Noto covers nearly all), or name a folder or font file in the environment variable SCLIP_FONTS",
+        f"no font on this machine has {ascii(character)}; such characters are drawn as escapes. Noto's fonts have it: "
+        f"pip install {'manimgx-fonts-cjk' if BREAKS.fullmatch(character) else 'manimgx-fonts'}; or name a folder or "
+        "font file in the environment variable SCLIP_FONTS",
         stacklevel=2,
     )
 
 
 _missing: list[str] = []
-_used: list[Face] = []  # fonts of the machine that were needed before: looking there first keeps one script in one font
-
-
-@functools.lru_cache(maxsize=256)
-def _font(face: Face, size: int) -> tuple[ImageFont.FreeTypeFont, float]:
-    """The font at a size, and by what its drawing must be scaled (fonts made of bitmaps have only certain sizes)."""
-    for tried in (size, *BITMAP_SIZES):
-        try:
-            font = ImageFont.truetype(face.path, tried, index=face.number)
-        except OSError:
-            continue
-        try:  # variable fonts start at their first weight, which may be hairline
-            axes = font.get_variation_axes()
-            regular = [400.0 if axis["name"] in (b"Weight", "Weight") else float(axis["default"] or 0) for axis in axes]
-            font.set_variation_by_axes(regular)
-        except (OSError, NotImplementedError):
-            pass
-        return font, 1.0 if tried == size else size / tried
-    raise OSError(f"the font {face.path!r} can't be drawn at {size} px; remove it or set SCLIP_FONTS to another folder")
+_used: list[str] = []  # fonts of the machine that were needed before: looking there first keeps one script in one font

@@ -12,24 +12,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
-from PIL import Image, ImageColor, ImageDraw
+from PIL import Image, ImageDraw
 
 from . import fonts
 
-__all__ = ["BACKGROUND", "INK", "Entry", "Panel", "arrange", "attach", "display_scale", "fill", "font_size", "rgb"]
+__all__ = ["BACKGROUND", "INK", "Entry", "Panel", "arrange", "attach", "display_scale", "fill", "font_size"]
 
 BACKGROUND = (255, 255, 255)
 INK = (32, 33, 36)
 FAINT = (105, 110, 118)
+LARGEST_SHARE = 1 / 3  # of the picture that a legend may add to it
 SMALLEST = 256  # px: the longer side that a picture is enlarged to before text is set beside it
 
 
 class Entry(NamedTuple):
-    """One line of a legend: a name, the colour of its chip, and a note at the right, such as a percentage."""
+    """One line of a legend: a name, the colour of its chip if it has one, and a note at the right, such as a share."""
 
     name: str
-    colour: fonts.Colour
+    colour: fonts.Colour | None
     note: str = ""
 
 
@@ -50,7 +50,8 @@ class Panel:
         for x, y, right, lines, entry in self.places:
             x, y, right = left + x, top + y, left + right
             chip_top = y + (fonts.line_height(em) - chip) // 2
-            pen.rectangle((x, chip_top, x + chip, chip_top + chip), fill=entry.colour, outline=INK, width=edge)
+            if entry.colour is not None:
+                pen.rectangle((x, chip_top, x + chip, chip_top + chip), fill=entry.colour, outline=INK, width=edge)
             for n, line in enumerate(lines):
                 baseline = y + n * fonts.line_height(em) + fonts.ascent(em)
                 fonts.draw_text(image, (x + round(1.5 * em), baseline), line, em, INK)
@@ -79,16 +80,6 @@ def display_scale(size: tuple[int, int]) -> int:
     (4, 1, 1)
     """
     return max(1, math.ceil(SMALLEST / max(size)))
-
-
-def rgb(colour: str | Sequence[int] | np.ndarray) -> fonts.Colour:
-    """A colour as three whole numbers, from three numbers or a name or code that Pillow knows.
-
-    >>> rgb("#ff8000"), rgb(np.array([1, 2, 3], np.uint8))
-    ((255, 128, 0), (1, 2, 3))
-    """
-    red, green, blue = ImageColor.getrgb(colour)[:3] if isinstance(colour, str) else (int(c) for c in colour)
-    return red, green, blue
 
 
 def arrange(entries: Sequence[Entry], size: int, columns: int, widest: int) -> Panel:
@@ -142,6 +133,9 @@ def _fill(tall: Sequence[int], limit: int) -> list[list[int]]:
 def attach(image: Image.Image, entries: Sequence[Entry], size: int | None = None) -> Image.Image:
     """Puts a legend beside or below a picture, whichever makes the smaller whole; the picture itself is at (0, 0).
 
+    It adds at most a third of the picture: of many entries the first are listed, and how many more there are. (One is
+    always listed, however small the picture.)
+
     Args:
         image: RGB.
         entries: what the legend lists, in order; without any, the picture is returned as it is.
@@ -156,23 +150,46 @@ def attach(image: Image.Image, entries: Sequence[Entry], size: int | None = None
     if not entries:
         return image
     size = size or font_size(*image.size)
-    natural = max(image.width, 16 * size)
-    least = arrange(entries, size, 1, natural).width
-    options: list[tuple[float, tuple[int, int], tuple[int, int], Panel]] = []
-    for columns in range(1, min(len(entries), 24) + 1):
-        for widest in {natural, max(12 * size, image.width // columns - 2 * size)}:
-            panel = arrange(entries, size, columns, widest)
-            if panel.width > max(least, image.width):
-                continue
-            for at in (image.width, 0), (0, image.height):
-                whole = max(image.width, at[0] + panel.width), max(image.height, at[1] + panel.height)
-                long = max(1.0, max(whole) / min(whole) / max(1.8, max(image.size) / min(image.size)))
-                options.append((whole[0] * whole[1] * long * (1 + panel.cut), whole, at, panel))
-    _, whole, at, panel = min(options, key=lambda option: option[0])
+    whole, at, panel = _layout(image.size, entries, size)
+    room = (1 + LARGEST_SHARE) * image.width * image.height
+    if whole[0] * whole[1] > room:
+        low, high = 1, len(entries) - 1  # the most that fit, with the line that tells of the others
+        while low < high:
+            middle = (low + high + 1) // 2
+            (width, height), _, _ = _layout(image.size, shortened(entries, middle), size)
+            low, high = (middle, high) if width * height <= room else (low, middle - 1)
+        whole, at, panel = _layout(image.size, shortened(entries, low), size)
     canvas = Image.new("RGB", whole, BACKGROUND)
     canvas.paste(image)
     panel.draw(canvas, *at)
     return canvas
+
+
+def shortened(entries: Sequence[Entry], count: int) -> list[Entry]:
+    """The first entries, and how many more there are."""
+    more = len(entries) - count
+    return [*entries[:count], Entry(f"+ {more} more", None)] if more > 0 else list(entries)
+
+
+def _layout(
+    picture: tuple[int, int], entries: Sequence[Entry], size: int
+) -> tuple[tuple[int, int], tuple[int, int], Panel]:
+    """The size of the whole, where the panel stands, and the panel: of all layouts the one that looks best."""
+    across = picture[0]
+    natural = max(across, 16 * size)
+    least = arrange(entries, size, 1, natural).width
+    options: list[tuple[float, tuple[int, int], tuple[int, int], Panel]] = []
+    for columns in range(1, min(len(entries), 24) + 1):
+        for widest in {natural, max(12 * size, across // columns - 2 * size)}:
+            panel = arrange(entries, size, columns, widest)
+            if panel.width > max(least, across):
+                continue
+            for at in (across, 0), (0, picture[1]):
+                whole = max(across, at[0] + panel.width), max(picture[1], at[1] + panel.height)
+                long = max(1.0, max(whole) / min(whole) / max(1.8, max(picture) / min(picture)))
+                options.append((whole[0] * whole[1] * long * (1 + panel.cut), whole, at, panel))
+    _, whole, at, panel = min(options, key=lambda option: option[0])
+    return whole, at, panel
 
 
 def fill(entries: Sequence[Entry], size: int, width: int) -> Panel:

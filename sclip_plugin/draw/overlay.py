@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -18,45 +18,17 @@ from PIL import Image, ImageDraw
 from ..errors import ArgumentTypeError, SettingError
 from . import fonts
 from . import legend as _legend
-from .legend import BACKGROUND, INK, Entry
+from .colours import NO_LABEL, Colours, colours_of, is_neutral, rgb
+from .legend import BACKGROUND, FAINT, INK, Entry
 from .sheet import side_by_side
 
-__all__ = ["heatmap", "overlay", "palette", "palette_png", "side_by_side"]
+__all__ = ["heatmap", "legend_of", "overlay", "palette_png", "side_by_side"]
 
-UNLABELLED = (128, 128, 128)
+Style = Literal["fill", "outline"]
 STRIPE = 1 << 20  # pixels blended at once
 MAGMA = """
 000004 0a0822 1d1147 36106b 51127c 6a1c81 832681 9c2e7f b73779 cf4070 e55064 f4695c fb8761 fea571 fec287 fde0a1 fcfdbf
 """  # 17 of the 256 colours of matplotlib's magma (CC0); between them the map is linear to within 3/255
-
-
-def palette(count: int) -> np.ndarray:
-    """The colours of labels 0 to count - 1. The colour of a label does not depend on how many labels there are.
-
-    The first eight can be told apart with the common kinds of colour blindness; the first 256 are spread as far as
-    possible (`assets/palette.txt`); those beyond are merely different.
-
-    Args:
-        count: how many, 0 or more.
-
-    Returns:
-        (count, 3) uint8, RGB.
-
-    Raises:
-        ValueError: `count` is negative.
-
-    >>> palette(2).tolist()
-    [[230, 159, 0], [0, 114, 178]]
-    """
-    if count < 0:
-        raise SettingError(f"can't make {count} colours; give 0 or more")
-    chosen = _chosen_colours()
-    if count <= len(chosen):
-        return chosen[:count].copy()
-    codes = np.arange(count, dtype=np.int64) * 0x9E3779 % (1 << 24)  # an odd factor permutes the 2^24 colours
-    codes = codes[~np.isin(codes, chosen @ np.array([1 << 16, 1 << 8, 1]))][: count - len(chosen)]
-    rest = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1).astype(np.uint8)
-    return np.concatenate([chosen, rest])
 
 
 def overlay(
@@ -65,19 +37,24 @@ def overlay(
     labels: Sequence[str],
     *,
     opacity: float = 0.55,
+    style: Style = "fill",
     legend: bool = True,
+    colours: Colours | None = None,
 ) -> Image.Image:
     """Colours every region of a picture, with thin borders, and says beside or below it which colour is which.
 
-    The legend lists the labels that occur, the largest area first, with their share of the picture. It does not cover
-    the picture, which lies at the upper left; a small one is enlarged (see the first lines of this file).
+    The legend lists the labels that occur, the largest area first, with their share of the picture; of many, as many as
+    a third of the picture has room for. It does not cover the picture, which lies at the upper left; a small one is
+    enlarged (see the first lines of this file). What has no label, or the label ``"background"``, is not painted.
 
     Args:
         picture: any mode; what the label map was made from.
         label_map: (H, W) integers as large as the picture: positions in `labels`, -1 where there is no label.
         labels: a name for each class, in any script.
-        opacity: how much of the colour shows, 0 to 1. What has no label is greyed instead.
+        opacity: how much of the colour shows, 0 to 1. What is not painted is greyed as much.
+        style: ``"fill"``, or ``"outline"`` for borders only, over the picture as it is.
         legend: whether to add the legend; without it the result has the size of the picture.
+        colours: by name, in place of a word's own; see `colours.colours_of`.
 
     Returns:
         RGB.
@@ -98,36 +75,59 @@ def overlay(
     label_map = _checked_map(label_map, len(names), picture)
     if not 0 <= opacity <= 1:
         raise SettingError(f"opacity is {opacity}, expected 0 (picture only) to 1 (colours only)")
-    areas = np.zeros(len(names) + 1, np.int64)
-    for rows in _stripes(*label_map.shape):
-        areas += np.bincount(label_map[rows].ravel().astype(np.intp) + 1, minlength=len(areas))
-    colours = palette(len(names))
+    areas = _areas(label_map, len(names))
+    if style not in get_args(Style):
+        raise SettingError(f"style={style!r}; expected 'fill' or 'outline'")
+    table = np.concatenate([[NO_LABEL], colours_of(names, colours)]).astype(np.uint8)
+    neutral = np.array([True, *map(is_neutral, names)])
     scale = _legend.display_scale(picture.size) if legend else 1
-    result = _blended(_enlarged(picture, scale), _repeated(label_map, scale), colours, opacity)
-    if not legend:
-        return result
-    shares = areas / label_map.size
-    order = [i for i in np.argsort(-areas[1:], kind="stable").tolist() if areas[1 + i]]
-    entries = [Entry(names[i], _legend.rgb(colours[i]), _percent(shares[1 + i])) for i in order]
-    if areas[0]:
-        entries.append(Entry("(no label)", UNLABELLED, _percent(shares[0])))
-    return _legend.attach(result, entries)
+    enlarged = _enlarged(picture, scale), _repeated(label_map, scale)
+    result = _blended(*enlarged, table, neutral, opacity) if style == "fill" else _outlined(*enlarged, table, neutral)
+    return _legend.attach(result, _entries(names, table, areas)) if legend else result
 
 
-def heatmap(picture: Image.Image, scores: np.ndarray, label: str) -> Image.Image:
+def legend_of(label_maps: Sequence[np.ndarray], labels: Sequence[str], colours: Colours | None = None) -> list[Entry]:
+    """What a legend says of several label maps together: the labels that occur, the largest first, with their share."""
+    names = _checked_labels(labels)
+    table = np.concatenate([[NO_LABEL], colours_of(names, colours)]).astype(np.uint8)
+    areas = np.sum([_areas(_checked_map(label_map, len(names)), len(names)) for label_map in label_maps], axis=0)
+    return _entries(names, table, areas)
+
+
+def _areas(label_map: np.ndarray, count: int) -> np.ndarray:
+    """(count + 1,) pixels without a label, then of each label."""
+    areas = np.zeros(count + 1, np.int64)
+    for rows in _stripes(*label_map.shape):
+        areas += np.bincount(label_map[rows].ravel().astype(np.intp) + 1, minlength=count + 1)
+    return areas
+
+
+def _entries(names: Sequence[str], table: np.ndarray, areas: np.ndarray) -> list[Entry]:
+    """Lines of a legend: of labels that occur the largest first, at the end what has none."""
+    shares = areas / areas.sum()
+    order = [i + 1 for i in np.argsort(-areas[1:], kind="stable").tolist() if areas[i + 1]]
+    entries = [Entry(names[i - 1], rgb(table[i]), _percent(shares[i])) for i in order]
+    return [*entries, Entry("(no label)", NO_LABEL, _percent(shares[0]))] if areas[0] else entries
+
+
+def heatmap(
+    picture: Image.Image, scores: np.ndarray, label: str, *, stretch: bool = False, what: str = "score"
+) -> Image.Image:
     """Shows where a picture answers to one word: scores as colours over the grey picture, with a colour bar.
 
     Args:
         picture: any mode; a small one is enlarged (see the first lines of this file).
-        scores: (H, W) as large as the picture, from 0 (dark) to 1 (bright).
+        scores: (H, W) as large as the picture, from 0 (dark) to 1 (bright); with ``stretch`` any numbers.
         label: the word, written below the picture.
+        stretch: dark is the lowest value of this picture, bright the highest, whatever they are.
+        what: what the numbers are, written above the bar.
 
     Returns:
         RGB; the picture at the upper left, label and colour bar below it.
 
     Raises:
         TypeError: the scores are not numbers.
-        ValueError: the scores have another size than the picture, or lie outside 0 to 1, or some are NaN.
+        ValueError: the scores have another size than the picture, or lie outside 0 to 1, or are not finite.
 
     >>> heatmap(Image.new("L", (300, 200)), np.linspace(0, 1, 60000).reshape(200, 300), "cat").width
     300
@@ -137,8 +137,14 @@ def heatmap(picture: Image.Image, scores: np.ndarray, label: str) -> Image.Image
         raise ArgumentTypeError(f"scores are of type {scores.dtype}, expected numbers from 0 to 1")
     _check_size("scores", scores, picture)
     low, high = float(scores.min()), float(scores.max())
-    if not (low >= 0 and high <= 1):
-        raise SettingError(f"scores go from {low:g} to {high:g}, expected 0 to 1; rescale them, e.g. by a softmax")
+    if not stretch and not (low >= 0 and high <= 1):
+        raise SettingError(f"scores go from {low:g} to {high:g}, expected 0 to 1; rescale them, or give stretch=True")
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise SettingError(f"scores go from {low:g} to {high:g}, expected finite numbers")
+    ends = ("0", "1")
+    if stretch:
+        ends, what = (f"{low:.2g}", f"{high:.2g}"), f"{what}, stretched to this picture's range"
+        scores = (scores.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1e-12))
     scale = _legend.display_scale(picture.size)
     image, scores, colours = _enlarged(picture, scale), _repeated(scores, scale), _magma()
     result = Image.new("RGB", image.size)
@@ -146,66 +152,85 @@ def heatmap(picture: Image.Image, scores: np.ndarray, label: str) -> Image.Image
         levels = (scores[rows] * np.float32(255) + np.float32(0.5)).astype(np.uint8)
         grey = _rows_of(image, rows).convert("L").convert("RGB")
         result.paste(Image.blend(grey, _looked_up(colours, levels), 0.64), (0, rows.start))
-    return _with_bar(result, label, colours)
+    return _with_bar(result, label, what, ends, colours)
 
 
-def palette_png(label_map: np.ndarray, count: int) -> Image.Image:
+def palette_png(label_map: np.ndarray, labels: Sequence[str], colours: Colours | None = None) -> Image.Image:
     """A label map as a picture that keeps the numbers: saved as PNG, it reads back to exactly the same indices.
 
-    Up to 255 classes: mode P, the way of VOC, each index shown in its `palette` colour, 255 for no label. More: mode
+    Up to 255 classes: mode P, the way of VOC, each index shown in its name's colour, 255 for no label. More: mode
     I;16 (16-bit grey), 65535 for no label.
 
     Args:
-        label_map: (H, W) integers from -1 (no label) to count - 1.
-        count: the number of classes, up to 65535; it decides the mode, whatever classes occur.
+        label_map: (H, W) integers, positions in ``labels``, or -1 for no label.
+        labels: names of the classes, up to 65535; their number decides the mode, whatever classes occur.
+        colours: by name, in place of a word's own.
 
     Returns:
         Mode P or I;16, as large as the label map.
 
     Raises:
         TypeError: the label map is not of integers.
-        ValueError: too many classes, or a value outside -1 to count - 1.
+        ValueError: too many classes, or a value that is no label.
 
-    >>> np.asarray(palette_png(np.array([[0, 1, -1]]), 2)).tolist()
+    >>> np.asarray(palette_png(np.array([[0, 1, -1]]), ["cat", "dog"])).tolist()
     [[0, 1, 255]]
     """
-    if not 0 <= count <= 65535:
-        raise SettingError(f"{count} classes don't fit a palette PNG; expected 0 to 65535")
+    names = _checked_labels(labels)
+    count = len(names)
+    if count > 65535:
+        raise SettingError(f"{count} classes don't fit a palette PNG; expected at most 65535")
     label_map = _checked_map(label_map, count)
     if count > 255:
         return Image.fromarray(label_map.astype(np.uint16))  # -1 wraps round to 65535
     image = Image.fromarray(label_map.astype(np.uint8))  # -1 wraps round to 255
-    colours = np.zeros((256, 3), np.uint8)
-    colours[:count] = palette(count)
-    colours[255] = UNLABELLED
-    image.putpalette(colours.tobytes())
+    table = np.zeros((256, 3), np.uint8)
+    table[:count] = colours_of(names, colours)
+    table[255] = NO_LABEL
+    image.putpalette(table.tobytes())
     return image
 
 
 # ---- pixels --------------------------------------------------------------------------------------------------------
 
 
-def _blended(picture: Image.Image, label_map: np.ndarray, colours: np.ndarray, opacity: float) -> Image.Image:
+def _blended(
+    picture: Image.Image, label_map: np.ndarray, table: np.ndarray, neutral: np.ndarray, opacity: float
+) -> Image.Image:
     """Colour over picture by `opacity`, the full colour within a line's width of another region."""
     line = max(1, round(math.sqrt(label_map.size) / 700))  # on each side of a border
-    index = np.dtype(np.uint16 if len(colours) < 65535 else np.int32)
-    table = np.concatenate([[UNLABELLED], colours]).astype(np.uint8)
     result = Image.new("RGB", picture.size)
-    for rows in _stripes(*label_map.shape):
-        above = min(rows.start, line)
-        own = label_map[rows.start - above : rows.stop + line].astype(index)
-        own += 1  # 0 is no label
-        inner = slice(above, above + rows.stop - rows.start)
-        edge, own = _edges(own, line)[inner], own[inner]
+    for rows, own, edge in _bands(label_map, line):
         strength = np.where(edge, np.uint8(255), np.uint8(round(255 * opacity)))
         base = _rows_of(picture, rows)
-        empty = own == 0
+        empty = neutral[own]
         if empty.any():
             strength[empty] = 0
             greyed = Image.blend(base, base.convert("L").convert("RGB"), opacity)
             base = Image.composite(greyed, base, Image.fromarray(empty))
         result.paste(Image.composite(_looked_up(table, own), base, Image.fromarray(strength)), (0, rows.start))
     return result
+
+
+def _outlined(picture: Image.Image, label_map: np.ndarray, table: np.ndarray, neutral: np.ndarray) -> Image.Image:
+    """The picture, with a line in each region's colour along the inside of its border."""
+    line = max(2, round(math.sqrt(label_map.size) / 250))
+    result = Image.new("RGB", picture.size)
+    for rows, own, edge in _bands(label_map, line):
+        drawn = Image.fromarray(edge & ~neutral[own])
+        result.paste(Image.composite(_looked_up(table, own), _rows_of(picture, rows), drawn), (0, rows.start))
+    return result
+
+
+def _bands(label_map: np.ndarray, line: int) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Some rows at a time: which, their positions in a table that begins with no label, and where borders are."""
+    index = np.dtype(np.uint16 if int(label_map.max()) < 65534 else np.int32)
+    for rows in _stripes(*label_map.shape):
+        above = min(rows.start, line)
+        own = label_map[rows.start - above : rows.stop + line].astype(index)
+        own += 1
+        inner = slice(above, above + rows.stop - rows.start)
+        yield rows, own[inner], _edges(own, line)[inner]
 
 
 def _looked_up(colours: np.ndarray, index: np.ndarray) -> Image.Image:
@@ -249,13 +274,6 @@ def _repeated(values: np.ndarray, scale: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)
-def _chosen_colours() -> np.ndarray:
-    lines = (Path(__file__).with_name("assets") / "palette.txt").read_text(encoding="ascii").splitlines()
-    codes = " ".join(line for line in lines if not line.startswith("#"))
-    return np.frombuffer(bytes.fromhex(codes), np.uint8).reshape(-1, 3)
-
-
-@functools.lru_cache(maxsize=1)
 def _magma() -> np.ndarray:
     """(256, 3) uint8, from dark to bright."""
     knots = np.frombuffer(bytes.fromhex(MAGMA), np.uint8).reshape(-1, 3)
@@ -267,20 +285,22 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}%" if share >= 0.0005 else "<0.1%"
 
 
-def _with_bar(image: Image.Image, label: str, colours: np.ndarray) -> Image.Image:
-    """Adds the label and the colour bar from 0 to 1 below a picture."""
+def _with_bar(image: Image.Image, label: str, what: str, ends: tuple[str, str], colours: np.ndarray) -> Image.Image:
+    """Adds the label, what the colours say, and the colour bar below a picture."""
     size = _legend.font_size(*image.size)
     gap, line, width = round(0.6 * size), fonts.line_height(size), max(image.width, 14 * size)
     lines = fonts.wrap_text(label, size, width - 2 * gap, lines=3)
+    said = fonts.wrap_text(what, size, width - 2 * gap, lines=2)
     top = image.height + gap // 2
-    canvas = Image.new("RGB", (width, top + (len(lines) + 1) * line + gap), BACKGROUND)
+    canvas = Image.new("RGB", (width, top + (len(lines) + len(said) + 1) * line + gap), BACKGROUND)
     canvas.paste(image)
-    for n, text in enumerate(lines):
-        fonts.draw_text(canvas, (gap, top + n * line + fonts.ascent(size)), text, size, INK)
-    baseline = top + len(lines) * line + fonts.ascent(size)
-    left = 2 * gap + fonts.draw_text(canvas, (gap, baseline), "0", size, INK)
-    right = width - 2 * gap - fonts.text_width("1", size)
-    fonts.draw_text(canvas, (right + gap, baseline), "1", size, INK)
+    for n, text in enumerate([*lines, *said]):
+        ink = INK if n < len(lines) else FAINT
+        fonts.draw_text(canvas, (gap, top + n * line + fonts.ascent(size)), text, size, ink)
+    baseline = top + (len(lines) + len(said)) * line + fonts.ascent(size)
+    left = 2 * gap + fonts.draw_text(canvas, (gap, baseline), ends[0], size, INK)
+    right = width - 2 * gap - fonts.text_width(ends[1], size)
+    fonts.draw_text(canvas, (right + gap, baseline), ends[1], size, INK)
     bar = Image.fromarray(colours[None]).resize((right - left, round(0.75 * size)), Image.Resampling.BILINEAR)
     canvas.paste(bar, (left, baseline - bar.height))
     ImageDraw.Draw(canvas).rectangle((left, baseline - bar.height, right - 1, baseline - 1), outline=INK)

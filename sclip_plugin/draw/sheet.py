@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..errors import SettingError
 from . import fonts
-from .legend import BACKGROUND, INK, Entry, display_scale, fill, font_size, rgb
+from .legend import BACKGROUND, INK, LARGEST_SHARE, Entry, Panel, display_scale, fill, font_size, shortened
 
 __all__ = ["side_by_side"]
 
@@ -21,7 +21,7 @@ def side_by_side(
     panels: Sequence[tuple[str, Image.Image]],
     *,
     columns: int | None = None,
-    legend: Sequence[tuple[str, str | Sequence[int]]] | None = None,
+    legend: Sequence[Entry] = (),
     title: str | None = None,
 ) -> Image.Image:
     """Pictures in a grid of equal cells, each with its caption above: methods compared, predictions beside the truth.
@@ -31,7 +31,7 @@ def side_by_side(
     Args:
         panels: captions and pictures (any mode), row by row.
         columns: how many stand side by side; by default what gives the sheet about the shape of a screen.
-        legend: names and colours (RGB, or a name that Pillow knows) listed below the grid.
+        legend: lines listed below the grid, the most important first: as many as a third of the grid has room for.
         title: a line above all.
 
     Returns:
@@ -41,7 +41,7 @@ def side_by_side(
         ValueError: there is no panel, or `columns` is not positive.
 
     >>> side_by_side([("csa, 0.1 s", Image.new("RGB", (300, 200))), ("naclip, 0.1 s", Image.new("L", (300, 200)))],
-    ...              columns=2, legend=[("cat", "red")], title="cat.jpg").width
+    ...              columns=2, legend=[Entry("cat", (255, 0, 0))], title="cat.jpg").width
     627
     """
     if not panels:
@@ -63,7 +63,7 @@ def side_by_side(
     above = max(len(lines) for lines in captions) * line
     top = gap // 2 + len(names) * fonts.line_height(heading) + (gap if names else 0)
     below = top + math.ceil(len(panels) / columns) * (above + cell_height + gap)
-    key = fill([Entry(name, rgb(colour)) for name, colour in legend or ()], size, width)
+    key = _key(legend, size, width, below)
     sheet = Image.new("RGB", (max(width, key.width), below + key.height), BACKGROUND)
     for n, text in enumerate(names):
         baseline = gap // 2 + n * fonts.line_height(heading) + fonts.ascent(heading)
@@ -76,6 +76,16 @@ def side_by_side(
         sheet.paste(shown, (x + (column - shown.width) // 2, y + above + (cell_height - shown.height) // 2))
     key.draw(sheet, 0, below)
     return sheet
+
+
+def _key(entries: Sequence[Entry], size: int, width: int, height: int) -> Panel:
+    """The legend of a grid of this size: the most lines that a third of its height has room for, one at least."""
+    key = fill(entries, size, width)
+    count = len(entries) - 1
+    while key.height > height * LARGEST_SHARE and count > 0:
+        key = fill(shortened(entries, count), size, width)
+        count -= 1 + count // 8
+    return key
 
 
 def _fitted(picture: Image.Image, width: int, height: int) -> Image.Image:

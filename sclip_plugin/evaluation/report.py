@@ -148,21 +148,23 @@ def worst_sheet(result: EvaluationResult, data: EvaluationSet, predict: Predict,
 
     Returns: one picture, three panels to a row; None if there is no picture to show.
     """
-    from ..draw.overlay import overlay, side_by_side
+    from ..draw.overlay import legend_of, overlay, side_by_side
 
-    panels = []
+    panels: list[tuple[str, Image.Image]] = []
+    maps: list[np.ndarray] = []
     names = unique_names(result.class_names)
     for record in result.worst(count):
         picture, target = data.load(record.name)
         truth = np.where(target == data.benchmark.ignore_index, -1, target.astype(np.int64))
         (label_map,) = predict([picture])
-        panels.append((f"{record.name}, IoU {show(record.miou)}", picture))
-        panels.append(("ground truth", overlay(picture, truth, names)))
-        panels.append(("label map", overlay(picture, np.asarray(label_map), names)))
+        panels.append((f"{record.name}: IoU {show(record.miou)} %", picture))
+        panels.append(("ground truth", overlay(picture, truth, names, legend=False)))
+        panels.append(("label map", overlay(picture, np.asarray(label_map), names, legend=False)))
+        maps += [truth, np.asarray(label_map)]
     if not panels:
         return None
     title = f"{result.title}: the {len(panels) // 3} worst of {len(result.records)}; {describe(result.settings)}"
-    return side_by_side(panels, columns=3, title=title)
+    return side_by_side(panels, columns=3, title=title, legend=legend_of(maps, names))
 
 
 def write_report(result: EvaluationResult, folder: Path) -> list[Path]:

@@ -199,7 +199,7 @@ def _run(
         counts = count_picture(label_map, target, data.benchmark.num_classes, data.benchmark.ignore_index)
         record = PictureRecord(name, counts, data.source_hash(name) if data.source_hash else "")
         if maps_of:
-            _save_map(maps_of, name, label_map, data.benchmark.num_classes)
+            _save_map(maps_of, name, label_map, data.benchmark.class_names)
         if log:
             log.append(record)  # last: what is in the log is done
         return record
@@ -234,11 +234,11 @@ def map_path(output: Path, name: str) -> Path:
     return output / "maps" / f"{name}.png"
 
 
-def _save_map(output: Path, name: str, label_map: np.ndarray, num_classes: int) -> None:
+def _save_map(output: Path, name: str, label_map: np.ndarray, class_names: Sequence[str]) -> None:
     from ..draw.overlay import palette_png
     from ..files import save_image
 
-    save_image(palette_png(label_map, num_classes), map_path(output, name))
+    save_image(palette_png(label_map, class_names), map_path(output, name))
 
 
 def _has_map(output: Path | None, save_maps: bool, name: str) -> bool:

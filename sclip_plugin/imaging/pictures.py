@@ -57,6 +57,8 @@ def read_picture(source: Picture, *, paths: bool = True) -> Image.Image:
         )
     with opened(source) as picture:
         rgb = _to_rgb(picture)
+        name = source if isinstance(source, (str, os.PathLike)) else getattr(picture, "filename", "")
+        rgb.filename = os.fspath(name)  # type: ignore[attr-defined]  # by which a folder of masks finds its own
         if not isinstance(source, Image.Image):
             _warn_of_frames(source, picture)
         return rgb

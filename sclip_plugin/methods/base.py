@@ -7,6 +7,7 @@ A method knows no framework. It is handed a `BlockInput` (the last block with th
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -19,7 +20,7 @@ from ..towers.running import before_last_block
 
 if TYPE_CHECKING:
     from ..towers.base import BlockInput, Tower
-    from ..towers.running import Context
+    from ..towers.running import Context, Window
 
 PositionResize = Literal["scale_factor", "size", "size_antialias"]
 
@@ -37,6 +38,8 @@ class Method:
         name: the name in the registry, set by `register_method`.
         summary, source: one line each for ``sclip methods``: what it does, and the paper.
         needs_outside_model: it looks through a second model, which a comparison of all methods does not fetch.
+        windows_itself: it is handed whole pictures, one at a time, and cuts and joins windows itself, by what
+            ``context.windows[0].picture`` says.
     """
 
     position_resize: PositionResize = "scale_factor"
@@ -45,6 +48,7 @@ class Method:
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""
     needs_outside_model: ClassVar[bool] = False
+    windows_itself: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_fields(self, self.name or type(self).__name__)
@@ -71,13 +75,10 @@ class Method:
         """Indices (from 0, of ``depth`` blocks) of earlier blocks whose input the method needs in ``context.taps``."""
         return ()
 
-    def output_grid(self, tower: Tower, size: tuple[int, int]) -> tuple[int, int]:
-        """The grid (a, b) of what comes out for a picture of (height, width) pixels: the tower's patches.
-
-        A method whose features live elsewhere says so here; what it returns then has P + a b rows.
-        """
+    def tokens_at_once(self, tower: Tower, size: tuple[int, int]) -> int:
+        """Tokens of the largest map that a window of (height, width) pixels goes through: how much a batch may hold."""
         height, width = (max(1, side // patch) for side, patch in zip(size, tower.patch_size, strict=True))
-        return height, width
+        return height * width + tower.prefix_tokens
 
     def padded(self, size: tuple[int, int]) -> tuple[int, int]:
         """The (height, width) to which windows of ``size`` are padded with the mean colour, half of it in front."""
@@ -107,13 +108,18 @@ class Method:
             )
 
     def reach_last_block(
-        self, tower: Tower, pixel_values: Tensor, hidden_states: list[Tensor] | None = None
+        self,
+        tower: Tower,
+        pixel_values: Tensor,
+        hidden_states: list[Tensor] | None = None,
+        windows: Sequence[Window] = (),
     ) -> tuple[BlockInput, Context]:
         """Run all blocks but the last; see `sclip_plugin.towers.running.before_last_block`, which this calls.
 
         A method that puts windows together before the last block overrides it.
         """
-        return before_last_block(tower, pixel_values, self.taps(len(tower.blocks)), self.position_resize, hidden_states)
+        taps = self.taps(len(tower.blocks))
+        return before_last_block(tower, pixel_values, taps, self.position_resize, hidden_states, windows)
 
     def __call__(self, block: BlockInput, context: Context) -> Tensor:
         """Tokens that leave the last block, (B, P + N, C): P prefix tokens (CLS), then N patches."""

@@ -69,8 +69,9 @@ class ProxyCLIP(Method):
         weight = next(tower.trunk.parameters())
         return as_guide(self.vfm, device=weight.device, dtype=weight.dtype)
 
-    def output_grid(self, tower: Tower, size: tuple[int, int]) -> tuple[int, int]:
-        return self.guide(tower).grid(size)
+    def tokens_at_once(self, tower: Tower, size: tuple[int, int]) -> int:
+        a, b = self.guide(tower).grid(size)
+        return max(a * b, super().tokens_at_once(tower, size))
 
     def padded(self, size: tuple[int, int]) -> tuple[int, int]:
         """Sides up to the next multiple of 56 = lcm(8, 14), as the authors pad windows."""
@@ -90,6 +91,7 @@ class ProxyCLIP(Method):
         with without_autocast(v.device):
             attended = proxy_attention(features, v.float(), self.beta, self.gamma).to(v.dtype)
         out = block.out(attended.unflatten(2, (block.num_heads, -1)).transpose(1, 2))
+        context.output_grid = seen.grid
         # Rows for CLS and registers, which the method does not compute.
         return torch.cat([block.tokens[:, :prefix].to(out.dtype), out], dim=1)
 

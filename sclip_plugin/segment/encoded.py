@@ -5,6 +5,7 @@ Nine tenths of what a question about a picture costs is the tower's work, which 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,13 +24,17 @@ from ..errors import FileFormatError, SettingError, ShapeError
 from ..files import write_atomically
 from ..settings import Settings
 from ..text.labels import Labels
+from .running import plan_of
 from .windows import WindowPlan
 
 if TYPE_CHECKING:
+    from ..masks import MaskSource
+    from .classify import Classified, View
     from .segmentation import Segmentation
     from .segmenter import Segmenter
 
-FEATURE_SETTINGS = ("method", "method_options", "resize_short_side", "window", "stride")
+HEADER = "sclip_plugin encoded 2"
+FEATURE_SETTINGS = ("method", "method_options", "resize_short_side", "window", "stride", "remainder")
 """What decides the features; the rest is about words and decisions, and may differ from question to question."""
 
 
@@ -44,6 +49,8 @@ class Encoded:
             otherwise.
         plan: how the picture was cut.
         size: (height, width) of label maps and similarities.
+        windows: (n, D), the unit image embedding of each window, as the model itself pools it.
+        image: (D,), that of the whole picture, squashed to the model's native size: for searching and classifying.
         picture: the picture, RGB, for overlays and refinement; None where it is not known.
         pixels: (3, H, W) as the tower saw them, where the picture is not known.
 
@@ -62,6 +69,8 @@ class Encoded:
     vectors: Tensor = field(repr=False)
     plan: WindowPlan = field(repr=False)
     size: tuple[int, int]
+    windows: Tensor = field(repr=False)
+    image: Tensor = field(repr=False)
     picture: Image.Image | None = field(default=None, repr=False)
     pixels: Tensor | None = field(default=None, repr=False)
 
@@ -109,6 +118,49 @@ class Encoded:
             whole = self.plan.stitched(self.vectors.float(), grid).full()  # type: ignore[arg-type]
         return whole.permute(2, 0, 1).contiguous()
 
+    def classify(
+        self,
+        masks: np.ndarray | str | MaskSource,
+        labels: Labels | None = None,
+        *,
+        view: View = "none",
+        weight: float = 0.5,
+        **changes: Any,
+    ) -> Classified:
+        """Words for masks that are there already: of SAM, a detector, an annotator.
+
+        Args:
+            masks: an id map (H, W) or masks (R, H, W) of the picture's size, or a source of masks; see
+                `sclip_plugin.masks.MaskSource`.
+            labels: as for a segmenter's call.
+            view: what CLIP's own image embedding sees of a mask beside the mean dense feature in it: ``"none"``,
+                ``"crop"`` (its box), ``"cut"`` (its box, the rest in the mean colour) or ``"blur"`` (the picture,
+                blurred around the mask).
+            weight: of the view's cosines, from 0 to 1; the dense feature's have the rest.
+            **changes: settings of words and decisions, as for `segment`.
+
+        Returns:
+            A `Classified`: a label and scores for each mask.
+
+        Raises:
+            ShapeError: masks of another size or type.
+            SettingError: a view of a picture that is not known.
+
+        Source: the views are OVSeg's (arXiv 2210.04150) and fine-grained visual prompting's (arXiv 2306.04356).
+
+        Example:
+            >>> import sclip_plugin as sp
+            >>> from sclip_plugin.masks import masks_of, find_masks
+            >>> scene = sp.draw_scene(seed=7)
+            >>> encoded = sp.Segmenter.from_pretrained("demo").encode(scene.picture)
+            >>> named = encoded.classify(scene.label_map + 1, scene.labels)
+            >>> len(named.labels_of_masks) == len(scene.labels)
+            True
+        """
+        from .classify import classify
+
+        return classify(self, masks, labels, view, weight, self._chosen(None, changes))
+
     def vector_of(self, mask: np.ndarray | Tensor) -> Tensor:
         """The mean feature of a region, to be used as a class vector: ``labels={"this": encoded.vector_of(mask)}``.
 
@@ -131,19 +183,22 @@ class Encoded:
         return F.normalize((features * covered).sum(dim=(1, 2)), dim=0)
 
     def save(self, path: str | Path) -> None:
-        """Write the features as a safetensors file, with what they were made with. The picture is not in it."""
-        said = {
-            "identity": self._identity(),
-            "size": list(self.size),
-            "plan": [list(self.plan.size), list(self.plan.window)],
-            "settings": {
-                **self.settings.plain(),
-                "templates": list(self.settings.templates),
-                "method_options": dict(self.settings.method_options),
-            },
-        }  # fmt: skip
-        content = save({"vectors": self.vectors.cpu().contiguous()}, {"sclip_plugin encoded 1": json.dumps(said)})
-        write_atomically(path, content)
+        """Write the features as a safetensors file, with what they were made with. The picture is not in it.
+
+        Raises:
+            SettingError: made with a method or an outside model in hand, which a file can't name.
+        """
+        settings = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(Settings)}
+        settings["method_options"] = dict(self.settings.method_options)
+        try:
+            said = json.dumps({"identity": self._identity(), "size": self.size, "pixels": self.plan.size, **settings})
+        except TypeError as error:
+            raise SettingError(
+                "an encoded picture can be written only where its settings are plain values, and these hold a model or "
+                f"a method in hand ({error}); name the method, and an outside model by its name or folder."
+            ) from error
+        tensors = {name: getattr(self, name).cpu().contiguous() for name in ("vectors", "windows", "image")}
+        write_atomically(path, save(tensors, {HEADER: said}))
 
     @classmethod
     def load(cls, path: str | Path, segmenter: Segmenter, picture: Any = None) -> Encoded:
@@ -161,18 +216,19 @@ class Encoded:
 
         try:
             with safe_open(path, framework="pt") as file:
-                said = json.loads((file.metadata() or {})["sclip_plugin encoded 1"])
-                vectors = file.get_tensor("vectors")
-            settings = Settings(**{name: value for name, value in said["settings"].items()})
-            plan = WindowPlan.of(
-                tuple(said["plan"][0]), settings.window, settings.window_stride, segmenter.tower.patch_size
-            ).under(settings.make_method(), segmenter.tower)
+                said = json.loads((file.metadata() or {})[HEADER])
+                tensors = {name: file.get_tensor(name) for name in ("vectors", "windows", "image")}
+            identity, size, pixels = said.pop("identity"), tuple(said.pop("size")), tuple(said.pop("pixels"))
+            settings = Settings(**said)
+            plan = plan_of(pixels, settings, segmenter.tower.patch_size, settings.make_method())
+            plan = plan.with_patches(_patches(plan, tensors))
         except FileNotFoundError:
             raise
         except Exception as error:  # whatever a broken or foreign file makes of the readers
             raise FileFormatError(f"{path} is no encoded picture, as Encoded.save writes it: {error}") from error
-        encoded = cls(segmenter, settings, vectors.to(segmenter.device), plan, tuple(said["size"]))
-        if encoded._identity() != said["identity"]:
+        tensors = {name: tensor.to(segmenter.device) for name, tensor in tensors.items()}
+        encoded = cls(segmenter, settings, plan=plan, size=size, **tensors)
+        if encoded._identity() != identity:
             raise FileFormatError(
                 f"{path} was encoded with other weights, another normalisation or another method than this segmenter "
                 "has; encode the picture again."
@@ -200,3 +256,19 @@ class Encoded:
     def _cosines(self, text: Tensor) -> Tensor:
         """(gh, gw, D) and (K, D) to (gh, gw, K)."""
         return self.vectors.float() @ text.to(self.vectors.device).T
+
+
+def _patches(plan: WindowPlan, tensors: dict[str, Tensor]) -> tuple[int, int]:
+    """The grid of a window, from the features of all of them.
+
+    Raises:
+        ShapeError: the tensors do not fit the plan, or hold what is no number.
+    """
+    height, width, channels = tensors["vectors"].shape
+    rows, columns = len(plan.rows), len(plan.columns)
+    fits = tensors["windows"].shape == (len(plan), channels) and tensors["image"].shape == (channels,)
+    if height % rows or width % columns or not fits:
+        raise ShapeError(f"its tensors do not belong to {len(plan)} windows: {[t.shape for t in tensors.values()]}")
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise ShapeError("its features are not numbers")
+    return height // rows, width // columns

@@ -6,22 +6,24 @@ import hashlib
 import json
 import os
 import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from PIL.PngImagePlugin import PngInfo
+import numpy as np
 
-MARK = "sclip_plugin result"
-"""Stands in every picture that a result consists of, so that none is taken for a picture to segment."""
+from ..errors import FileFormatError, PictureError
+from ..imaging.marks import is_marked, readable
+from ..imaging.opening import opened
 
-_NAME_BYTES = 60
-_HEATMAP = r"\.heatmap\.\d+-[^.]*\.png"
-_OWN_NAME = re.compile(rf"(?P<stem>.+)(\.overlay\.png|\.labels\.png|{_HEATMAP})", re.DOTALL)
+PICTURE_FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
+"""What overlays and heat maps are written as, by suffix."""
+
+_DRAWN = rf"(\.overlay|\.heatmap\.\d+-[^.]*)\.({'|'.join(PICTURE_FORMATS)})"
+_OWN_NAME = re.compile(rf"(?P<stem>.+)(\.labels\.png|{_DRAWN})", re.DOTALL)
 
 
-def file_names(stem: str, labels: Sequence[str], heatmaps: bool) -> dict[str, str]:
+def file_names(stem: str, labels: Sequence[str], heatmaps: bool, suffix: str = "png") -> dict[str, str]:
     """The name of each picture of a result, by its kind: ``"overlay"``, ``"labels"``, ``"heatmap.LABEL"``.
 
     A heat map's name has the label's index, which tells it from any other on every file system, and as much of the
@@ -32,10 +34,10 @@ def file_names(stem: str, labels: Sequence[str], heatmaps: bool) -> dict[str, st
         >>> file_names("photo", ["a/b", "a:b"], heatmaps=True)["heatmap.a:b"]
         'photo.heatmap.1-a_b.png'
     """
-    names = {"overlay": f"{stem}.overlay.png", "labels": f"{stem}.labels.png"}
+    names = {"overlay": f"{stem}.overlay.{suffix}", "labels": f"{stem}.labels.png"}
     if heatmaps:
         for index, label in enumerate(labels):
-            names[f"heatmap.{label}"] = f"{stem}.heatmap.{index}-{_readable(label)}.png"
+            names[f"heatmap.{label}"] = f"{stem}.heatmap.{index}-{readable(label)}.{suffix}"
     return names
 
 
@@ -55,10 +57,10 @@ def source_of(file: IO[bytes], path: str) -> dict[str, Any]:
 
 
 def retire(folder: Path, stem: str, names: Sequence[str]) -> None:
-    """Make room for a new result: the old one's JSON goes, and the heat maps that ``names`` will not replace."""
+    """Make room for a new result: the old one's JSON goes, and its pictures that ``names`` will not replace."""
     path = folder / f"{stem}.json"
     path.unlink(missing_ok=True)
-    old = re.compile(re.escape(path.stem) + _HEATMAP, re.DOTALL)
+    old = re.compile(re.escape(path.stem) + _DRAWN, re.DOTALL)
     kept = {Path(name).name for name in names}
     if path.parent.is_dir():
         for entry in os.scandir(path.parent):
@@ -75,6 +77,27 @@ def read_result(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and {"labels", "settings"} <= set(content) else None
 
 
+def load(path: Path) -> tuple[dict[str, Any], np.ndarray]:
+    """The JSON of a result and its label map, (H, W) int16 with -1 for no label.
+
+    Raises:
+        FileFormatError: there is no such result, or it is not whole.
+    """
+    content = read_result(path)
+    if content is None:
+        raise FileFormatError(f"{path} is no result, as Segmentation.save writes it; expected its folder and its stem.")
+    picture = path.with_name(str(content.get("files", {}).get("labels", f"{path.stem}.labels.png")))
+    try:
+        with opened(picture) as file:
+            values = np.asarray(file)
+    except PictureError as error:
+        raise FileFormatError(f"{path} has no label map: {error}") from error
+    if (values.shape[1::-1]) != (content.get("width"), content.get("height")) or values.ndim != 2:
+        raise FileFormatError(f"{picture} is not the label map that {path} speaks of: its size is another.")
+    unlabelled = 255 if values.dtype == np.uint8 else 65535
+    return content, np.where(values == unlabelled, -1, values.astype(np.int32)).astype(np.int16)
+
+
 def is_whole(path: Path, settings: Any, source: dict[str, Any], kinds: Sequence[str]) -> bool:
     """Whether a result's JSON is of these settings and this source, and all that it names, ``kinds`` too, is there."""
     content = read_result(path)
@@ -86,28 +109,9 @@ def is_whole(path: Path, settings: Any, source: dict[str, Any], kinds: Sequence[
     return all(isinstance(name, str) and (path.parent / name).is_file() for name in files.values())
 
 
-def png_info() -> PngInfo:
-    """What marks a picture as part of a result."""
-    info = PngInfo()
-    info.add_text("Software", MARK)
-    return info
-
-
 def is_result(path: Path) -> bool:
     """Whether a picture file is part of a result."""
-    try:
-        if path.suffix.lower() != ".png" or not path.is_file():
-            return False
-        with open(path, "rb") as file:
-            if MARK.encode() in file.read(1024):
-                return True
-    except (OSError, ValueError):
-        return False
+    if is_marked(path):
+        return True
     match = _OWN_NAME.fullmatch(path.name)  # of a release that left no mark
     return match is not None and read_result(path.with_name(f"{match['stem']}.json")) is not None
-
-
-def _readable(label: str) -> str:
-    kept = (c if c.isalnum() or c in "-_ " or unicodedata.category(c).startswith("M") else "_" for c in label)
-    name = unicodedata.normalize("NFC", "".join(kept))
-    return name.encode("utf-8", "ignore")[:_NAME_BYTES].decode("utf-8", "ignore").strip()

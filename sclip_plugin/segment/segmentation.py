@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,74 +16,152 @@ from PIL import Image
 from torch import Tensor
 
 from ..draw import overlay as drawing
-from ..errors import unknown_name
+from ..draw.colours import Colours
+from ..errors import FileFormatError, LabelError, SettingError, ShapeError, unknown_name
 from ..files import atomic_path, locked_folder, save_json
+from ..imaging.marks import save_options
+from ..imaging.pictures import Picture, read_picture
+from ..imaging.regions import without_specks
 from ..settings import Settings
 from ..text.labels import Vocabulary
 from . import results
 from .windows import LogitMap
 
+if TYPE_CHECKING:
+    from ..export.base import Regions
+    from ..export.instances import Instances
+
 UNLABELLED = -1
+LABELS_LIMIT = 2**15 - 1
 SCORES_LIMIT = 2**26
 PIXELS_AT_ONCE = 2**22
 
+Tiles = Iterator[tuple[tuple[slice, slice], Tensor]]
 
-@dataclass
+
+@dataclass(frozen=True)
+class NameScores:
+    """Class scores that are computed when they are asked for, from the scores of names; on the CPU until then."""
+
+    logits: LogitMap
+    vocabulary: Vocabulary
+    settings: Settings
+    dropped: frozenset[int] = frozenset()
+
+    def on_cpu(self) -> NameScores:
+        return replace(self, logits=replace(self.logits, logits=self.logits.logits.cpu()))
+
+    def tiles(self, size: tuple[int, int], device: torch.device | None) -> Tiles:
+        logits = self.logits if size == self.logits.size else self.logits.resized(size)
+        for place, tile in replace(logits, logits=logits.logits.to(device)).tiles():
+            yield place, class_scores(tile, self.vocabulary, self.settings, self.dropped)
+
+
+@dataclass(frozen=True)
+class GivenScores:
+    """Class scores that somebody had already, (classes, h, w), of the picture's size or smaller."""
+
+    values: np.ndarray
+
+    def tiles(self, size: tuple[int, int], device: torch.device | None) -> Tiles:
+        maps = LogitMap(torch.from_numpy(self.values).permute(1, 2, 0).to(device))
+        for place, tile in (maps if size == maps.size else maps.resized(size)).tiles():
+            yield place, tile.permute(2, 0, 1)
+
+
 class Segmentation:
-    """A segmented picture.
+    """A segmented picture: what a segmenter returns, and what can be made of labels that came from elsewhere.
+
+    Everything lies in the computer's memory, nothing on an accelerator; of a segmenter's scores only the small array
+    that they are computed from.
+
+    Args:
+        labels: names of the classes.
+        label_map: (H, W) integers, the index into ``labels`` of each pixel, or -1 where it was left unlabelled.
+        picture: anything that a segmenter takes as a picture, of the same size; None where there is none.
+        scores: (classes, h, w) of the picture's size, or smaller with the same proportions; None where there are none.
+        settings: what it was made with, as plain values or as `Settings`.
 
     Attributes:
-        labels: names of the classes, in the order in which they were given.
-        label_map: (H, W) int16, the index into ``labels`` of each pixel, or -1 where it was left unlabelled.
-        picture: the picture, RGB; None where only normalised pixels were given.
-        settings: what it was made with, as plain values.
+        labels: a tuple.
+        label_map: (H, W) int16.
+        picture: RGB, or None.
+        settings: plain values.
+
+    Raises:
+        LabelError: no labels, or not names.
+        ShapeError: a label map, picture or scores whose shapes do not go together.
+        SettingError: a value of the label map that is no label.
 
     Example:
-        >>> import sclip_plugin as sp
+        >>> import numpy as np, sclip_plugin as sp
+        >>> sp.Segmentation(["cat", "sofa"], np.array([[0, 0, 1], [0, -1, 1]]))
+        <Segmentation of 3 x 2: cat 50 %, sofa 33 %, no label 17 %>
         >>> scene = sp.draw_scene(seed=7)
         >>> result = sp.Segmenter.from_pretrained("demo")(scene.picture, scene.labels)
         >>> result.label_map.shape == result.picture.size[::-1]
         True
     """
 
-    labels: tuple[str, ...]
-    label_map: np.ndarray
-    picture: Image.Image | None
-    settings: dict[str, Any]
-    _logits: LogitMap = field(repr=False)
-    _vocabulary: Vocabulary = field(repr=False)
-    _chosen: Settings = field(repr=False)
-    _dropped: frozenset[int] = field(repr=False, default=frozenset())
+    def __init__(
+        self,
+        labels: Sequence[str],
+        label_map: np.ndarray | Tensor,
+        picture: Picture | None = None,
+        scores: np.ndarray | Tensor | NameScores | None = None,
+        settings: Mapping[str, Any] | Settings | None = None,
+    ) -> None:
+        self.labels = _checked_labels(labels)
+        self.label_map = _checked_map(label_map, len(self.labels))
+        self.picture = _checked_picture(picture, self.size)
+        self._scores = _checked_scores(scores, (len(self.labels), *self.size))
+        self._means: dict[str, float] | None = None
+        if isinstance(settings, Settings):
+            settings = {**settings.plain(), "identity": settings.identity()}
+        self.settings: dict[str, Any] = dict(settings or {})
+
+    def __repr__(self) -> str:
+        areas = [*self.areas().items(), ("no label", float((self.label_map == UNLABELLED).mean()))]
+        shown = sorted((entry for entry in areas if entry[1]), key=lambda entry: -entry[1])
+        parts = [f"{label:.40} {100 * area:.0f} %" for label, area in shown[:4]]
+        more = [f"{len(shown) - 4} more"] if len(shown) > 4 else []
+        height, width = self.size
+        return f"<Segmentation of {width} x {height}: {', '.join(parts + more)}>"
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
-        return self.label_map.shape
+        height, width = self.label_map.shape
+        return height, width
 
     @cached_property
-    def scores(self) -> np.ndarray:
-        """Class scores, (classes, H, W) float32: the softmax over all names, and of a class the best of its names.
+    def scores(self) -> np.ndarray | None:
+        """Class scores, (classes, H, W) float32: a segmenter's are the softmax over all names, and of a class the best
+        of its names. None where only a label map was given.
 
         Of a picture so large that they would take more than 256 MiB, they are given at the largest size, with the same
         proportions, that takes no more; `label_map` always has the picture's own size.
         """
+        if self._scores is None:
+            return None
         height, width = self.size
         shrink = max(1.0, (height * width * len(self.labels) / SCORES_LIMIT) ** 0.5)
         size = (max(1, int(height / shrink)), max(1, int(width / shrink)))
-        logits = self._logits if size == self.size else self._logits.resized(size)
         out = np.empty((len(self.labels), *size), dtype=np.float32)
-        for (rows, columns), scores in self._score_tiles(logits):
-            out[:, rows, columns] = scores.cpu().numpy()
+        for (rows, columns), scores in self._scores.tiles(size, torch.device("cpu")):
+            out[:, rows, columns] = scores.numpy()
         return out
 
-    def score_tiles(self) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
-        """Class scores of the whole picture, a tile at a time: its rows and columns, and (classes, h, w) on the model's
-        device. For what handles them at a picture's own size, however large."""
-        return self._score_tiles(self._logits)
+    def score_tiles(self, device: str | torch.device = "cpu") -> Tiles:
+        """Class scores of the whole picture, a tile at a time: its rows and columns, and (classes, h, w), computed on
+        ``device``. For what handles them at a picture's own size, however large.
 
-    def _score_tiles(self, logits: LogitMap) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
-        for place, tile in logits.tiles():
-            yield place, class_scores(tile, self._vocabulary, self._chosen, self._dropped)
+        Raises:
+            SettingError: there are no scores.
+        """
+        if self._scores is None:
+            raise _no_scores()
+        return self._scores.tiles(self.size, torch.device(device))
 
     def mask(self, label: str) -> np.ndarray:
         """(H, W) bool: the pixels of one label.
@@ -98,31 +177,147 @@ class Segmentation:
         return {label: int(count) / self.label_map.size for label, count in zip(self.labels, counts, strict=True)}
 
     def mean_scores(self) -> dict[str, float]:
-        """The mean score of each label over the pixels that carry it; labels that no pixel carries are left out."""
+        """The mean score of each label over the pixels that carry it; labels that no pixel carries are left out.
+
+        Without scores it is empty, but for a result that was read from a file: that has those of its JSON.
+        """
+        if self._scores is None:
+            return dict(self._means or {})
         sums = np.zeros(len(self.labels))
         counts = np.zeros(len(self.labels), dtype=np.int64)
         for place, scores in self.score_tiles():
-            labels = torch.from_numpy(self.label_map[place].astype(np.int64)).to(scores.device)
+            labels = torch.from_numpy(self.label_map[place].astype(np.int64))
             own = scores.gather(0, labels.clamp(min=0)[None])[0].double()
             flat = (labels + 1).ravel()
-            sums += torch.bincount(flat, own.ravel(), minlength=len(self.labels) + 1)[1:].cpu().numpy()
-            counts += torch.bincount(flat, minlength=len(self.labels) + 1)[1:].cpu().numpy()
+            sums += torch.bincount(flat, own.ravel(), minlength=len(self.labels) + 1)[1:].numpy()
+            counts += torch.bincount(flat, minlength=len(self.labels) + 1)[1:].numpy()
         return {label: float(sums[i] / counts[i]) for i, label in enumerate(self.labels) if counts[i]}
 
-    def overlay(self, *, opacity: float = 0.55, legend: bool = True) -> Image.Image:
-        """The picture with its labels in colour, and a legend."""
-        return drawing.overlay(self._shown(), self.label_map, self.labels, opacity=opacity, legend=legend)
+    def cleaned(self, min_area: int) -> Segmentation:
+        """The same without small regions: those of fewer pixels take the label of what surrounds them.
 
-    def heatmap(self, label: str) -> Image.Image:
-        """How much each pixel looks like one label, whatever the best label is."""
-        scores = self.scores[self._index(label)]
+        Raises:
+            MissingPackageError: without the extra ``export``.
+        """
+        cleaned = copy.copy(self)
+        cleaned.label_map = without_specks(self.label_map, min_area)
+        return cleaned
+
+    def overlay(
+        self,
+        *,
+        opacity: float = 0.55,
+        style: drawing.Style = "fill",
+        legend: bool = True,
+        colours: Colours | None = None,
+    ) -> Image.Image:
+        """The picture with its labels in colour, and a legend. The same word has the same colour in every picture.
+
+        Args:
+            opacity: of the colours, 0 to 1.
+            style: ``"fill"``, or ``"outline"`` for borders only.
+            legend: whether to add one; it takes at most a third of the picture.
+            colours: by label, ``{"cat": "#e69f00"}``; others keep their own.
+        """
+        return drawing.overlay(
+            self._shown(), self.label_map, self.labels, opacity=opacity, style=style, legend=legend, colours=colours
+        )
+
+    def heatmap(self, label: str, *, stretch: bool = False) -> Image.Image:
+        """How much each pixel looks like one label, whatever the best label is.
+
+        Args:
+            label: one of ``labels``.
+            stretch: dark is the lowest score in this picture and bright the highest, in place of 0 and 1.
+
+        Raises:
+            UnknownNameError: not one of ``labels``.
+            SettingError: there are no scores.
+        """
+        index = self._index(label)
+        if self.scores is None:
+            raise _no_scores()
+        scores = self.scores[index]
         if scores.shape != self.size:
             scores = np.asarray(Image.fromarray(scores).resize(self.size[::-1], Image.Resampling.BILINEAR))
-        return drawing.heatmap(self._shown(), scores, label)
+        others = f"score beside {len(self.labels) - 1} other labels" if len(self.labels) > 1 else "score"
+        return drawing.heatmap(self._shown(), scores, label, stretch=stretch, what=others)
 
-    def palette_png(self) -> Image.Image:
+    def palette_png(self, colours: Colours | None = None) -> Image.Image:
         """The label map as a palette picture: a pixel's value is its index, 255 unlabelled."""
-        return drawing.palette_png(self.label_map, len(self.labels))
+        return drawing.palette_png(self.label_map, self.labels, colours)
+
+    def instances(self, regions: Regions = "components", min_area: int = 0) -> Instances:
+        """The things in the picture, the largest first: with boxes, masks, outlines, and the mean score of each.
+
+        Args:
+            regions: ``"components"``: regions whose pixels share edges; ``"classes"``: all that a label covers.
+            min_area: leave out what has fewer pixels.
+
+        Returns:
+            A sequence of `sclip_plugin.export.instances.Instance`, with ``boxes()``, ``polygons(tolerance)``,
+            ``to_supervision()`` and ``to_fiftyone()`` of all.
+
+        Raises:
+            MissingPackageError: without the extra ``export``.
+
+        Example:
+            >>> import numpy as np, sclip_plugin as sp
+            >>> things = sp.Segmentation(["cat"], np.array([[0, -1, 0], [0, -1, -1]])).instances()
+            >>> things.boxes().tolist(), [thing.area for thing in things]
+            ([[0, 0, 1, 2], [2, 0, 3, 1]], [2, 1])
+        """
+        from ..export.instances import find_instances
+
+        return find_instances(self, regions, min_area, scores=True)
+
+    def to_supervision(self) -> Any:
+        """Connected regions as ``supervision.Detections``; of others, ``instances(…).to_supervision()``."""
+        return self.instances().to_supervision()
+
+    def to_fiftyone(self) -> Any:
+        """Connected regions as ``fiftyone.Detections``; of others, ``instances(…).to_fiftyone()``."""
+        return self.instances().to_fiftyone()
+
+    def export(
+        self,
+        path: str | Path,
+        format: str,
+        *,
+        name: str | None = None,
+        source: str | Path | None = None,
+        **options: Any,
+    ) -> list[Path]:
+        """Write the result in a format that people work in.
+
+        Args:
+            path: a folder, made where it is missing; or the one file of the format, such as ``"photo.geojson"``.
+            format: a name of `sclip_plugin.export.list_formats`.
+            name: what its files are called, without a suffix; by default the path's, the source's, or ``"picture"``.
+            source: the picture's path or URL, for formats that lead back to it; of a GeoTIFF, GeoJSON in degrees.
+            **options: ``regions``, ``min_area``, ``tolerance``; see `sclip_plugin.export.Format`.
+
+        Returns:
+            What was written.
+
+        Raises:
+            UnknownNameError: no such format.
+            SettingError: an option that does not exist, or a result without what the format needs.
+            MissingPackageError: without the extra ``export``.
+
+        Example:
+            >>> import numpy as np, sclip_plugin as sp, tempfile
+            >>> result = sp.Segmentation(["cat", "sofa"], np.eye(8, dtype=int))
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     [path.name for path in result.export(folder, "png")]
+            ['0-cat.png', '1-sofa.png']
+        """
+        from ..export import open_export
+
+        with open_export(format, path, self.labels, **options) as out:
+            given = Path(path).stem if out.file and not out.common else source and Path(source).stem
+            out.add(self, name or str(given or "picture"), None if source is None else str(source))
+        return out.written
 
     def to_dict(self) -> dict[str, Any]:
         """Labels with areas and scores, and the settings: what ``save`` writes as JSON."""
@@ -146,6 +341,10 @@ class Segmentation:
         *,
         heatmaps: bool = False,
         opacity: float = 0.55,
+        style: drawing.Style = "fill",
+        colours: Colours | None = None,
+        stretch: bool = False,
+        picture_format: str = "png",
         source: dict[str, Any] | None = None,
     ) -> dict[str, Path]:
         """Write the overlay, the label map, the JSON, and on request a heat map of every label.
@@ -159,7 +358,10 @@ class Segmentation:
             stem: the files are ``STEM.overlay.png``, ``STEM.labels.png``, ``STEM.json``, and
                 ``STEM.heatmap.INDEX-NAME.png`` with a label's index and as much of the label as a file name can hold.
                 The JSON says which is which.
-            opacity: of the overlay's colours, 0 to 1.
+            opacity, style, colours: of the overlay; see `overlay`.
+            stretch: of the heat maps; see `heatmap`.
+            picture_format: of overlay and heat maps: ``"png"``, or ``"jpg"`` or ``"webp"`` for smaller files, whose
+                names end so. The label map is a PNG always.
             source: what the picture was, for the JSON; see `results.source_of`.
 
         Returns:
@@ -167,19 +369,25 @@ class Segmentation:
 
         Raises:
             OSError: the folder can't be written. What lay there is left as it was.
+            SettingError: another picture format, or a picture that is too large for it.
         """
         folder = Path(folder)
         draw: dict[str, Callable[[], Image.Image]] = {
-            "overlay": lambda: self.overlay(opacity=opacity),
-            "labels": self.palette_png,
+            "overlay": lambda: self.overlay(opacity=opacity, style=style, colours=colours),
+            "labels": lambda: self.palette_png(colours),
         }
-        names = results.file_names(stem, self.labels, heatmaps)
+        if picture_format not in results.PICTURE_FORMATS:
+            raise SettingError(f"picture_format={picture_format!r}; expected one of {list(results.PICTURE_FORMATS)}.")
+        names = results.file_names(stem, self.labels, heatmaps, picture_format)
         paths = {kind: folder / name for kind, name in names.items()}
         paths["json"] = folder / f"{stem}.json"
         with contextlib.ExitStack() as lent:
             for kind in names:
-                picture = draw[kind]() if kind in draw else self.heatmap(kind.removeprefix("heatmap."))
-                picture.save(lent.enter_context(atomic_path(paths[kind])), "PNG", pnginfo=results.png_info())
+                label = kind.removeprefix("heatmap.")
+                picture = draw[kind]() if kind in draw else self.heatmap(label, stretch=stretch)
+                kept_as = "PNG" if kind == "labels" else results.PICTURE_FORMATS[picture_format]
+                options = save_options(kept_as, picture.size)
+                picture.save(lent.enter_context(atomic_path(paths[kind])), kept_as, **options)
             files = {kind: paths[kind].name for kind in names}
             content = {**self.to_dict(), **({"source": source} if source else {}), "files": files}
             with locked_folder(paths["json"].parent):
@@ -187,6 +395,35 @@ class Segmentation:
                 lent.close()  # now the new pictures take their places
                 save_json(content, paths["json"])
         return paths
+
+    @classmethod
+    def load(cls, folder: str | Path, stem: str = "segmentation", picture: Picture | None = None) -> Segmentation:
+        """What `save` wrote: labels, label map, mean scores and settings. The scores of each pixel are not on disk.
+
+        Args:
+            folder, stem: as for `save`.
+            picture: the picture, for overlays.
+
+        Raises:
+            FileFormatError: no such result, or a broken one.
+            ShapeError: a picture of another size.
+
+        Example:
+            >>> import numpy as np, sclip_plugin as sp, tempfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     _ = sp.Segmentation(["cat", "sofa"], np.array([[0, -1], [1, 1]])).save(folder, "photo")
+            ...     sp.Segmentation.load(folder, "photo").label_map.tolist()
+            [[0, -1], [1, 1]]
+        """
+        path = Path(folder) / f"{stem}.json"
+        content, label_map = results.load(path)
+        try:
+            entries = sorted(content["labels"], key=lambda entry: entry["index"])
+            loaded = cls([entry["label"] for entry in entries], label_map, picture, settings=content["settings"])
+            loaded._means = {e["label"]: float(e["score"]) for e in entries if e["score"] is not None}
+        except (KeyError, TypeError, LabelError, SettingError) as error:
+            raise FileFormatError(f"{path} is no result, as Segmentation.save writes it: {error}") from error
+        return loaded
 
     def _index(self, label: str) -> int:
         if label not in self.labels:
@@ -197,6 +434,67 @@ class Segmentation:
         if self.picture is not None:
             return self.picture
         return Image.new("RGB", self.size[::-1], "white")
+
+
+def _no_scores() -> SettingError:
+    return SettingError(
+        "this segmentation has no scores, only a label map; expected one that a segmenter made, or "
+        "Segmentation(labels, label_map, scores=...)."
+    )
+
+
+def _checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+        raise LabelError(f"labels={labels!r:.200}; expected a list of names, such as ['cat', 'sofa'].")
+    if not labels or len(labels) > LABELS_LIMIT or len(set(labels)) != len(labels):
+        raise LabelError(
+            f"{len(labels)} labels, {len(set(labels))} different; expected 1 to {LABELS_LIMIT}, each once."
+        )
+    return tuple(labels)
+
+
+def _checked_map(label_map: np.ndarray | Tensor, classes: int) -> np.ndarray:
+    values = label_map.cpu().numpy() if isinstance(label_map, Tensor) else np.asarray(label_map)
+    if values.ndim != 2 or 0 in values.shape or values.dtype.kind not in "iu":
+        raise ShapeError(
+            f"the label map is {values.shape} of {values.dtype}; expected (H, W) integers, the indices into labels."
+        )
+    low, high = int(values.min()), int(values.max())
+    if low < UNLABELLED or high >= classes:
+        raise SettingError(
+            f"the label map goes from {low} to {high}; expected 0 to {classes - 1} for {classes} labels, and "
+            f"{UNLABELLED} where there is none."
+        )
+    return values.astype(np.int16, copy=False)
+
+
+def _checked_picture(picture: Picture | None, size: tuple[int, int]) -> Image.Image | None:
+    if picture is None:
+        return None
+    if not isinstance(picture, Image.Image) or picture.mode != "RGB":
+        picture = read_picture(picture)
+    if picture.size != size[::-1]:
+        raise ShapeError(
+            f"the picture is {picture.width} x {picture.height}, the label map {size[1]} x {size[0]}; expected one size"
+            " for both."
+        )
+    return picture
+
+
+def _checked_scores(
+    scores: np.ndarray | Tensor | NameScores | None, shape: tuple[int, int, int]
+) -> NameScores | GivenScores | None:
+    if scores is None:
+        return None
+    if isinstance(scores, NameScores):
+        return scores.on_cpu()
+    values = scores.detach().float().cpu().numpy() if isinstance(scores, Tensor) else np.asarray(scores, np.float32)
+    fits = values.ndim == 3 and len(values) == shape[0]
+    if not fits or any(not 0 < have <= most for have, most in zip(values.shape, shape, strict=True)):
+        raise ShapeError(
+            f"the scores have shape {values.shape}; expected (classes, H, W), here {shape}, or smaller sides."
+        )
+    return GivenScores(values)
 
 
 def _counts(label_map: np.ndarray, classes: int) -> np.ndarray:
@@ -213,7 +511,8 @@ def _counts(label_map: np.ndarray, classes: int) -> np.ndarray:
 
 def class_scores(tile: Tensor, vocabulary: Vocabulary, settings: Settings, dropped: frozenset[int]) -> Tensor:
     """Scores of names (h, w, K) to scores of classes (classes, h, w): softmax over names, maximum over a class's."""
-    scores = (tile * settings.logit_scale).softmax(dim=-1).permute(2, 0, 1).contiguous()
+    scores = (tile * settings.logit_scale).softmax(dim=-1) if settings.softmax else tile
+    scores = scores.permute(2, 0, 1).contiguous()
     if len(vocabulary.labels) != len(vocabulary.names):
         index = torch.tensor(vocabulary.class_of_name, device=tile.device)[:, None, None].expand_as(scores)
         empty = scores.new_zeros(len(vocabulary.labels), *scores.shape[1:])
@@ -247,11 +546,11 @@ def _argmax(
     thresholds = thresholds and bool(settings.prob_threshold or settings.threshold)
     for place, tile in logits.tiles():
         # The softmax keeps the order, so the best class is that of the best name.
-        total = (tile * settings.logit_scale).logsumexp(dim=-1) if thresholds else None
+        total = (tile * settings.logit_scale).logsumexp(dim=-1) if thresholds and settings.softmax else None
         best, name = (tile.masked_fill(gone, -torch.inf) if dropped else tile).max(dim=-1)
         labels = class_of_name[name]
-        if total is not None:
-            score = (best * settings.logit_scale - total).exp()
+        if thresholds:
+            score = best if total is None else (best * settings.logit_scale - total).exp()
             if settings.prob_threshold:
                 labels = labels.masked_fill(score < settings.prob_threshold, 0)
             if settings.threshold:

@@ -22,21 +22,26 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..defaults import CLIP_MEAN, CLIP_STD
-from ..device import Budget
-from ..errors import ArgumentTypeError, LabelError, PictureError, SettingError
+from ..device import Budget, without_autocast
+from ..errors import ArgumentTypeError, LabelError, NotFiniteError, PictureError, SettingError
 from ..fingerprint import fingerprint
 from ..imaging.pictures import Picture, read_picture, to_tensor
 from ..imaging.refine import refine_pixels
 from ..imaging.resampling import normalise, resize, target_size
+from ..masks import mask_vote
+from ..methods import Method
 from ..protocols import load_benchmark, load_preset
 from ..settings import Settings
+from ..steps import PatchScores, PostStep
+from ..steps.base import plain_pixels
 from ..text.bank import TextBank
 from ..text.labels import Labels, Vocabulary, parse_labels
 from ..text.towers import find_text_tower
 from ..towers import find_tower
 from .encoded import Encoded
+from .regions import regions_of
 from .running import Prepared, Seen, WindowRunner
-from .segmentation import Segmentation, decide
+from .segmentation import NameScores, Segmentation, decide
 from .windows import LogitMap
 
 OnError = Literal["raise", "return", "skip"]
@@ -335,6 +340,21 @@ class Segmenter:
             SettingError: the method's features depend on the words.
             PictureError: a picture that can't be read.
         """
+        one = isinstance(picture, (str, os.PathLike, Image.Image, np.ndarray, Tensor)) or hasattr(picture, "read")
+        chosen = _chosen(self.settings, settings, changes)
+        prepared = (self._prepared(p, chosen, self.device) for p in ([picture] if one else picture))
+        encoded = self.encode_prepared(prepared, chosen, dtype=dtype)
+        return next(encoded) if one else list(encoded) if isinstance(picture, (list, tuple)) else encoded
+
+    def encode_prepared(
+        self,
+        pictures: Iterable[Prepared],
+        settings: Settings | None = None,
+        *,
+        dtype: torch.dtype = torch.float16,
+        **changes: Any,
+    ) -> Iterator[Encoded]:
+        """Look at what `prepare` gave, with the same settings; `encode` is both."""
         chosen = _chosen(self.settings, settings, changes)
         method = chosen.make_method()
         if method.needs_text:
@@ -343,10 +363,7 @@ class Segmenter:
                 "looked at before them: segment it directly"
                 + (", or pass sfr=None." if hasattr(method, "sfr") else ".")
             )
-        one = isinstance(picture, (str, os.PathLike, Image.Image, np.ndarray, Tensor)) or hasattr(picture, "read")
-        prepared = (self._prepared(p, chosen, self.device) for p in ([picture] if one else picture))
-        encoded = self._encoded(prepared, chosen, dtype)
-        return next(encoded) if one else list(encoded) if isinstance(picture, (list, tuple)) else encoded
+        return self._encoded(pictures, chosen, dtype)
 
     def vector_of(self, picture: Picture, mask: np.ndarray | Tensor, **changes: Any) -> Tensor:
         """The mean feature of a region, (D,), to segment by example: ``labels={"this": seg.vector_of(picture, mask)}``.
@@ -356,53 +373,117 @@ class Segmenter:
         return self.encode(picture, **changes).vector_of(mask)
 
     @torch.inference_mode()
-    def _encoded(self, pictures: Iterable[Prepared], settings: Settings, dtype: torch.dtype) -> Iterator[Encoded]:
-        method = settings.make_method()
-        for seen in self._runner.run(pictures, method, settings, lambda features: features.to(dtype)):
-            assert not isinstance(seen, PictureError), "encode reads with on_error='raise'"
+    def _encoded(
+        self, pictures: Iterable[Any], settings: Settings, dtype: torch.dtype, text: Tensor | None = None
+    ) -> Iterator[Any]:
+        method = self._bound(settings, torch.empty(0) if text is None else text)
+        for seen in self._runner.run(pictures, method, settings, lambda features: features.to(dtype), embeddings=True):
+            if isinstance(seen, PictureError):
+                yield seen
+                continue
+            assert seen.windows is not None and seen.image is not None, "asked for"
             pixels = seen.pixels if seen.picture is None else None
-            yield Encoded(self, settings, seen.kept, seen.plan, seen.output_size, seen.picture, pixels)
+            windows, image = seen.windows.to(dtype), seen.image.to(dtype)
+            yield Encoded(self, settings, seen.kept, seen.plan, seen.output_size, windows, image, seen.picture, pixels)
+
+    def _answer(self, encoded: Encoded, labels: Labels | None, settings: Settings) -> Segmentation:
+        return self._answered(encoded, self._vocabulary(labels, settings), settings)
 
     @torch.inference_mode()
-    def _answer(self, encoded: Encoded, labels: Labels | None, settings: Settings) -> Segmentation:
-        vocabulary = self._vocabulary(labels, settings)
+    def _answered(self, encoded: Encoded, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
         text = self.text_bank.embed_vocabulary(vocabulary, settings.templates)
-        pixels = encoded.pixels
-        if settings.pamr_steps and pixels is None:
-            if encoded.picture is None:
-                raise SettingError(
-                    "refinement looks at the picture, which an encoded picture read from a file does not have; "
-                    "expected Encoded.load(path, segmenter, picture=...)."
-                )
+        steps, pixels = settings.make_steps(), encoded.pixels
+        if (settings.pamr_steps or steps) and pixels is None and encoded.picture is not None:
             pixels = self._prepared(encoded.picture, settings, self.device)[1]
-        scores: Any = (encoded.picture, pixels, encoded.size, encoded.plan, encoded._cosines(text))
-        seen = Seen(*scores)
+        if settings.pamr_steps and pixels is None:
+            raise SettingError(
+                "refinement looks at the picture, which an encoded picture read from a file does not have; "
+                "expected Encoded.load(path, segmenter, picture=...)."
+            )
+        scores = encoded._cosines(text)
+        for step in steps:
+            scores = self._stepped(step, scores, encoded, vocabulary, text, pixels, settings)
+        seen = Seen(encoded.picture, pixels, encoded.size, encoded.plan, scores)  # type: ignore[arg-type]
+        seen.regions = regions_of(encoded.picture, pixels, encoded.size, settings)
         return self._decided(seen, vocabulary, settings)
 
+    def _stepped(
+        self,
+        step: PostStep,
+        scores: Tensor,
+        encoded: Encoded,
+        vocabulary: Vocabulary,
+        text: Tensor,
+        pixels: Tensor | None,
+        settings: Settings,
+    ) -> Tensor:
+        """The scores of all windows side by side, (gh, gw, K), after a post-step."""
+        plan = encoded.plan
+        given = PatchScores(
+            scores=plan.window_by_window(scores),
+            features=plan.window_by_window(encoded.vectors).float(),
+            text=text,
+            labels=vocabulary.labels,
+            class_of_name=tuple(vocabulary.class_of_name),
+            windows=encoded.windows.float(),
+            image=encoded.image.float(),
+            boxes=tuple(plan.boxes()),
+            patch_size=self.tower.patch_size,
+            pixels=pixels,
+            picture=encoded.picture,
+            logit_scale=settings.logit_scale,
+            image_mean=self._mean,
+            image_std=self._std,
+            embed_text=lambda names: self.text_bank.embed_vocabulary(parse_labels(names), settings.templates),
+        )
+        with without_autocast(self.device):
+            stepped = step(given)
+        if stepped.shape != given.scores.shape or not torch.isfinite(stepped).all():
+            raise NotFiniteError(
+                f"post-step {step.name or type(step).__name__} gave scores of shape {tuple(stepped.shape)}; expected "
+                f"numbers, of shape {tuple(given.scores.shape)}."
+            )
+        return plan.side_by_side(stepped.float())
+
     @torch.inference_mode()
-    def _run(self, pictures: Iterable[Prepared], vocabulary: Vocabulary, settings: Settings) -> Iterator[Segmentation]:
-        """`encode` and `Encoded.segment` in one: the words are known, so a window leaves only its patches' scores."""
+    def _run(self, pictures: Iterable[Prepared], vocabulary: Vocabulary, settings: Settings) -> Iterator[Any]:
+        """`encode` and `Encoded.segment` in one: the words are known, so a window leaves only its patches' scores.
+
+        Post-steps see the features too, so with them it is the two, one after the other.
+        """
         text = self.text_bank.embed_vocabulary(vocabulary, settings.templates)
-        method = settings.make_method().bind(
+        if settings.post_steps:
+            for encoded in self._encoded(pictures, settings, torch.float32, text):
+                yield encoded if isinstance(encoded, PictureError) else self._answered(encoded, vocabulary, settings)
+            return
+        method = self._bound(settings, text)
+        for seen in self._runner.run(pictures, method, settings, lambda features: features @ text.T):
+            yield seen if isinstance(seen, PictureError) else self._decided(seen, vocabulary, settings)
+
+    def _bound(self, settings: Settings, text: Tensor) -> Method:
+        return settings.make_method().bind(
             text=text, logit_scale=settings.logit_scale, image_mean=self._mean, image_std=self._std
         )
-        for seen in self._runner.run(pictures, method, settings, lambda features: features @ text.T):
-            yield seen if isinstance(seen, PictureError) else self._decided(seen, vocabulary, settings)  # type: ignore[misc]
 
     def _decided(self, seen: Seen, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
-        logits = dataclasses.replace(seen.plan.stitched(seen.kept, seen.output_size), limits=self.budget)
+        steps = [step for step in settings.make_steps() if step.sees_pixels]
+        size = seen.plan.size if steps else seen.output_size
+        logits = dataclasses.replace(seen.plan.stitched(seen.kept, size), limits=self.budget)
+        for step in steps:
+            pixels = plain_pixels(seen.pixels, self._mean, self._std).to(self.device)
+            logits = LogitMap(step.of_pixels(logits.full(), pixels), limits=self.budget)
+        logits = logits.resized(seen.output_size)
         if settings.pamr_steps:
             logits = self._refined(logits, seen.pixels, settings)
         label_map, dropped = decide(logits, vocabulary, settings)
+        if seen.regions is not None and settings.mask_vote:
+            label_map = mask_vote(label_map, seen.regions())
         return Segmentation(
             labels=vocabulary.labels,
             label_map=label_map,
             picture=seen.picture,
-            settings={**settings.plain(), "identity": settings.identity()},
-            _logits=logits,
-            _vocabulary=vocabulary,
-            _chosen=settings,
-            _dropped=dropped,
+            settings=settings,
+            scores=NameScores(logits, vocabulary, settings, dropped),
         )
 
     def _refined(self, logits: LogitMap, pixels: Tensor, settings: Settings) -> LogitMap:

@@ -23,7 +23,6 @@ from ..imaging.resampling import bilinear_matrix, weighted
 
 if TYPE_CHECKING:
     from ..methods import Method
-    from ..towers import Tower
 
 
 def window_starts(size: int, window: int, stride: int) -> list[int]:
@@ -47,6 +46,8 @@ class WindowPlan:
         rows, columns: where windows start.
         patches: (h, w) patches in a window. The tower does not see rows and columns of pixels that fill no patch.
         padded: (height, width) of a window as the model sees it; the rest is padding, half in front.
+        black: the padding stands behind, in black, and a window's patches are stretched over the window alone.
+        straight: a whole picture's patches go to the label map's size in one step, not by way of the picture's.
     """
 
     size: tuple[int, int]
@@ -54,39 +55,60 @@ class WindowPlan:
     rows: list[int]
     columns: list[int]
     patches: tuple[int, int]
-    padded: tuple[int, int] | None = None
+    padded: tuple[int, int]
+    black: bool = False
+    straight: bool = False
 
     @classmethod
-    def of(cls, size: tuple[int, int], window: int, stride: int, patch_size: tuple[int, int]) -> WindowPlan:
-        """A plan for a picture of ``size``; ``window`` 0 takes it whole. Sides of at least one patch are expected."""
-        cut = (min(window, size[0]), min(window, size[1])) if window else size
-        patches = (cut[0] // patch_size[0], cut[1] // patch_size[1])
-        rows, columns = (window_starts(size[axis], cut[axis], stride) for axis in (0, 1))
-        return cls(tuple(size), cut, rows, columns, patches)  # type: ignore[arg-type]
+    def of(
+        cls,
+        size: tuple[int, int],
+        window: int,
+        stride: int,
+        patch_size: tuple[int, int],
+        method: Method | None = None,
+        black: bool = False,
+    ) -> WindowPlan:
+        """A plan for a picture of ``size``; ``window`` 0 takes it whole. Sides of at least one patch are expected.
 
-    def under(self, method: Method, tower: Tower) -> WindowPlan:
-        """The plan with the padding and the grid that a method has."""
-        padded = method.padded(self.window)
-        return dataclasses.replace(self, padded=padded, patches=method.output_grid(tower, padded))
+        A method that cuts windows itself gets the picture whole; one that wants windows padded gets them so. ``black``
+        completes the last patches of a window.
+        """
+        window = 0 if method is not None and method.windows_itself else window
+        cut = (min(window, size[0]), min(window, size[1])) if window else size
+        rows, columns = (window_starts(size[axis], cut[axis], stride) for axis in (0, 1))
+        padded = cut if method is None else method.padded(cut)
+        if black:
+            padded = tuple(-(-side // patch) * patch for side, patch in zip(cut, patch_size, strict=True))  # type: ignore[assignment]
+        patches = (padded[0] // patch_size[0], padded[1] // patch_size[1])
+        return cls(tuple(size), cut, rows, columns, patches, padded, black, black and not window)  # type: ignore[arg-type]
+
+    def with_patches(self, patches: tuple[int, int]) -> WindowPlan:
+        """The plan with the grid on which a method gave its windows' features."""
+        return self if patches == self.patches else dataclasses.replace(self, patches=patches)
 
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
 
-    def boxes(self) -> Iterator[tuple[int, int]]:
-        """Top left corners of the windows, row by row."""
-        return ((top, left) for top in self.rows for left in self.columns)
+    def boxes(self) -> Iterator[tuple[int, int, int, int]]:
+        """(top, left, height, width) of the windows, row by row."""
+        return ((top, left, *self.window) for top in self.rows for left in self.columns)
 
-    def pad(self, windows: Tensor) -> Tensor:
-        """Normalised windows, (B, 3, H, W), with the padding: zeros, which are the mean colour."""
-        if self.padded is None or tuple(self.padded) == tuple(self.window):
+    def pad(self, windows: Tensor, black: Tensor) -> Tensor:
+        """Normalised windows, (B, 3, H, W), with the padding: zeros, which are the mean colour, half of it in front; or
+        ``black``, (3,), behind."""
+        if tuple(self.padded) == tuple(self.window):
             return windows
         (high, wide), (height, width) = self.padded, self.window
+        if self.black:
+            whole = black.to(windows)[:, None, None].expand(len(windows), -1, high, wide).clone()
+            whole[..., :height, :width] = windows
+            return whole
         above, left = (high - height) // 2, (wide - width) // 2
         return F.pad(windows, (left, wide - width - left, above, high - height - above))
 
-    def cut(self, pixels: Tensor, top: int, left: int) -> Tensor:
+    def cut(self, pixels: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
         """One window of (3, H, W)."""
-        height, width = self.window
         return pixels[:, top : top + height, left : left + width]
 
     def empty_logits(self, names: int, like: Tensor) -> Tensor:
@@ -99,14 +121,26 @@ class WindowPlan:
         h, w = self.patches
         return logits[row * h : (row + 1) * h, column * w : (column + 1) * w]
 
+    def window_by_window(self, logits: Tensor) -> Tensor:
+        """(gh, gw, C) of all windows side by side to (n, h, w, C)."""
+        (h, w), rows, columns = self.patches, len(self.rows), len(self.columns)
+        return logits.view(rows, h, columns, w, -1).transpose(1, 2).reshape(rows * columns, h, w, -1)
+
+    def side_by_side(self, windows: Tensor) -> Tensor:
+        """(n, h, w, C) back to (gh, gw, C)."""
+        (h, w), rows, columns = self.patches, len(self.rows), len(self.columns)
+        return windows.view(rows, columns, h, w, -1).transpose(1, 2).reshape(rows * h, columns * w, -1)
+
     def stitched(self, logits: Tensor, output_size: tuple[int, int] | None = None) -> LogitMap:
         """Scores of every pixel of the picture, or of the picture resized to ``output_size`` afterwards."""
+        if self.straight and output_size is not None:
+            return LogitMap(logits).resized(output_size)
         rows, columns = (
             _stitching(starts, cut, padded, count, size, target)
             for starts, cut, padded, count, size, target in zip(
                 (self.rows, self.columns),
                 self.window,
-                self.padded or self.window,
+                self.window if self.black else self.padded,
                 self.patches,
                 self.size,
                 output_size or self.size,

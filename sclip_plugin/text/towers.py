@@ -144,7 +144,7 @@ class ProvenTextTower(TextTower):
     def _agree(self) -> bool:
         with without_autocast(self.device):
             both = [F.normalize(t.encode(t.read(PROBES).tokens).float(), dim=-1) for t in (self.fast, self.own)]
-        wanted = SAME_COSINE[self._parameters[-1].dtype]
+        wanted = min(SAME_COSINE.get(parameter.dtype, 1 - 1e-2) for parameter in self._parameters)
         return both[0].shape == both[1].shape and bool(((both[0] * both[1]).sum(dim=-1) > wanted).all())
 
 

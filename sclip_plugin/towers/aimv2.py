@@ -87,6 +87,12 @@ class Aimv2Tower(Tower):
             tokens = self.trunk.head.output_proj(self.trunk.head.v_proj(tokens))
         return tokens if self.projection is None else self.projection(tokens)
 
+    def embedding(self, tokens: Tensor) -> Tensor:
+        pooled = self.pooled(tokens)
+        if pooled is None:
+            return super().embedding(tokens)
+        return pooled if self.projection is None else self.projection(pooled)
+
     def returned(self, tokens: Tensor) -> Tensor:
         return self.trunk.rms_norm(tokens)
 

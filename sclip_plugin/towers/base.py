@@ -195,6 +195,11 @@ class Tower(ABC):
     def project(self, tokens: Tensor) -> Tensor:
         """Post-norm and projection into the joint space, (B, T, C) to (B, T, D). Without a projecting head D = C."""
 
+    def embedding(self, tokens: Tensor) -> Tensor:
+        """The image embedding in the joint space, (B, D), as the model pools it from the tokens that leave the last
+        block, (B, T, C): the CLS token's, or the mean of the patches where there is none."""
+        return self.project(tokens[:, :1])[:, 0] if self.prefix_tokens else self.project(tokens).mean(dim=1)
+
     def at_grid(self, grid: tuple[int, int]) -> Tower:
         """The tower that runs a picture of this many patches: itself, unless its blocks depend on the grid (EVA)."""
         return self

@@ -94,3 +94,6 @@ class ConvolutionalTower(Tower):
         places = self.trunk.forward_head(tokens.reshape(-1, tokens.shape[-1], 1, 1))
         places = places.unflatten(0, tokens.shape[:2])
         return places if self.projection is None else self.projection(places)
+
+    def embedding(self, tokens: Tensor) -> Tensor:
+        return self.project(tokens.mean(dim=1, keepdim=True))[:, 0]

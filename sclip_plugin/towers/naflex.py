@@ -22,7 +22,7 @@ from .transformers import PatchedTransformersTrunk, mask_arguments
 class PatchedNaFlexTrunk(PatchedTransformersTrunk):
     """The tower's forward of cut patches: pictures of one shape run together; rows that pad a picture are zero."""
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         pixel_values: Tensor | None = None,
         pixel_attention_mask: Tensor | None = None,  # says no more than the shapes

@@ -140,5 +140,5 @@ def attention_pool(trunk: Any) -> Any:
     if own is not None and hasattr(trunk, "layer4") and hasattr(own, "c_proj") and hasattr(own, "positional_embedding"):
         return own
     if isinstance(getattr(of_timm, "pos_embed", None), Tensor) and hasattr(trunk, "stages"):
-        return of_timm if hasattr(of_timm, "feat_size") and of_timm.cls_token is None else None
+        return of_timm if hasattr(of_timm, "feat_size") and getattr(of_timm, "cls_token", None) is None else None
     return None

@@ -2,13 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import UnsupportedModelError
 from .base import BlockInput, Tower
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class WholePicture:
+    """The picture that windows were cut from: one object for all its windows, in whatever batches they come.
+
+    Attributes:
+        pixels: (3, H, W), of the size at which windows are cut: uint8, or floating point and normalised.
+        original: as it was given, RGB; None where only pixels are known.
+        window, stride: of the settings, in pixels; a window of 0 is the whole picture.
+        regions: the id map (H', W') of the settings' masks at the size of the label map, when it is called; None where
+            there are no masks.
+    """
+
+    pixels: Tensor
+    original: Image.Image | None = None
+    window: int = 0
+    stride: int = 1
+    regions: Callable[[], np.ndarray] | None = None
+    _kept: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What a method computes once a picture, under a key of its own; gone when the picture's last window is."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """Where a window lies in its picture.
+
+    Attributes:
+        picture: the whole of it.
+        box: (top, left, height, width) in its ``pixels``, without the padding that a method may ask for.
+    """
+
+    picture: WholePicture
+    box: tuple[int, int, int, int]
 
 
 @dataclass
@@ -20,12 +67,17 @@ class Context:
         pixel_values: (B, 3, H, W), the picture with the rows and columns of pixels that fill no patch, if it has any.
         grid: (h, w) in patches. N = h w patches follow ``prefix_tokens`` others, in row-major order.
         taps: for each index the method named in `Method.taps`, that block with the tokens that entered it.
+        windows: of each picture of the batch the window that it is, where a segmenter cut it; else empty.
+        output_grid: a method whose patches come out on another grid (a, b) sets it; what it returns then has P + a b
+            rows.
     """
 
     tower: Tower
     pixel_values: Tensor
     grid: tuple[int, int]
     taps: dict[int, BlockInput] = field(default_factory=dict)
+    windows: Sequence[Window] = ()
+    output_grid: tuple[int, int] | None = None
 
     @property
     def prefix_tokens(self) -> int:
@@ -46,6 +98,7 @@ def before_last_block(
     taps: tuple[int, ...] = (),
     position_resize: str = "scale_factor",
     hidden_states: list[Tensor] | None = None,
+    windows: Sequence[Window] = (),
 ) -> tuple[BlockInput, Context]:
     """Run all blocks but the last.
 
@@ -55,6 +108,7 @@ def before_last_block(
         taps: indices of earlier blocks whose input is kept for the method.
         position_resize: how positional embeddings reach this grid; see `Method`.
         hidden_states: if given, the tokens that enter each block are appended to it.
+        windows: for the context.
 
     Returns:
         The last block with the tokens that enter it, and the context: what the method is called with.
@@ -63,7 +117,7 @@ def before_last_block(
     whole_patches = drop_remainder(pixel_values, tower.patch_size)
     grid = tower.grid(whole_patches)
     tower = tower.at_grid(grid)
-    context = Context(tower, pixel_values[:, :3], grid)
+    context = Context(tower, pixel_values[:, :3], grid, windows=windows)
     tokens = tower.embed(whole_patches, position_resize)
     last = len(tower.blocks) - 1
     for index, block in enumerate(tower.blocks):

@@ -51,6 +51,12 @@ class SiglipTower(TransformersTower):
         tokens = attention.out_proj(values)
         return tokens + head.mlp(head.layernorm(tokens))
 
+    def embedding(self, tokens: Tensor) -> Tensor:
+        pooled = self.pooled(tokens)
+        if pooled is None:
+            return super().embedding(tokens)
+        return pooled if self.projection is None else self.projection(pooled)
+
     def returned(self, tokens: Tensor) -> Tensor:
         return self.trunk.post_layernorm(tokens)
 

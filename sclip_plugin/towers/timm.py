@@ -184,6 +184,10 @@ class TimmTower(Tower):
             tokens = cat([*prefix, patches], dim=1) + positions
         return trunk.norm_pre(tokens) if hasattr(trunk, "norm_pre") else tokens
 
+    def embedding(self, tokens: Tensor) -> Tensor:
+        pooled = self.trunk.forward_head(self.trunk.norm(tokens))
+        return pooled if self.projection is None else self.projection(pooled)
+
     def block_input(self, block: nn.Module, tokens: Tensor) -> BlockInput:
         return TimmBlockInput(block, tokens)
 

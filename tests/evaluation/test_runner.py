@@ -220,7 +220,7 @@ class TestResuming:
         run(data, tmp_path, settings={"method": "csa", "logit_scale": 50}, resume=False)
 
     def test_a_killed_run_goes_on(self, data, tmp_path, expected):
-        command = [sys.executable, "-m", "tests.evaluation.stand_in", BENCHMARK.name, data, tmp_path, "0.15"]
+        command = [sys.executable, STAND_IN, BENCHMARK.name, data, tmp_path, "0.15"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, env=environment())
         log = tmp_path / "pictures-0.jsonl"
         wait_for(lambda: log.exists() and log.read_bytes().count(b"\n") >= 4, process)
@@ -234,6 +234,7 @@ class TestResuming:
 
 
 ROOT = Path(__file__).parents[2]
+STAND_IN = str(Path(__file__).with_name("stand_in.py"))
 
 
 def environment():
@@ -251,7 +252,7 @@ def wait_for(condition, process, seconds=60):
 def torchrun(count, data, output, seconds="0"):
     return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)),
-        *("-m", "tests.evaluation.stand_in", BENCHMARK.name, str(data), str(output), seconds),
+        *(STAND_IN, BENCHMARK.name, str(data), str(output), seconds),
     ]
 
 
@@ -319,6 +320,21 @@ class TestReports:
         assert [r.miou for r in worst] == sorted(r.miou for r in result.records)[:3]
         sheet = worst_sheet(result, folder_set(BENCHMARK, data), StandIn(20), 3)
         assert sheet.width > sheet.height / 3 > 50
+
+    def test_the_worst_stand_at_one_scale(self, data, monkeypatch):
+        from sclip_plugin.draw import overlay
+
+        seen = []
+        together = overlay.side_by_side
+        monkeypatch.setattr(
+            overlay, "side_by_side", lambda panels, **how: (seen.append(panels), together(panels, **how))[1]
+        )
+        result = run(data)
+        worst_sheet(result, folder_set(BENCHMARK, data), StandIn(20), 2)
+        for first in (0, 3):
+            row = seen[0][first : first + 3]
+            assert len({picture.size for _, picture in row}) == 1
+            assert row[0][0].endswith(" %") and [caption for caption, _ in row[1:]] == ["ground truth", "label map"]
 
     def test_a_picture_without_labelled_pixels_is_never_the_worst(self):
         assert np.isnan(PictureRecord("x", np.zeros((3, 2), np.int64)).miou)

@@ -50,7 +50,7 @@ class Stitching(ClearCLIP):
     window: int = 7  # in patches
     stride: int = 7
 
-    def reach_last_block(self, tower, pixel_values, hidden_states=None):
+    def reach_last_block(self, tower, pixel_values, hidden_states=None, windows=()):
         (h, w), (ph, pw), side, P = tower.grid(pixel_values), tower.patch_size, self.window, tower.prefix_tokens
         tops, lefts = (sorted({*range(0, n - side, self.stride), n - side}) for n in (h, w))
         corners = [(top, left) for top in tops for left in lefts]

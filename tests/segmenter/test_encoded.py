@@ -1,14 +1,19 @@
 """Look once, ask many: an encoded picture answers as a call does."""
 
+import dataclasses
+
 import golden
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from outside_models import transformers_model
 from PIL import Image
 
 import sclip_plugin as sp
 from sclip_plugin.errors import FileFormatError, LabelError, SettingError, ShapeError
+from sclip_plugin.imaging.pictures import to_tensor
+from sclip_plugin.imaging.resampling import normalise
 
 LABELS = ["cat", ["potted plant", "sofa"], "person"]
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 230, 3), dtype=np.uint8))
@@ -99,7 +104,9 @@ def test_similarity_is_the_cosine(segmenter):
 
 def test_features_of_one_window_are_the_tower_s(segmenter):
     encoded = segmenter.encode(PICTURE.resize((112, 112)), window=0, resize_short_side=0, dtype=torch.float32)
-    golden.assert_equal(encoded.features(), encoded.vectors.permute(2, 0, 1), 0.35)  # resampled through pixels
+    vectors = encoded.vectors.permute(2, 0, 1)[None]
+    pixels = F.interpolate(vectors, size=(112, 112), mode="bilinear")
+    golden.assert_equal(encoded.features(), F.interpolate(pixels, size=(7, 7), mode="bilinear")[0])
     assert encoded.features().shape == (64, 7, 7)
     assert segmenter.encode(PICTURE).features().shape == (64, 168 // 16, 257 // 16)
 
@@ -126,6 +133,27 @@ class TestByExample:
             segmenter.encode(PICTURE).vector_of(mask)
 
 
+class TestImageEmbeddings:
+    def test_of_a_picture_of_the_native_size_it_is_the_model_s_own(self):
+        segmenter = make("transformers")
+        picture = PICTURE.resize((112, 112))
+        encoded = segmenter.encode(picture, window=0, resize_short_side=0, dtype=torch.float32)
+        pixels = normalise(to_tensor(picture), segmenter._mean, segmenter._std)[None]
+        own = segmenter.model.get_image_features(pixels)
+        own = F.normalize(getattr(own, "pooler_output", own), dim=-1)[0]
+        golden.assert_equal(encoded.image, own)
+        golden.assert_equal(encoded.windows[0], own)
+
+    def test_every_window_and_every_picture_has_its_own(self, segmenter):
+        pictures = [PICTURE, PICTURE.transpose(Image.Transpose.ROTATE_90), PICTURE.resize((300, 90))]
+        together = segmenter.encode(pictures, dtype=torch.float32)
+        for picture, encoded in zip(pictures, together, strict=True):
+            alone = segmenter.encode(picture, dtype=torch.float32)
+            assert encoded.windows.shape == (len(encoded.plan), 64) and encoded.image.shape == (64,)
+            golden.assert_equal(encoded.image, alone.image)
+            golden.assert_equal(encoded.windows, alone.windows)
+
+
 class TestFiles:
     def test_saved_and_read(self, segmenter, tmp_path):
         encoded = segmenter.encode(PICTURE, method="naclip", std=3.0)
@@ -146,6 +174,19 @@ class TestFiles:
         other = sp.Segmenter.from_pretrained("demo", cache_dir=False)
         with pytest.raises(FileFormatError, match="other weights"):
             sp.Encoded.load(tmp_path / "a", other)
+
+    def test_tensors_of_another_picture(self, segmenter, tmp_path):
+        encoded = segmenter.encode(PICTURE)
+        for vectors in (encoded.vectors[:-1], encoded.vectors * float("nan")):
+            dataclasses.replace(encoded, vectors=vectors).save(tmp_path / "a")
+            with pytest.raises(FileFormatError, match="no encoded picture.*(windows|not numbers)"):
+                sp.Encoded.load(tmp_path / "a", segmenter)
+
+    def test_a_model_in_hand_can_t_be_named_by_a_file(self, segmenter, tmp_path):
+        encoded = segmenter.encode(PICTURE.resize((60, 40)), method="proxyclip", vfm=transformers_model("dino8"))
+        with pytest.raises(SettingError, match="plain values"):
+            encoded.save(tmp_path / "a")
+        assert not (tmp_path / "a").exists()
 
     @pytest.mark.parametrize("content", [b"", b"{}", b"\x08\0\0\0\0\0\0\0{}      "])
     def test_what_is_no_encoded_picture(self, segmenter, tmp_path, content):

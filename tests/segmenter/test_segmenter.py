@@ -110,9 +110,9 @@ def test_dropped_classes_and_low_scores_follow_the_benchmarks_rule(segmenter):
 
 def test_class_scores_are_the_best_of_the_names(segmenter):
     result = segmenter(noise(64, 64), LABELS)
-    names = (result._logits.full() * segmenter.settings.logit_scale).softmax(dim=-1)
+    names = (result._scores.logits.full() * segmenter.settings.logit_scale).softmax(dim=-1)
     expected = torch.stack([names[..., 0], names[..., 1:3].amax(dim=-1), names[..., 3]])
-    given = class_scores(result._logits.full(), result._vocabulary, result._chosen, frozenset())
+    given = class_scores(result._scores.logits.full(), result._scores.vocabulary, result._scores.settings, frozenset())
     torch.testing.assert_close(given, expected)
 
 
@@ -130,7 +130,7 @@ def test_refinement_of_a_huge_picture_fits(segmenter, monkeypatch, limit):
     monkeypatch.setattr(f"sclip_plugin.segment.segmenter.{limit}", values_a_pixel * 100 * 75)
     result = segmenter(noise(400, 300), LABELS, pamr_steps=3)
     assert result.label_map.shape == (300, 400)
-    assert result._logits.logits.shape == (75, 100, 4)
+    assert result._scores.logits.logits.shape == (75, 100, 4)
 
 
 def test_saved_files_are_what_they_say(segmenter, tmp_path):
@@ -212,9 +212,9 @@ def test_a_server_opens_no_file(segmenter, tmp_path):
     noise(20, 20).save(path)
     closed = Segmenter(segmenter.model, golden.tokenizer_of("open_clip"), cache_dir=False, paths=False)
     for named in (path, str(path)):
-        with pytest.raises(PictureError):
+        with pytest.raises(PictureError, match="path"):
             closed(named, LABELS)
-    assert closed(path.read_bytes() and noise(20, 20), LABELS, templates="plain").size == (20, 20)
+    assert closed(noise(20, 20), LABELS, templates="plain").size == (20, 20)
 
 
 def test_pixels_smaller_than_a_patch(segmenter):
@@ -255,7 +255,7 @@ def test_batches_change_nothing(segmenter, monkeypatch):
     for tokens in (1, 150, 10**6):
         monkeypatch.setattr("sclip_plugin.device.CPU", replace(CPU, tokens=tokens))
         for ours, alone in zip(segmenter.stream(pictures, LABELS), expected, strict=True):
-            golden.assert_equal(ours._logits.full(), alone._logits.full())
+            golden.assert_equal(ours._scores.logits.full(), alone._scores.logits.full())
 
 
 def test_a_stream_reads_no_more_than_16_pictures_ahead(segmenter, monkeypatch):
@@ -273,6 +273,6 @@ def test_scores_are_in_single_precision_under_autocast(segmenter, method):
     """Autocast is for the tower; scores and what is decided by them are not rounded to half precision."""
     with torch.autocast("cpu", torch.bfloat16):
         result = segmenter(noise(120, 90), LABELS, method=method)
-    assert result._logits.full().dtype == torch.float32
-    values = result._logits.logits.unique()
+    assert result._scores.logits.full().dtype == torch.float32
+    values = result._scores.logits.logits.unique()
     assert (values.bfloat16().float() != values).float().mean() > 0.9

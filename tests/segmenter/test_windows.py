@@ -19,7 +19,7 @@ def plain_stitching(plan: WindowPlan, logits: torch.Tensor, output_size) -> torc
     """The published procedure: upsample each window, add it into the whole, divide by the counts, resize."""
     total = torch.zeros(logits.shape[2], *plan.size)
     count = torch.zeros(1, *plan.size)
-    for index, (top, left) in enumerate(plan.boxes()):
+    for index, (top, left, _, _) in enumerate(plan.boxes()):
         patches = names_first(plan.place(logits, index))
         window = F.interpolate(patches[None], size=plan.window, mode="bilinear")[0]
         total[:, top : top + plan.window[0], left : left + plan.window[1]] += window

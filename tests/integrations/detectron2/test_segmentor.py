@@ -52,6 +52,20 @@ def test_registered_and_built_from_a_config(make_cfg):
     assert set(model.state_dict()) == {f"clip.{key}" for key in model.segmenter.model.state_dict()}
 
 
+def test_encoded_pictures_answer_for_other_classes(make_model, pictures, monkeypatch):
+    model = make_model()
+    inputs = [{"image": tensor(picture), "height": 40, "width": 60} for picture in pictures]
+    model.set_classes(["dog", "grass"])
+    expected = model(inputs)
+    encoded = model.encode(inputs)
+    mixed = model([inputs[0], *encoded[1:]])
+    monkeypatch.setattr(model.segmenter.tower, "embed", lambda *arguments: pytest.fail("the tower ran again"))
+    for ours, between, theirs in zip(model(encoded), mixed, expected, strict=True):
+        assert ours["sem_seg"].shape == (2, 40, 60)
+        assert (ours["sem_seg"] - theirs["sem_seg"]).abs().max() < 0.02  # features in half precision
+        assert (between["sem_seg"] - theirs["sem_seg"]).abs().max() < 0.02
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_best_class_is_the_segmenters_label_on_every_pixel(make_model, pictures, name):
     model = make_model(**SETTINGS[name])

@@ -83,6 +83,17 @@ def test_masks(pipe, pictures, expected):
     assert (sum(np.asarray(e["mask"]) // 255 for e in found) == 1).all(), "each pixel carries one label"
 
 
+def test_a_picture_that_was_encoded_answers_as_it_does_itself(pipe, pictures, monkeypatch):
+    asked = pipe(pictures[0], candidate_labels=LABELS, output="semantic")
+    encoded = pipe.encode(pictures[0], dtype=torch.float32)
+    both = pipe.encode(pictures[:2])
+    tower = pipe.segmenter.tower
+    monkeypatch.setattr(tower, "embed", lambda *arguments: pytest.fail("the tower ran again"))
+    again = pipe(encoded, candidate_labels=LABELS, output="semantic")
+    np.testing.assert_array_equal(again["label_map"], asked["label_map"])
+    assert [found["labels"] for found in pipe(both, candidate_labels=["a", "b"], output="semantic")] == [["a", "b"]] * 2
+
+
 def test_semantic(pipe, pictures):
     found = pipe(pictures[2], candidate_labels=LABELS, output="semantic")
     assert found["labels"] == LABELS

@@ -6,7 +6,6 @@ import doctest
 import importlib
 import io
 import shutil
-import struct
 
 import numpy as np
 import pytest
@@ -14,9 +13,24 @@ from PIL import Image
 
 import sclip_plugin.draw.overlay
 from sclip_plugin.draw import fontfiles, fonts
-from sclip_plugin.draw.overlay import heatmap, overlay, palette, palette_png, side_by_side
+from sclip_plugin.draw.colours import colours_of
+from sclip_plugin.draw.legend import Entry
+from sclip_plugin.draw.overlay import heatmap, overlay, palette_png, side_by_side
 
 WHITE = Image.new("RGB", (400, 300), "white")
+BLANK = {
+    0x20,
+    0xA0,
+    0xAD,
+    0x1680,
+    0x180E,
+    *range(0x2000, 0x2010),
+    *range(0x2028, 0x2030),
+    0x205F,
+    *range(0x2060, 0x2070),
+    0x3000,
+    0xFEFF,
+}
 MISSING = "\U000ffffe"  # a private character that no font has
 
 
@@ -57,42 +71,11 @@ def forget_fonts():
     forget()
 
 
-@pytest.mark.parametrize("name", ["files", "draw.overlay", "draw.fonts", "draw.legend", "draw.sheet"])
+@pytest.mark.parametrize("name", ["files", "draw.overlay", "draw.colours", "draw.fonts", "draw.legend", "draw.sheet"])
 def test_the_examples_in_the_docstrings_run(name):
     module = importlib.import_module(f"sclip_plugin.{name}")
     result = doctest.testmod(module)
     assert result.attempted and not result.failed
-
-
-# ---- colours -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("count", [0, 1, 8, 60, 256, 257, 70000])
-def test_the_palette_has_as_many_colours_as_asked_and_they_are_distinct(count):
-    colours = palette(count)
-    assert colours.shape == (count, 3) and colours.dtype == np.uint8
-    assert len(np.unique(colours, axis=0)) == count
-
-
-def test_a_colour_does_not_depend_on_the_count():
-    assert np.array_equal(palette(1000)[:7], palette(7)) and np.array_equal(palette(1000)[:300], palette(300))
-
-
-def test_sixty_colours_differ_visibly():
-    lab = np.asarray(Image.fromarray(palette(60)[None]).convert("RGB").convert("HSV"), float)[0]
-    rgb = palette(60).astype(float)
-    apart = np.abs(rgb[:, None] - rgb[None]).sum(-1) + 1000 * np.eye(60)
-    assert apart.min() >= 48 and lab[:, 1].min() > 25  # none is grey, the colour of what has no label
-
-
-def test_changing_what_palette_returns_changes_nothing_for_others():
-    palette(3)[:] = 0
-    assert palette(3).any()
-
-
-def test_a_negative_count_is_refused():
-    with pytest.raises(ValueError, match="-1"):
-        palette(-1)
 
 
 # ---- overlay -------------------------------------------------------------------------------------------------------
@@ -105,14 +88,16 @@ def test_without_legend_the_overlay_has_the_size_of_the_picture():
 
 def test_regions_have_their_colour_blended_by_the_opacity():
     shown = np.asarray(overlay(WHITE, halves(), ["cat", "dog"], opacity=0.5, legend=False)).astype(int)
-    for x, colour in ((50, palette(2)[0]), (350, palette(2)[1])):
+    cat, dog = colours_of(["cat", "dog"])
+    for x, colour in ((50, cat), (350, dog)):
         assert np.abs(shown[150, x] - (colour / 2 + 127.5)).max() <= 2
 
 
 def test_borders_have_the_full_colour_on_each_side():
     shown = np.asarray(overlay(WHITE, halves(), ["cat", "dog"], opacity=0.5, legend=False))
-    assert (shown[:, 199] == palette(2)[0]).all() and (shown[:, 200] == palette(2)[1]).all()
-    assert (shown[:, 195] != palette(2)[0]).any() and (shown[:, 205] != palette(2)[1]).any()
+    cat, dog = colours_of(["cat", "dog"])
+    assert (shown[:, 199] == cat).all() and (shown[:, 200] == dog).all()
+    assert (shown[:, 195] != cat).any() and (shown[:, 205] != dog).any()
 
 
 def test_stripes_leave_no_trace(monkeypatch):
@@ -131,6 +116,42 @@ def test_what_has_no_label_is_greyed_not_coloured():
     assert shown[0] > shown[1] == shown[2] > 0
     grey = np.asarray(overlay(WHITE, halves(left=-1), ["cat", "dog"], legend=False))[150, 50]
     assert (grey == 255).all()
+
+
+@pytest.mark.parametrize("name", ["background", "Background", "unlabelled", "void"])
+def test_background_is_not_painted(name):
+    red = Image.new("RGB", (400, 300), (200, 0, 0))
+    shown = np.asarray(overlay(red, halves(), [name, "dog"], legend=False))
+    nothing = np.asarray(overlay(red, halves(left=-1), [name, "dog"], legend=False))
+    assert np.array_equal(shown, nothing)
+
+
+def test_outlines_leave_the_picture_as_it_is_but_for_lines():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8))
+    shown = np.asarray(overlay(noise, halves(), ["cat", "dog"], style="outline", legend=False))
+    changed = (shown != np.asarray(noise)).any(axis=(0, 2))
+    assert changed[198:202].all() and not changed[:198].any() and not changed[202:].any()
+    assert (shown[:, 199] == colours_of(["cat"])).all() and (shown[:, 200] == colours_of(["dog"])).all()
+    one_sided = np.asarray(overlay(noise, halves(), ["background", "dog"], style="outline", legend=False))
+    assert (one_sided[:, 199] == np.asarray(noise)[:, 199]).all() and (one_sided[:, 200] == shown[:, 200]).all()
+
+
+def test_another_style_is_refused():
+    with pytest.raises(ValueError, match="'fill' or 'outline'"):
+        overlay(WHITE, halves(), ["cat", "dog"], style="lines")
+
+
+@pytest.mark.parametrize("size", [(500, 375), (300, 900), (1600, 1200)])
+@pytest.mark.parametrize("count", [3, 21, 171])
+def test_a_legend_adds_at_most_a_third(size, count, written):
+    label_map = (np.arange(size[0] * size[1]) % count * np.ones(1, int)).reshape(size[::-1])
+    label_map[: size[1] // 2] = 0
+    whole = overlay(Image.new("RGB", size), label_map, [f"label {i}" for i in range(count)])
+    assert whole.width * whole.height <= size[0] * size[1] * 4 / 3
+    listed = [text for text in written if text.startswith("label")]
+    assert listed[0] == "label 0"  # the largest
+    more = count - len(listed)
+    assert (f"+ {more} more" in written) == bool(more)
 
 
 def test_opacity_zero_is_the_picture_but_for_the_borders():
@@ -159,11 +180,12 @@ def test_the_legend_never_covers_the_picture(size, count):
     picture = Image.effect_noise(size, 50)
     bare, whole = overlay(picture, label_map, labels, legend=False), overlay(picture, label_map, labels)
     assert np.array_equal(np.asarray(whole)[: size[1], : size[0]], np.asarray(bare))
-    assert whole.width <= 2 * max(size[0], 256) and whole.size > size
+    assert whole.size > size
     outside = np.asarray(whole).copy()
     outside[: size[1], : size[0]] = 255
     codes = np.array([1 << 16, 1 << 8, 1])
-    assert np.isin(palette(count) @ codes, outside @ codes).all()  # each has its chip
+    chips = np.isin(colours_of(labels) @ codes, outside @ codes)
+    assert chips[0] and (chips.all() or whole.width * whole.height <= size[0] * size[1] * 4 / 3 or chips.sum() == 1)
     assert (outside[-2:] == 255).all() and (outside[:, -2:] == 255).all()  # nothing runs off the panel
 
 
@@ -191,7 +213,7 @@ def test_pictures_of_any_mode_are_taken(mode):
 def test_more_labels_than_a_byte_holds_keep_their_colours():
     label_map = np.repeat(np.arange(300), 4)[None].repeat(300, 0)
     shown = np.asarray(overlay(Image.new("RGB", (1200, 300)), label_map, [str(i) for i in range(300)], opacity=1))
-    assert np.array_equal(shown[150, 1:1200:4], palette(300))
+    assert np.array_equal(shown[150, 1:1200:4], colours_of([str(i) for i in range(300)]))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +243,22 @@ def test_higher_scores_are_brighter(written):
     shown = heatmap(Image.new("RGB", (300, 200), "gray"), np.linspace(0, 1, 300)[None].repeat(200, 0), "remote control")
     brightness = np.asarray(shown.convert("L"))[100].astype(int)
     assert (np.diff(brightness) >= -1).all() and brightness[-1] - brightness[0] > 120
-    assert shown.width == 300 and written == ["remote control", "0", "1"]
+    assert shown.width == 300 and written == ["remote control", "score", "0", "1"]
+
+
+def test_a_stretched_heat_map_says_its_range(written):
+    scores = np.linspace(-3, 0.25, 60000).reshape(200, 300)
+    shown = heatmap(Image.new("RGB", (300, 200), "gray"), scores, "cat", stretch=True, what="cosine")
+    brightness = np.asarray(shown.convert("L"))[:200, 150].astype(int)
+    assert brightness[-1] - brightness[0] > 120
+    assert "".join(written[1:-2]) == "cosine, stretched to this picture's range" and written[-2:] == ["-3", "0.25"]
+    assert heatmap(WHITE, np.ones((300, 400)), "flat", stretch=True).size[0] == 400
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_stretched_heat_map_needs_finite_numbers(bad):
+    with pytest.raises(ValueError, match="finite"):
+        heatmap(WHITE, np.where(halves(), bad, 0.0), "cat", stretch=True)
 
 
 @pytest.mark.parametrize("scores", [np.full((300, 400), 1.2), np.full((300, 400), -0.1), np.full((300, 400), np.nan)])
@@ -245,19 +282,20 @@ def test_a_palette_png_reads_back_to_the_same_indices(count, mode, unlabelled, d
     label_map = np.random.default_rng(0).integers(-1, min(count, 32767), (31, 17)).astype(dtype)
     label_map[0, :2] = -1, min(count, 32767) - 1
     file = io.BytesIO()
-    palette_png(label_map, count).save(file, "PNG")
+    labels = [str(i) for i in range(count)]
+    palette_png(label_map, labels).save(file, "PNG")
     image = Image.open(file)
     back = np.asarray(image).astype(int)
-    assert palette_png(label_map, count).mode == mode
+    assert palette_png(label_map, labels).mode == mode
     assert np.array_equal(np.where(back == unlabelled, -1, back), label_map)
     if mode == "P":
-        assert image.mode == "P" and np.array_equal(np.asarray(image.convert("RGB"))[0, 1], palette(count)[-1])
+        assert image.mode == "P" and np.array_equal(np.asarray(image.convert("RGB"))[0, 1], colours_of(labels)[-1])
 
 
-@pytest.mark.parametrize("label_map, count", [(halves(), 1), (halves(left=-2), 5), (halves(), 65536), (halves(), -1)])
+@pytest.mark.parametrize("label_map, count", [(halves(), 1), (halves(left=-2), 5), (halves(), 65536), (halves(), 0)])
 def test_a_label_map_that_does_not_fit_is_refused(label_map, count):
     with pytest.raises(ValueError):
-        palette_png(label_map, count)
+        palette_png(label_map, [str(i) for i in range(count)])
 
 
 # ---- side by side --------------------------------------------------------------------------------------------------
@@ -267,7 +305,7 @@ def test_panels_are_set_row_by_row_in_equal_cells(written):
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
     panels = [(f"panel {i}", Image.new("RGB", (300, 200), colour)) for i, colour in enumerate(colours)]
     panels[2] = ("panel 2", panels[2][1].resize((600, 400)))
-    sheet = np.asarray(side_by_side(panels, columns=2, legend=[("sky", "magenta")], title="all"))
+    sheet = np.asarray(side_by_side(panels, columns=2, legend=[Entry("sky", (255, 0, 255))], title="all"))
     boxes = [np.argwhere((sheet == colour).all(-1)) for colour in colours]
     assert [np.ptp(box, axis=0).tolist() for box in boxes] == [[199, 299]] * 3
     assert boxes[0][0][0] == boxes[1][0][0] and boxes[0][0][1] == boxes[2][0][1] and boxes[2][0][0] > boxes[0][-1][0]
@@ -313,22 +351,49 @@ def test_every_text_is_drawn_by_fonts_that_have_its_characters(text):
 
 
 def test_characters_that_no_font_has_are_escaped_and_said_once(forget_fonts, monkeypatch):
-    monkeypatch.setattr(fonts, "machine_faces", lambda: ())
-    with pytest.warns(UserWarning, match="SCLIP_FONTS") as warned:
+    monkeypatch.setattr(fonts, "machine_fonts", lambda: ())
+    with pytest.warns(UserWarning, match="pip install manimgx-fonts-cjk.*SCLIP_FONTS") as warned:
         assert fonts.displayed("cat 猫\n 犬") == "cat \\u732b \\u72ac"
     assert len(warned) == 1
     assert np.array_equal(ink("猫"), ink("\\u732b"))
 
 
 def test_a_font_of_the_users_is_used_for_what_the_shipped_one_lacks(forget_fonts, monkeypatch, tmp_path):
-    mine = fontfiles.Face(str(tmp_path / "sub" / "Mine.ttf"))
+    mine = str(tmp_path / "sub" / "Mine.ttf")
     (tmp_path / "sub").mkdir()
-    shutil.copy(fontfiles.SHIPPED.path, mine.path)
+    shutil.copy(fontfiles.SHIPPED, mine)
     monkeypatch.setenv("SCLIP_FONTS", str(tmp_path))
     has = fontfiles.has_character
     monkeypatch.setattr(fonts, "has_character", lambda face, c: has(face, c) and not (face != mine and c in "жук"))
-    assert fontfiles.machine_faces()[0] == mine
+    assert fontfiles.machine_fonts()[0] == mine
     assert fonts._runs("beetle жук") == (("beetle ", fontfiles.SHIPPED), ("жук", mine))
+
+
+@pytest.mark.parametrize(
+    "c, has", [("a", True), ("ж", True), ("ש", True), ("猫", False), ("ก", False), (MISSING, False)]
+)
+def test_what_the_shipped_font_has(c, has):
+    assert fontfiles.has_character(fontfiles.SHIPPED, c) == has
+
+
+def test_what_the_shipped_font_has_is_what_its_table_says():
+    """The table as fontTools reads it, over all of the planes in use."""
+    tools = pytest.importorskip("fontTools.ttLib")
+    table = set(tools.TTFont(fontfiles.SHIPPED).getBestCmap())
+    codes = [code for code in range(0x20, 0x20000, 7) if not 0xD800 <= code < 0xE000 and code not in BLANK]
+    wrong = [hex(code) for code in codes if fontfiles.has_character(fontfiles.SHIPPED, chr(code)) != (code in table)]
+    assert len(wrong) <= 2, wrong
+
+
+def test_fonts_of_installed_packages_are_found(forget_fonts, monkeypatch, tmp_path):
+    (tmp_path / "my_fonts").mkdir()
+    shutil.copy(fontfiles.SHIPPED, tmp_path / "my_fonts/Mine.ttf")
+    info = tmp_path / "my_fonts-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-fonts\nVersion: 1\n")
+    (info / "RECORD").write_text("my_fonts/Mine.ttf,,\nmy_fonts-1.dist-info/METADATA,,\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert fontfiles.machine_fonts()[0] == str(tmp_path / "my_fonts/Mine.ttf")
 
 
 def test_files_that_are_no_fonts_do_no_harm(forget_fonts, monkeypatch, tmp_path):
@@ -336,18 +401,8 @@ def test_files_that_are_no_fonts_do_no_harm(forget_fonts, monkeypatch, tmp_path)
         (tmp_path / name).write_bytes(content)
     monkeypatch.setenv("SCLIP_FONTS", str(tmp_path))
     assert fonts.displayed("cat") == "cat"
-    broken = [face for face in fontfiles.machine_faces() if str(tmp_path) in face.path]
+    broken = [face for face in fontfiles.machine_fonts() if str(tmp_path) in face]
     assert not any(fontfiles.has_character(face, "x") for face in broken)
-
-
-def test_cmap_tables_are_read_as_the_standard_says():
-    groups = struct.pack(">HHIII3I3I", 12, 0, 40, 0, 2, 0x41, 0x43, 1, 0x1F600, 0x1F601, 9)
-    long = fontfiles.Cmap(struct.pack(">HHHHI", 0, 1, 3, 10, 12) + groups)
-    assert [c in long for c in (0x40, 0x41, 0x43, 0x44, 0x1F601, 0x1F602)] == [False, True, True, False, True, False]
-    # Three segments: 0x41-0x43 by delta, 0x61-0x62 by an array in which the first has no glyph, and the closing one.
-    words = [4, 0, 0, 6, 0, 0, 0, 0x43, 0x62, 0xFFFF, 0, 0x41, 0x61, 0xFFFF, 0xFFC0, 0, 1, 0, 4, 0, 0, 7]
-    short = fontfiles.Cmap(struct.pack(">HHHHI", 0, 1, 3, 1, 12) + struct.pack(">22H", *words))
-    assert [c in short for c in (0x41, 0x43, 0x44, 0x61, 0x62, 0xFFFF)] == [True, True, False, False, True, False]
 
 
 def test_text_without_shaping_runs_from_right_to_left_all_the_same(forget_fonts, monkeypatch):
@@ -375,7 +430,7 @@ def test_a_huge_label_is_cut():
 
 
 def test_escapes_are_not_broken_in_the_middle(forget_fonts, monkeypatch):
-    monkeypatch.setattr(fonts, "machine_faces", lambda: ())
+    monkeypatch.setattr(fonts, "machine_fonts", lambda: ())
     monkeypatch.setattr(fonts, "_missing", ["said"])
     width = fonts.text_width("\\u732b\\u73", 20)
     assert fonts.wrap_text("猫猫猫", 20, width, lines=3) == ("\\u732b",) * 3

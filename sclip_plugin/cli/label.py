@@ -1,0 +1,101 @@
+"""``sclip label``: words for masks that are there already."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..defaults import DEFAULT_MODEL
+from .options import (
+    Changes,
+    Device,
+    Dtype,
+    Labels,
+    MethodName,
+    Model,
+    PresetName,
+    Resize,
+    Stride,
+    Templates,
+    Window,
+    check_labels,
+    chosen_settings,
+    make_segmenter,
+    parse_changes,
+    parse_labels_option,
+)
+from .pictures import MaxPixels, limit_pixels
+from .terminal import AsJson, Opacity, say
+
+
+def label(
+    picture: Annotated[Path, typer.Argument(help="The picture.")],
+    masks: Annotated[
+        str,
+        typer.Option(help="Where its masks come from: a file or folder of mask files, slic, sam:NAME, panoptic:NAME."),
+    ],
+    labels: Labels = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("out"),
+    view: Annotated[
+        str,
+        typer.Option(help="What CLIP's image embedding sees of a mask, too: none, crop (its box), cut, blur (around)."),
+    ] = "none",
+    weight: Annotated[float, typer.Option(min=0, max=1, help="Of the view; the dense features have the rest.")] = 0.5,
+    model: Model = DEFAULT_MODEL,
+    method: MethodName = None,
+    preset: PresetName = None,
+    window: Window = None,
+    stride: Stride = None,
+    resize: Resize = None,
+    templates: Templates = None,
+    change: Changes = None,
+    opacity: Opacity = 0.55,
+    max_pixels: MaxPixels = None,
+    as_json: AsJson = False,
+    device: Device = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Name the masks of a picture: of SAM, of a detector, of an annotator, or superpixels.
+
+    Prints a line a mask and writes NAME.masks.json (for each mask its label, score, box and area, and the scores of all
+    labels) and NAME.masks.png, the picture with the masks in the colours of their labels.
+
+    Example: sclip label photo.jpg --masks slic --labels "cat, sofa, wall" --model demo
+    """
+    from ..draw.overlay import overlay
+    from ..files import check_writable, save_image, save_json
+    from ..imaging.pictures import read_picture
+    from ..masks import find_masks, masks_of
+    from ..masks.folder import read_masks
+
+    limit_pixels(max_pixels)
+    parsed = parse_labels_option(labels)
+    settings = chosen_settings(
+        method, preset, parse_changes(change or []), False, window=window, stride=stride, resize_short_side=resize,
+        templates=templates,
+    )  # fmt: skip
+    check_labels(parsed, preset, settings)
+    source = None if Path(masks).is_file() else find_masks(masks)
+    check_writable(out)
+    rgb = read_picture(picture)
+    given = read_masks(masks) if source is None else masks_of(source, rgb)
+    encoded = make_segmenter(model, device, dtype, preset, **settings).encode(rgb)
+    named = encoded.classify(given, parsed, view=view, weight=weight)  # type: ignore[arg-type]
+    rows = named.to_dict()
+    for row, scores in zip(rows, named.scores, strict=True):
+        row["scores"] = dict(zip(named.labels, (float(score) for score in scores), strict=True))
+        if as_json:
+            say(json.dumps(row))
+        else:
+            left, top, right, bottom = row["box"]
+            place = f"{right - left} x {bottom - top} at {left}, {top}"
+            say(f"{row['mask']:>4}  {row['label']:<24} {100 * row['score']:5.1f} %  {place}")
+    drawn = out / f"{picture.stem}.masks.png"
+    save_image(overlay(rgb, named.label_map(), named.labels, opacity=opacity), drawn)
+    written = {"picture": str(picture), "masks": masks, "view": view, "weight": weight, "regions": rows}
+    save_json({**written, "settings": encoded.settings.plain()}, out / f"{picture.stem}.masks.json")
+    if not as_json:
+        say(f"{len(rows)} masks -> {drawn}")

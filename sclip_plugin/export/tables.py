@@ -1,0 +1,47 @@
+"""A table over all pictures: which label covers how much of which."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import write_atomically
+from .base import Format, Item
+from .registry import register_format
+
+COLUMNS = ("picture", "width", "height", "label", "index", "pixels", "share", "score")
+
+
+@register_format("csv")
+class Table(Format):
+    """A line for every label of every picture; what has no label has the index -1."""
+
+    help = "a table over all pictures: pixels, share and mean score of every label"
+    common = "labels.csv"
+    suffix = ".csv"
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.text = io.StringIO(newline="")
+        self.rows = csv.writer(self.text)
+        self.rows.writerow(COLUMNS)
+
+    def write(self, item: Item) -> list[Path]:
+        height, width = item.result.size
+        scores = item.result.mean_scores()
+        counts = np.bincount(item.result.label_map.ravel().astype(np.int64) + 1, minlength=len(self.labels) + 1)
+        for index, label in [*enumerate(self.labels), (-1, "")]:
+            pixels = int(counts[index + 1])
+            score = f"{scores[label]:.4f}" if label in scores else ""
+            share = f"{pixels / (height * width):.6f}"
+            self.rows.writerow([item.source or item.name, width, height, label, index, pixels, share, score])
+        return []
+
+    def finish(self) -> list[Path]:
+        path = self.folder / str(self.file)
+        write_atomically(path, self.text.getvalue().encode("utf-8", "backslashreplace"))
+        return [path]

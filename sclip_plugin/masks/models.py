@@ -1,0 +1,104 @@
+"""Masks by models of transformers: SAM and its kin everywhere in the picture, and panoptic models."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import MissingPackageError, ModelLoadError
+from ..fields import field_of
+from ..importing import needs
+from .base import MaskSource
+from .registry import register_mask_source
+
+
+@register_mask_source("sam")
+@dataclass(frozen=True, kw_only=True)
+class AutomaticMasks(MaskSource):
+    """SAM, SAM 2, EdgeTAM, …: automatic masks from a grid of points, by transformers' mask-generation.
+
+    Fields:
+        model: a hub id or folder.
+        points: points on a side of the grid.
+        pred_iou_thresh, stability_score_thresh: masks of which the model is less sure are left out.
+
+    Source: Segment Anything, arXiv 2304.02643; CorrCLIP takes SAM 2's with 8 or 32 points and both thresholds 0.4.
+    """
+
+    summary = "automatic masks of SAM, SAM 2, EdgeTAM (transformers): sam:NAME"
+    model: str = field_of("facebook/sam-vit-base", "a hub id or folder of transformers")
+    points: int = field_of(32, "points on a side of the grid", low=1, high=256)
+    pred_iou_thresh: float = field_of(0.88, "masks with a lower predicted IoU are left out", low=0, high=1)
+    stability_score_thresh: float = field_of(0.95, "masks that are less stable are left out", low=0, high=1)
+
+    def __call__(self, picture: Image.Image) -> np.ndarray:
+        found = _generator(self.model)(
+            picture,
+            points_per_crop=self.points,
+            pred_iou_thresh=self.pred_iou_thresh,
+            stability_score_thresh=self.stability_score_thresh,
+        )
+        masks = [np.asarray(mask, dtype=bool) for mask in found["masks"]]
+        return np.stack(masks) if masks else np.zeros((0, picture.height, picture.width), bool)
+
+
+@register_mask_source("panoptic")
+@dataclass(frozen=True, kw_only=True)
+class PanopticMasks(MaskSource):
+    """Mask2Former, MaskFormer, OneFormer-like and EoMT models: the segments of their panoptic map.
+
+    Fields:
+        model: a hub id or folder.
+
+    Source: CorrCLIP, arXiv 2411.10086, takes Mask2Former's and EoMT's with transformers' defaults.
+    """
+
+    summary = "segments of a panoptic model, such as Mask2Former (transformers): panoptic:NAME"
+    model: str = field_of("facebook/mask2former-swin-large-coco-panoptic", "a hub id or folder of transformers")
+
+    @torch.inference_mode()
+    def __call__(self, picture: Image.Image) -> np.ndarray:
+        processor, model = _panoptic(self.model)
+        inputs = processor(images=picture, return_tensors="pt").to(model.device)
+        size = (picture.height, picture.width)
+        found = processor.post_process_panoptic_segmentation(model(**inputs), target_sizes=[size])[0]["segmentation"]
+        ids = found.cpu().numpy().astype(np.int32)
+        # Ids from 1 on; EoMT's from 0, with -1 for none; a picture without any segment is -1 all over.
+        return ids + 1 if ids.min() < 0 else ids
+
+
+@functools.lru_cache(maxsize=2)
+def _generator(name: str) -> Any:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return _loaded(name, lambda t, source: t.pipeline("mask-generation", model=source, device=device))
+
+
+@functools.lru_cache(maxsize=2)
+def _panoptic(name: str) -> tuple[Any, Any]:
+    def load(transformers: Any, source: str) -> tuple[Any, Any]:
+        options = {"trust_remote_code": False}
+        processor = transformers.AutoImageProcessor.from_pretrained(source, **options)
+        model = transformers.AutoModelForUniversalSegmentation.from_pretrained(source, **options).eval()
+        return processor, model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    return _loaded(name, load)
+
+
+def _loaded(name: str, load: Any) -> Any:
+    folder = Path(name).expanduser()
+    try:
+        return load(needs("transformers", "transformers"), str(folder) if folder.is_dir() else name)
+    except MissingPackageError:
+        raise
+    except Exception as error:  # whatever the hub's client, a parser or a broken file raises
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelLoadError(
+            f"the mask model '{name}' could not be fetched or read. A local folder works (as save_pretrained writes "
+            f"it). The reason given: {reason[:300]}"
+        ) from error

@@ -1,0 +1,43 @@
+"""The regions of a picture as its settings ask for them: computed when they are first needed, once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from ..errors import SettingError
+from ..masks import find_masks, id_map, masks_of
+from ..settings import Settings
+
+
+def regions_of(
+    picture: Image.Image | None, pixels: Tensor | None, size: tuple[int, int], settings: Settings
+) -> Callable[[], np.ndarray] | None:
+    """What gives the id map (H, W) int32 of a picture's masks at ``size``; None where the settings have no masks.
+
+    Where the picture itself is not known, its 8-bit pixels are looked at, at their own size.
+    """
+    if settings.masks is None:
+        return None
+    source = find_masks(settings.masks)
+
+    @functools.cache
+    def regions() -> np.ndarray:
+        seen = picture
+        if seen is None:
+            if pixels is None or pixels.is_floating_point():
+                raise SettingError(
+                    "masks are of a picture, and of this one only normalised pixels or features are known; give the "
+                    "picture itself, or Encoded.load(path, segmenter, picture=...)."
+                )
+            seen = Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+        ids = id_map(masks_of(source, seen))
+        if ids.shape != tuple(size):
+            ids = np.asarray(Image.fromarray(ids).resize(size[::-1], Image.Resampling.NEAREST))
+        return ids
+
+    return regions
