@@ -79,6 +79,34 @@ def vitamin(**options) -> Callable[[], nn.Module]:
     return make
 
 
+def naflexvit(**options) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
+
+        own = dict(patch_size=8, embed_dim=32, depth=6, num_heads=2, pos_embed_grid_size=(4, 4), act_layer="gelu_tanh")
+        return NaFlexVit(NaFlexVitCfg(**{**own, "global_pool": "map", **options}), num_classes=24)
+
+    return make
+
+
+def naflexvit_cases() -> list[Case]:
+    """As timm configures naflexvit_base_patch16_siglip, smaller; and with what other configurations have."""
+    if not has_naflexvit():
+        return []
+    timm = dict(embedding=forward, patches=timm_patches, to_joint=timm_joint)
+    return [
+        Case("timm_naflexvit", naflexvit(pos_embed_interp_mode="bilinear"), **timm),
+        Case("timm_naflexvit_tokens", naflexvit(class_token=True, reg_tokens=1, global_pool="token", pre_norm=True), **timm),
+        Case("timm_naflexvit_linear", naflexvit(embed_proj_type="linear"), **timm),
+    ]
+
+
+def has_naflexvit() -> bool:
+    import timm
+
+    return bool(timm.list_models("naflexvit*siglip"))
+
+
 def hybrid_cases() -> list[Case]:
     timm = dict(embedding=forward, patches=timm_patches, to_joint=timm_joint, size=(64, 64), patch=16)
     in_open_clip = dict(timm, embedding=encode_image)
@@ -286,5 +314,5 @@ def transformers_family_cases() -> list[Case]:
     return [case for needed, its in cases.items() if transformers_has(needed) for case in its]
 
 
-for case in (*layout_cases(), *hybrid_cases(), *resnet_cases(), *transformers_family_cases()):
+for case in (*layout_cases(), *hybrid_cases(), *resnet_cases(), *naflexvit_cases(), *transformers_family_cases()):
     CASES[case.name] = case
