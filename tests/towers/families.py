@@ -96,7 +96,11 @@ def naflexvit_cases() -> list[Case]:
     timm = dict(embedding=forward, patches=timm_patches, to_joint=timm_joint)
     return [
         Case("timm_naflexvit", naflexvit(pos_embed_interp_mode="bilinear"), **timm),
-        Case("timm_naflexvit_tokens", naflexvit(class_token=True, reg_tokens=1, global_pool="token", pre_norm=True), **timm),
+        Case(
+            "timm_naflexvit_tokens",
+            naflexvit(class_token=True, reg_tokens=1, global_pool="token", pre_norm=True),
+            **timm,
+        ),
         Case("timm_naflexvit_linear", naflexvit(embed_proj_type="linear"), **timm),
     ]
 
