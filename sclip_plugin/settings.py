@@ -149,7 +149,7 @@ class Settings:
         from .registry import text_of
         from .steps import STEPS, make_step
 
-        given = (self.post_steps,) if isinstance(self.post_steps, str) else tuple(self.post_steps)
+        given = self.post_steps if isinstance(self.post_steps, (tuple, list)) else (self.post_steps,)
         object.__setattr__(self, "post_steps", tuple(text_of(STEPS, make_step(step)) for step in given))
         if self.masks is not None:
             from .masks import MASK_SOURCES, find_masks

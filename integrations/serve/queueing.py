@@ -96,7 +96,7 @@ class TowerQueue:
                 groups.setdefault(job.settings.identity(), []).append(job)
         for group in groups.values():
             try:
-                pictures = [job.picture for job in group]
+                pictures = [job.picture for job in group if job.picture is not None]
                 seen = self.segmenter.encode(pictures, group[0].settings, dtype=torch.float32)
                 for job, encoded in zip(group, seen, strict=True):
                     job.encoded = encoded

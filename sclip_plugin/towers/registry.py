@@ -10,6 +10,7 @@ from torch import nn
 from ..errors import UnsupportedModelError
 from ..registry import Registry
 from .base import Tower
+from .refusals import why_not
 
 T = TypeVar("T", bound=Tower)
 
@@ -49,19 +50,23 @@ def find_tower(model: nn.Module) -> Tower:
     candidate: Any = model
     while candidate is not None:
         candidate = _uncompiled(candidate)
-        for name in list_towers():
-            tower = TOWERS[name].find(candidate)
-            if tower is not None:
-                trunk = _uncompiled(tower.trunk)
-                return tower if trunk is tower.trunk else type(tower)(trunk, tower.projection)
+        tower = _found(candidate)
+        if tower is not None:
+            trunk = _uncompiled(tower.trunk)
+            return tower if trunk is tower.trunk else type(tower)(trunk, tower.projection)
         candidate = getattr(candidate, "module", None)
     supported = "\n  ".join(TOWERS[name].models or name for name in list_towers())
     inner = next((type(getattr(model, n)).__name__ for n in ("visual", "vision_model") if hasattr(model, n)), None)
     raise UnsupportedModelError(
-        f"{type(model).__name__}{f' (its image tower is {inner})' if inner else ''} is not a vision transformer that a "
-        f"registered tower knows. What works:\n  {supported}\n"
+        f"{type(model).__name__}{f' (its image tower is {inner})' if inner else ''} cannot be used: "
+        f"{why_not(model, lambda part: _found(part) is not None)} What works:\n  {supported}\n"
         "Another model can be added with sclip_plugin.register_tower (docs/extending.md)."
     )
+
+
+def _found(model: Any) -> Tower | None:
+    found = (TOWERS[name].find(model) for name in list_towers())
+    return next((tower for tower in found if tower is not None), None)
 
 
 def _uncompiled(module: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import golden
+import outside_models
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +33,7 @@ def _outside_model() -> nn.Module:
 OPTIONS: dict[str, dict] = {
     "resclip": {"sfr": None},  # sfr needs texts, and has its own tests
     "proxyclip": {"vfm": _outside_model()},
+    "trident": {"vfm": _outside_model(), "sam": outside_models.transformers_model("sam")},
 }
 # Those that work in the joint space can't be applied in place: dinoiser, whose weights fit one width, has own tests.
 METHODS = {
