@@ -1,4 +1,4 @@
-"""Why a model has no tower here, in a sentence: what of its structure stands against it, or which part of it to pass."""
+"""Why a model has no tower here, in a sentence: what of it stands against one, or which part of it to pass."""
 
 from __future__ import annotations
 
