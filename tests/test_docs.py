@@ -1,6 +1,8 @@
 """What the pages promise: the commands of CI, every public name, lines that fit, mutations of today's source."""
 
+import configparser
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,28 @@ def test_every_mutation_changes_one_place_of_the_source():
     """Else tests/mutations.py, which takes too long for every run, would stop at it or change more than it says."""
     for path, before, after in MUTATIONS:
         assert (ROOT / path).read_text(encoding="utf-8").count(before) == 1 and after != before, (path, before)
+
+
+def test_every_room_is_installed():
+    """setup.cfg's packages are the folders that hold Python, and its data every other file in them."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    folders = {
+        path.parent.relative_to(ROOT)
+        for top in ("sclip_plugin", "integrations")
+        for path in (ROOT / top).rglob("__init__.py")
+        if not path.is_relative_to(ROOT / "sclip_plugin" / "integrations")
+    }
+    packages = {".".join(folder.parts).replace("integrations", "sclip_plugin.integrations", 1) for folder in folders}
+    assert set(config["options"]["packages"].split()) == packages
+    patterns = {
+        (ROOT / package.replace("sclip_plugin.integrations", "integrations").replace(".", "/"), pattern.strip())
+        for package, value in config["options.package_data"].items()
+        for pattern in value.split(",")
+    }
+    installed = {path for folder, pattern in patterns for path in folder.glob(pattern)}
+    tracked = subprocess.run(
+        ["git", "ls-files", "sclip_plugin", "integrations"], cwd=ROOT, capture_output=True, text=True
+    )
+    data = {ROOT / name for name in tracked.stdout.split() if not name.endswith(".py")}
+    assert data <= installed, sorted(str(path) for path in data - installed)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,26 +56,24 @@ def test_a_block_that_writes_nothing_is_told_so(tmp_path):
     assert names(tmp_path) == []
 
 
-def _write_often(path: str, letter: int) -> None:
-    for _ in range(60):
-        write_atomically(path, lambda file: [file.write(bytes([letter]) * 4096) for _ in range(16)])
+WRITES_OFTEN = """
+import sys
+from sclip_plugin.files import write_atomically
+for _ in range(60):
+    write_atomically(sys.argv[1], lambda file: [file.write(sys.argv[2].encode() * 4096) for _ in range(16)])
+"""
 
 
 def test_two_processes_never_mix_their_contents(tmp_path):
-    target = str(tmp_path / "shared.bin")
+    target = tmp_path / "shared.bin"
     write_atomically(target, b"a" * 65536)
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_write_often, args=(target, letter)) for letter in b"ab"]
-    for writer in writers:
-        writer.start()
-    seen = 0
-    while any(writer.is_alive() for writer in writers) or not seen:
-        content = Path(target).read_bytes()
+    writers = [subprocess.Popen([sys.executable, "-c", WRITES_OFTEN, str(target), letter]) for letter in "ab"]
+    seen = set()
+    while any(writer.poll() is None for writer in writers):
+        content = target.read_bytes()
         assert len(content) == 65536 and len(set(content)) == 1
-        seen += 1
-    for writer in writers:
-        writer.join()
-        assert writer.exitcode == 0
+        seen |= set(content)
+    assert [writer.wait() for writer in writers] == [0, 0] and seen == set(b"ab")
     assert names(tmp_path) == ["shared.bin"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import FileFormatError, MissingPackageError, PictureError
+from ..errors import FileFormatError, PictureError, PictureNotFoundError
 from ..fields import field_of
-from ..importing import needs
 from .base import MaskSource
 from .registry import register_mask_source
 
@@ -47,7 +47,7 @@ class FolderMasks(MaskSource):
         found = [folder / (Path(name).stem + suffix) for suffix in SUFFIXES]
         path = next((path for path in found if path.is_file()), None)
         if path is None:
-            raise FileNotFoundError(
+            raise PictureNotFoundError(
                 f"no masks for {name} in {folder}; expected one of {', '.join(path.name for path in found)}."
             )
         return read_masks(path)
@@ -76,22 +76,42 @@ def read_masks(path: str | Path) -> np.ndarray:
                     raise ValueError(f"arrays {names}; expected one, or one called instance_mask")
                 return np.asarray(content["instance_mask" if "instance_mask" in names else names[0]])
         return _from_coco(json.loads(path.read_text(encoding="utf-8")))
-    except MissingPackageError:
-        raise
     except Exception as error:  # whatever a broken file makes of its reader
         raise FileFormatError(f"{path} holds no masks that can be read: {error}") from error
 
 
 def _from_coco(content: Any) -> np.ndarray:
-    coco = needs("pycocotools.mask", "masks")
     entries = content["annotations"] if isinstance(content, dict) else content
-    encoded = []
-    for entry in entries:
-        run_lengths = entry["segmentation"] if "segmentation" in entry else entry
-        if isinstance(run_lengths["counts"], list):  # not compressed
-            run_lengths = coco.frPyObjects(run_lengths, *run_lengths["size"])
-        counts = run_lengths["counts"]
-        encoded.append({**run_lengths, "counts": counts.encode() if isinstance(counts, str) else counts})
-    if not encoded:
+    if not entries:
         raise ValueError("it has no masks")
-    return coco.decode(encoded).transpose(2, 0, 1).astype(bool)
+    return np.stack([_decoded(entry["segmentation"] if "segmentation" in entry else entry) for entry in entries])
+
+
+def _decoded(run_lengths: dict[str, Any]) -> np.ndarray:
+    """COCO's run lengths as a mask (H, W). pycocotools trusts sizes and counts; a broken file ends the process."""
+    height, width = run_lengths["size"]
+    if height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise ValueError(f"a mask of {height} x {width} is above the limit of {Image.MAX_IMAGE_PIXELS:,} pixels")
+    given = run_lengths["counts"]
+    counts = np.asarray(given if isinstance(given, list) else _uncompressed(given))
+    if not (counts.ndim == 1 and counts.dtype.kind in "iu" and (counts >= 0).all() and counts.sum() == height * width):
+        raise ValueError(f"its counts are no run lengths of {height} x {width} pixels")
+    values = np.arange(len(counts)) % 2 == 1
+    return np.repeat(values, counts).reshape(width, height).T
+
+
+def _uncompressed(text: str) -> list[int]:
+    """Counts from COCO's text: five bits a character, the lowest first, and from the fourth on differences."""
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            raise ValueError(f"{character!r} stands in no COCO run lengths")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (1 << shift) * (bits >> 4 & 1)
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    return counts

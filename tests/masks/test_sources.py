@@ -17,6 +17,7 @@ from sclip_plugin.errors import (
     FileFormatError,
     ModelLoadError,
     PictureError,
+    PictureNotFoundError,
     SettingError,
     ShapeError,
     UnknownNameError,
@@ -67,12 +68,28 @@ def test_files_of_masks(name, tmp_path):
         assert len(np.unique(corrected.label_map[mask])) == 1
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_run_lengths_are_pycocotools_own(seed, tmp_path):
+    from pycocotools import mask as coco
+
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(1, 60, 2)
+    masks = np.asfortranarray(rng.random((height, width, 3)) < rng.random(), dtype=np.uint8)
+    entries = [{**entry, "counts": entry["counts"].decode()} for entry in coco.encode(masks)]
+    (tmp_path / "a.json").write_text(json.dumps(entries))
+    np.testing.assert_array_equal(read_masks(tmp_path / "a.json"), masks.transpose(2, 0, 1))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
         ("a.npz", b"PK", "no masks that can be read"),
         ("a.json", b"[]", "it has no masks"),
         ("a.json", b'[{"segmentation": {"size": [2, 2]}}]', "no masks that can be read"),
+        ("a.json", b'[{"size": [2, 2], "counts": [1, 2]}]', "no run lengths of 2 x 2"),
+        ("a.json", b'[{"size": [2, 2], "counts": [5, -1]}]', "no run lengths of 2 x 2"),
+        ("a.json", b'[{"size": [100000, 100000], "counts": [10000000000]}]', "above the limit"),
+        ("a.json", b'[{"size": [2, 2], "counts": "0 4"}]', "' ' stands in no COCO run lengths"),
         ("a.png", b"GIF", "no masks that can be read"),
     ],
 )
@@ -93,7 +110,7 @@ def test_a_folder_needs_names_and_their_files(tmp_path):
     with pytest.raises(PictureError, match="give its path"):
         masks_of(source, SCENE.picture)
     SCENE.picture.save(tmp_path / "b.jpg")
-    with pytest.raises(FileNotFoundError, match=r"b\.png, b\.npz"):
+    with pytest.raises(PictureNotFoundError, match=r"b\.png, b\.npz"):
         sp.Segmenter.from_pretrained("demo", cache_dir=False)(tmp_path / "b.jpg", ["cat"], masks=str(tmp_path))
 
 
