@@ -48,6 +48,35 @@ class AutomaticMasks(MaskSource):
         return np.stack(masks) if masks else np.zeros((0, picture.height, picture.width), bool)
 
 
+@register_mask_source("mobile_sam")
+@dataclass(frozen=True, kw_only=True)
+class MobileSamMasks(MaskSource):
+    """MobileSAM: automatic masks from a grid of points, by its authors' code.
+
+    Fields:
+        weights: the checkpoint, ``mobile_sam.pt``.
+        points, pred_iou_thresh, stability_score_thresh: as of ``sam``.
+
+    Source: MobileSAM, arXiv 2306.14289; its code is the package mobilesam-mirror.
+    """
+
+    summary = "automatic masks of MobileSAM (pip install mobilesam-mirror): mobile_sam:WEIGHTS"
+    weights: str = field_of("mobile_sam.pt", "the checkpoint")
+    points: int = field_of(32, "points on a side of the grid", low=1, high=256)
+    pred_iou_thresh: float = field_of(0.88, "masks with a lower predicted IoU are left out", low=0, high=1)
+    stability_score_thresh: float = field_of(0.95, "masks that are less stable are left out", low=0, high=1)
+
+    def __call__(self, picture: Image.Image) -> np.ndarray:
+        generator = needs("mobile_sam").SamAutomaticMaskGenerator(
+            _mobile_sam(self.weights),
+            points_per_side=self.points,
+            pred_iou_thresh=self.pred_iou_thresh,
+            stability_score_thresh=self.stability_score_thresh,
+        )
+        masks = [found["segmentation"] for found in generator.generate(np.asarray(picture))]
+        return np.stack(masks) if masks else np.zeros((0, picture.height, picture.width), bool)
+
+
 @register_mask_source("panoptic")
 @dataclass(frozen=True, kw_only=True)
 class PanopticMasks(MaskSource):
@@ -79,6 +108,19 @@ class PanopticMasks(MaskSource):
 def _generator(name: str) -> Any:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return _loaded(name, lambda t, source: t.pipeline("mask-generation", model=source, device=device))
+
+
+@functools.lru_cache(maxsize=2)
+def _mobile_sam(weights: str) -> Any:
+    module = needs("mobile_sam")
+    try:
+        model = module.sam_model_registry["vit_t"]()
+        model.load_state_dict(torch.load(Path(weights).expanduser(), map_location="cpu", weights_only=True))
+    except Exception as error:  # whatever a file that is none, or of another model, makes of its reader
+        raise ModelLoadError(
+            f"MobileSAM's weights '{weights}' could not be read; expected its mobile_sam.pt: {str(error)[:300]}"
+        ) from error
+    return model.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @functools.lru_cache(maxsize=2)

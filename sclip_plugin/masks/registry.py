@@ -81,7 +81,7 @@ def masks_of(source: MaskSource, picture: Image.Image) -> np.ndarray:
     if not source.kept or not isinstance(said, str):
         return checked(source(picture), size, f"the masks of {source.name or type(source).__name__}")
     cache = DiskCache(cache_root() / "masks")
-    key = f"{said} {size} {hashlib.sha256(picture.tobytes()).hexdigest()}"
+    key = f"{said}{_weights_of(source)} {size} {hashlib.sha256(picture.tobytes()).hexdigest()}"
     content = cache.get(key)
     if content is not None:
         with np.load(io.BytesIO(content)) as file:
@@ -93,3 +93,10 @@ def masks_of(source: MaskSource, picture: Image.Image) -> np.ndarray:
     np.savez_compressed(buffer, masks=packed)
     cache.put(key, buffer.getvalue())
     return masks
+
+
+def _weights_of(source: MaskSource) -> str:
+    """Sizes and dates of the files that options name, so that masks by other weights under the same name are others."""
+    named = [Path(value).expanduser() for value in dataclasses.asdict(source).values() if isinstance(value, str)]
+    files = [file for path in named if path.exists() for file in sorted([path, *path.glob("*")]) if file.is_file()]
+    return "".join(f" {file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)

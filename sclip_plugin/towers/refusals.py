@@ -20,7 +20,7 @@ def why_not(model: Any, is_known: Callable[[nn.Module], bool]) -> str:
     part = next((name for name, module in parts(model) if is_known(module)), None)
     if part is not None:
         return f"it is more than a CLIP, and its part model.{part} is an image tower that works: pass that one."
-    visual: Any = getattr(model, "visual", model)
+    visual: Any = getattr(model, "visual", getattr(model, "vision_model", model))
     trunk = getattr(visual, "trunk", visual)
     block = last_block(trunk)
     attention = getattr(block, "attn", None)
@@ -36,7 +36,7 @@ def why_not(model: Any, is_known: Callable[[nn.Module], bool]) -> str:
         getattr(model, "embeddings", None), "token_embedding"
     ):
         return "it is a text tower."
-    if block is None and any(isinstance(module, nn.Conv2d) for module in model.modules()):
+    if block is None and not any("att" in name for name, _ in visual.named_modules()):
         return "it is a convolutional network without a CLIP's head: no attention pool, no known projecting head."
     return "its structure is none that a registered tower knows."
 

@@ -35,11 +35,11 @@ OPTIONS: dict[str, dict] = {
     "proxyclip": {"vfm": _outside_model()},
     "trident": {"vfm": _outside_model(), "sam": outside_models.transformers_model("sam")},
 }
-# Those that work in the joint space can't be applied in place: dinoiser, whose weights fit one width, has own tests.
+# Those that can't be applied in place, and dinoiser, whose weights fit one width, have tests of their own.
 METHODS = {
     name: made
     for name, made in ((name, make_method(name, OPTIONS.get(name, {}))) for name in list_methods())
-    if not made.in_joint_space
+    if made.in_place and not made.in_joint_space
 }
 
 

@@ -2,6 +2,6 @@
 
 from . import families  # noqa: F401  its cases stand in CASES
 from .case import CASES, Case
-from .models import METHODS
+from .models import METHODS, OPTIONS
 
-__all__ = ["CASES", "METHODS", "Case"]
+__all__ = ["CASES", "METHODS", "OPTIONS", "Case"]

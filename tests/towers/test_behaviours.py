@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 import sclip_plugin as sp
-from sclip_plugin.dense import dense_and_embedding, dense_tokens, image_embeddings
+from sclip_plugin.dense import dense_and_embedding, dense_tokens, image_embeddings, projected
+from sclip_plugin.methods import make_method
 from sclip_plugin.towers import find_tower
+from sclip_plugin.towers.running import WholePicture, Window
 
-from .table import CASES, METHODS, Case
+from .table import CASES, METHODS, OPTIONS, Case
 
 # One per tower class, where a behaviour depends on no more than that.
 ONE_PER_TOWER = [
@@ -139,6 +141,26 @@ def test_a_batch_equals_one_by_one(case: Case, method: str):
     one_by_one = torch.cat([sp.dense_features(case.shared_model(), p[None], METHODS[method]) for p in pixels])
     # scclip's thresholds can fall the other way by rounding: then one similarity is left out, or not.
     assert difference(batch, one_by_one) < (2e-3 if method == "scclip" else 1e-5)
+
+
+@one_per_tower
+@pytest.mark.parametrize("method", ["corrclip", "textregion"])
+def test_methods_of_regions_work_window_by_window(case: Case, method: str):
+    """A window's features are its own: of its picture's masks, whatever else is in the batch, or was before it."""
+    if case.one_block and method == "corrclip":
+        pytest.skip("corrclip reads earlier blocks")
+    pixels, ids = case.pixels(), [torch.arange(32)[:, None].expand(32, 32) // side + 1 for side in (8, 16)]
+    windows = []
+    for picture, regions in zip(pixels, ids, strict=True):
+        whole = WholePicture(picture, masks=lambda regions=regions: regions.int().numpy())
+        windows.append(Window(whole, (0, 0, *picture.shape[1:])))
+    made = make_method(method, {"vfm": OPTIONS["proxyclip"]["vfm"]} if method == "corrclip" else {})
+    tower = find_tower(case.shared_model())
+    seen = [projected(tower, pixels[i : i + 1], made, windows[i : i + 1], embedding=False)[0] for i in (0, 1, 0)]
+    assert difference(seen[2], seen[0]) == 0 and all(features.isfinite().all() for features in seen)
+    if method == "corrclip":
+        together = projected(tower, pixels, made, windows)[0]
+        assert difference(together, torch.cat(seen[:2])) < 1e-5
 
 
 @pytest.mark.parametrize("size", golden.SIZES)
@@ -420,6 +442,8 @@ OLD_COMPILER = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6)
 def test_torch_compile_finds_no_graph_break_in_a_method(method: str):
     if method == "scclip" and OLD_COMPILER:
         pytest.skip("before 2.6 the compiler breaks at torch.quantile")
+    if method == "trident":
+        pytest.skip("SAM is shown a picture of 8 bits, which no graph holds")
     assert_compiles(sp.apply(shortened(CASES["toy"]), METHODS[method], keep_cls=False), CASES["toy"].pixels())
 
 

@@ -160,12 +160,11 @@ def test_projection_is_part_of_the_text_banks_key(loaded):
 
 
 def test_models_that_do_not_fit_say_what_does(tmp_path):
-    """SigLIP 2 for pictures of any size (NaFlex) embeds patches that were cut beforehand; it is no convolution."""
-    if not hasattr(transformers, "Siglip2Model"):
-        pytest.skip("this release of transformers has no Siglip2Model")
-    vision = {**VISION, "num_patches": 16}
-    vision.pop("image_size")
-    text = {**TEXT, "projection_size": 32}
-    model = transformers.Siglip2Model(transformers.Siglip2Config(vision_config=vision, text_config=text))
-    with pytest.raises(UnsupportedModelError, match=r"Siglip2Model .*What works:[\s\S]*SiglipModel"):
+    """GroupViT gathers patches into groups between its blocks; what leaves them are no patches."""
+    vision = dict(
+        hidden_size=32, depths=[1, 1, 1], num_hidden_layers=3, num_attention_heads=2, intermediate_size=32,
+        image_size=32, patch_size=8, num_group_tokens=[8, 4, 0], num_output_groups=[8, 4, 0],
+    )  # fmt: skip
+    model = transformers.GroupViTModel(transformers.GroupViTConfig(text_config=TEXT, vision_config=vision))
+    with pytest.raises(UnsupportedModelError, match=r"GroupViTModel .*What works:[\s\S]*SiglipModel"):
         pipeline(TASK, model=model, tokenizer=tokenizer_of_words("$A </s>"), image_processor=CLIPImageProcessor())
