@@ -1,5 +1,6 @@
-"""The pictures of README and docs, made anew: python benchmarks/pictures.py [--photographs]
+"""The pictures of README and docs, made anew: python benchmarks/pictures.py [--photographs] [--page]
 
+The page takes the extra `app`, playwright, and Chromium from the machine's packages.
 The photographs are those that scikit-image ships: python -m pip install scikit-image
 """
 
@@ -44,6 +45,44 @@ def styles() -> None:
     save_image(side_by_side(panels, legend=legend_of([cleaned.label_map], cleaned.labels)), IMAGES / "styles.png")
 
 
+def page() -> None:
+    """`sclip app` in Chromium: the first scene, two methods side by side, a region selected."""
+    import shutil
+    import subprocess
+
+    from playwright.sync_api import sync_playwright
+
+    server = subprocess.Popen([sys.executable, "-m", "sclip_plugin", "app", "-m", "demo", "--port", "7869"])
+    try:
+        with sync_playwright() as started:
+            chromium = shutil.which("chromium") or shutil.which("google-chrome")
+            browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1200, "height": 820})
+            for _ in range(60):
+                try:
+                    page.goto("http://127.0.0.1:7869")
+                    break
+                except Exception:  # not there yet
+                    page.wait_for_timeout(1000)
+            page.click("#draw")
+            page.wait_for_selector("#first img")
+            page.click("text=Method and settings")
+            page.click("#beside input")
+            page.click("ul[role=listbox] >> text=naclip")
+            page.wait_for_selector("#second img")
+            page.wait_for_timeout(1500)  # until pictures have their places
+            box = page.locator("#first img").bounding_box()
+            assert box is not None
+            page.locator("#first img").click(position={"x": 0.25 * box["width"], "y": 0.45 * box["height"]})
+            page.wait_for_function("document.querySelector('#place').innerText.includes('selected')")
+            page.evaluate("scrollTo(0, 0)")
+            page.wait_for_timeout(1500)
+            page.screenshot(path=IMAGES / "app.png")
+    finally:
+        server.terminate()
+        server.wait()
+
+
 def photographs() -> None:
     """Real ones for docs/photographs.md, free to use: scikit-image has them from NASA and under CC0."""
     from PIL import Image
@@ -58,6 +97,8 @@ def photographs() -> None:
 if __name__ == "__main__":
     if "--photographs" in sys.argv:
         photographs()
+    elif "--page" in sys.argv:
+        page()
     else:
         demo()
         styles()

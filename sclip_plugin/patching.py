@@ -153,7 +153,7 @@ def apply(model: M, method: str | Method = "csa", *, keep_cls: bool = True, **op
     restore(model)
     trunk = tower.trunk
     trunk.__dict__["_sclip_patch"] = Patch(chosen, keep_cls, type(tower), tower.projection)
-    _become(trunk, _patched_class(type(trunk), tower.patched))
+    _become(trunk, _patched_class(type(trunk), tower.patched))  # type: ignore[arg-type]
     return model
 
 

@@ -65,4 +65,6 @@ def picture_of(data: bytes, bounds: Limits) -> PIL.Image.Image:
         width = height = 0
     if width * height > bounds.megapixels * 1e6:
         raise PictureError(f"the picture has {width} x {height} pixels; {bounds.megapixels:g} million are read.")
-    return read_picture(io.BytesIO(data), paths=False)
+    file = io.BytesIO(data)
+    file.name = "the picture"  # type: ignore[attr-defined]  # what it is called where it is found wrong
+    return read_picture(file, paths=False)

@@ -15,6 +15,7 @@ import typer
 from .. import __version__
 from ..errors import SclipError
 from .anomaly import anomaly
+from .app import app as web_page
 from .cache import cache
 from .compare import compare
 from .convert import convert_app
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (segment, label, anomaly, compare, geotiff, demo, methods, cache, serve):
+for command in (segment, label, anomaly, compare, geotiff, demo, methods, cache, web_page, serve):
     app.command()(command)
 app.add_typer(eval_app, name="eval")
 app.add_typer(convert_app, name="convert")

@@ -106,8 +106,8 @@ def _entries(names: Sequence[str], table: np.ndarray, areas: np.ndarray) -> list
     """Lines of a legend: of labels that occur the largest first, at the end what has none."""
     shares = areas / areas.sum()
     order = [i + 1 for i in np.argsort(-areas[1:], kind="stable").tolist() if areas[i + 1]]
-    entries = [Entry(names[i - 1], rgb(table[i]), _percent(shares[i])) for i in order]
-    return [*entries, Entry("(no label)", NO_LABEL, _percent(shares[0]))] if areas[0] else entries
+    entries = [Entry(names[i - 1], rgb(table[i]), percent(shares[i])) for i in order]
+    return [*entries, Entry("(no label)", NO_LABEL, percent(shares[0]))] if areas[0] else entries
 
 
 def heatmap(
@@ -293,7 +293,8 @@ def _ends(low: float, high: float) -> tuple[str, str]:
     return f"{round(low, digits):.12g}", f"{round(high, digits):.12g}"
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share as legends say it."""
     return f"{100 * share:.1f}%" if share >= 0.0005 else "<0.1%"
 
 

@@ -1,0 +1,48 @@
+"""The Python and the command line that make what the page shows."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from sclip_plugin.defaults import PAMR_STEPS
+from sclip_plugin.text.files import split_labels
+
+from .page import Page, Visit
+
+
+def python_of(page: Page, visit: Visit, words: list[str], changes: dict[str, Any]) -> str:
+    """A program, to copy."""
+    labels = [names[0] if len(names) == 1 else names for names in split_labels(",".join(words))]
+    options = "".join(f", {name}={value!r}" for name, value in _settings(page, changes).items())
+    picture = repr(visit.name) if visit.seed is None else f"sp.draw_scene({visit.seed}, scale=2).picture"
+    return (
+        "import sclip_plugin as sp\n\n"
+        f"seg = sp.Segmenter.from_pretrained({page.model!r})\n"
+        f"result = seg({picture}, {labels!r}{options})\n"
+        'result.overlay().save("overlay.png")\n'
+    )
+
+
+def command_of(page: Page, visit: Visit, words: list[str], changes: dict[str, Any]) -> str:
+    """A command line, to copy."""
+    settings = _settings(page, changes)
+    parts = ["sclip", "segment", visit.name, "--model", page.model, "--labels", ", ".join(words)]
+    if settings.get("pamr_steps") == PAMR_STEPS:
+        parts.append("--refine")
+        del settings["pamr_steps"]
+    for name, value in settings.items():
+        if name in ("method", "masks", "window", "stride", "threshold"):
+            parts += [f"--{name}", str(value)]
+        elif name == "background":
+            parts += ["--background"] if value else []
+        else:
+            parts += ["--set", f"{name}={value}"]
+    return shlex.join([*parts, "--out", "out"])
+
+
+def _settings(page: Page, changes: dict[str, Any]) -> dict[str, Any]:
+    """What differs from the model's own settings: by the page's options, and by the visitor."""
+    ours = page.segmenter.settings
+    settings = {"method": ours.method_name} if ours.masks is None else {"method": ours.method_name, "masks": ours.masks}
+    return {**settings, **{name: value for name, value in changes.items() if getattr(ours, name) != value}}

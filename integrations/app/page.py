@@ -1,0 +1,234 @@
+"""What the page does, without the page: pictures that were looked at, questions, regions that are hidden or renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import threading
+import zipfile
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+
+from sclip_plugin.demo import draw_scene
+from sclip_plugin.errors import PictureError, SclipError
+from sclip_plugin.imaging.regions import region_at
+from sclip_plugin.importing import needs
+from sclip_plugin.methods import list_methods, make_method
+from sclip_plugin.segment.encoded import Encoded
+from sclip_plugin.segment.segmentation import Segmentation
+from sclip_plugin.segment.segmenter import Segmenter
+
+from ..serve.visitors import Limits, picture_of, words_of
+
+SMALLEST = 640
+"""Overlays with a smaller longer side, in pixels, are shown enlarged by a whole factor."""
+
+
+@dataclass
+class Visit:
+    """What one visitor has in front of them.
+
+    Fields:
+        picture: RGB; None before there is one.
+        name: of its file, or of the drawn scene.
+        seed: of the drawn scene; None where the picture is the visitor's.
+        result: what the model said; ``shown`` is that with the visitor's edits.
+        other: what it said by the method beside.
+        question: what it was asked: words, settings, the method beside.
+        edits: regions, (H, W) of bool, and the label that each was given; None: hidden.
+        selected: the region that was clicked.
+        files: where downloads lie until there are others, or the visitor is gone.
+    """
+
+    picture: PIL.Image.Image | None = None
+    name: str = ""
+    seed: int | None = None
+    result: Segmentation | None = None
+    other: Segmentation | None = None
+    question: tuple[Any, ...] = ()
+    edits: list[tuple[np.ndarray, str | None]] = field(default_factory=list)
+    selected: np.ndarray | None = None
+    files: tempfile.TemporaryDirectory[str] | None = None
+
+    def take(self, picture: PIL.Image.Image | None, name: str = "", seed: int | None = None) -> None:
+        """Have another picture, or none; what belonged to the one before goes."""
+        self.picture, self.name, self.seed = picture, name, seed
+        self.answer(None)
+
+    def answer(self, result: Segmentation | None, other: Segmentation | None = None) -> None:
+        """Have another result; edits of the one before go."""
+        self.result, self.other, self.edits, self.selected, self.question = result, other, [], None, ()
+
+    @property
+    def shown(self) -> Segmentation:
+        """The result with the visitor's edits.
+
+        Raises:
+            PictureError: there is no result yet.
+        """
+        if self.result is None:
+            raise PictureError("there is no result yet: give a picture and some words first.")
+        if not self.edits:
+            return self.result
+        labels, label_map = list(self.result.labels), self.result.label_map.copy()
+        for region, label in self.edits:
+            if label is not None and label not in labels:
+                labels.append(label)
+            label_map[region] = -1 if label is None else labels.index(label)
+        scores = self.result.scores if len(labels) == len(self.result.labels) else None
+        return Segmentation(labels, label_map, self.result.picture, scores, self.result.settings)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What lies at a pixel: its label (None: no label), the share of the picture that its region covers, and the best
+    words there with their scores."""
+
+    label: str | None
+    area: float
+    best: list[tuple[str, float]]
+
+
+class Page:
+    """One model for all visitors: it is asked by one at a time, and remembers the pictures that it saw last.
+
+    Args:
+        segmenter: asked by this page alone.
+        model: its name, for commands that do the same.
+        limits: what a visitor may ask for.
+    """
+
+    def __init__(self, segmenter: Segmenter, model: str, limits: Limits | None = None) -> None:
+        self.segmenter, self.model, self.limits = segmenter, model, limits or Limits()
+        self.methods = tuple(name for name in list_methods() if self._works(name))
+        self._lock = threading.Lock()
+        self._seen: OrderedDict[str, Encoded] = OrderedDict()
+
+    def _works(self, name: str) -> bool:
+        """Whether a method needs nothing beside the model: what a visitor types names no weights."""
+        try:
+            method = make_method(name)
+            method.check_tower(self.segmenter.tower)
+        except SclipError:
+            return False
+        masks = self.segmenter.settings.masks
+        return not method.needs_outside_model and not (getattr(method, "sees_masks", False) and masks is None)
+
+    def open(self, visit: Visit, data: bytes, name: str) -> None:
+        """Take a picture from a file's bytes.
+
+        Raises:
+            PictureError: none that can be read, or too large a one; the visit stays as it was.
+        """
+        picture = picture_of(data, self.limits)
+        visit.take(picture, name)
+
+    def draw(self, visit: Visit) -> list[str]:
+        """Take the next drawn scene; returns its labels."""
+        seed = 0 if visit.seed is None else visit.seed + 1
+        scene = draw_scene(seed, scale=2)
+        visit.take(scene.picture, "scene.png", seed)
+        return list(scene.labels)
+
+    def segment(self, picture: PIL.Image.Image, words: list[str], changes: dict[str, Any]) -> Segmentation:
+        """Segment a picture, from what the tower saw of it where it has seen it with these settings.
+
+        Args:
+            picture: RGB.
+            words: classes, ``"sofa|couch"`` for synonyms.
+            changes: settings that differ from the segmenter's.
+
+        Raises:
+            LabelError, SettingError: what a visitor asks for can't be had.
+        """
+        labels = words_of(",".join(words), self.limits)
+        settings = self.segmenter.settings.changed(**changes)
+        with self._lock:
+            if settings.make_method().needs_text:
+                return self.segmenter(picture, labels, settings)
+            return self._encoded(picture, changes).segment(labels, settings)
+
+    def _encoded(self, picture: PIL.Image.Image, changes: dict[str, Any]) -> Encoded:
+        looks = {name: value for name, value in changes.items() if name in ("method", "window", "stride")}
+        settings = self.segmenter.settings.changed(**looks)
+        key = f"{picture.size} {hashlib.sha256(picture.tobytes()).hexdigest()} {settings.identity()}"
+        if key not in self._seen:
+            self._seen[key] = self.segmenter.encode(picture, settings, dtype=torch.float32)
+        self._seen.move_to_end(key)
+        while len(self._seen) > self.limits.kept:
+            self._seen.popitem(last=False)
+        return self._seen[key]
+
+    def select(self, visit: Visit, x: int, y: int) -> Place | None:
+        """Select the region at a pixel; None outside the picture."""
+        shown = visit.shown
+        height, width = shown.size
+        if not (0 <= x < width and 0 <= y < height):
+            return None
+        visit.selected = region_at(shown.label_map, y, x)
+        index = int(shown.label_map[y, x])
+        best: list[tuple[str, float]] = []
+        assert visit.result is not None, "what is shown is a result"
+        for (rows, columns), scores in visit.result.score_tiles():
+            if rows.start <= y < rows.stop and columns.start <= x < columns.stop:
+                here = scores[:, y - rows.start, x - columns.start]
+                values, order = here.topk(min(5, len(here)))
+                best = [(visit.result.labels[i], v) for i, v in zip(order.tolist(), values.tolist(), strict=True)]
+                break
+        return Place(None if index < 0 else shown.labels[index], float(visit.selected.mean()), best)
+
+    def edit(self, visit: Visit, label: str | None) -> None:
+        """Give the selected region another label, or hide it.
+
+        Raises:
+            PictureError: none is selected.
+            LabelError: a label that is no word, or too long a one.
+        """
+        if visit.selected is None:
+            raise PictureError("no region is selected: click one in the picture first.")
+        if label is not None:
+            ((label, *_), *_) = words_of(label, self.limits)
+        visit.edits.append((visit.selected, label))
+
+    def export(self, visit: Visit, format: str) -> Path:
+        """What is shown, as one file: of a format that writes several, a ZIP of them.
+
+        Raises:
+            SclipError: no result, or what a format needs is missing.
+        """
+        shown = visit.shown
+        folder = tempfile.TemporaryDirectory(prefix="sclip-")
+        out, stem = Path(folder.name), Path(visit.name).stem or "picture"
+        written = shown.export(out / "files", format, name=stem)
+        visit.files = folder  # the last one's folder goes with its object
+        if len(written) == 1:
+            return written[0]
+        whole = out / f"{stem}-{format}.zip"
+        with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in written:
+                archive.write(path, path.relative_to(out / "files"))
+        return whole
+
+
+def outlined(picture: PIL.Image.Image, region: np.ndarray | None) -> PIL.Image.Image:
+    """A picture with a white line along the inside of a region of it."""
+    if region is None:
+        return picture
+    width = max(1, round(max(picture.size) / 250))
+    inner = needs("skimage.morphology", "export").isotropic_erosion(np.pad(region, 1), width)[1:-1, 1:-1]
+    return PIL.Image.composite(
+        PIL.Image.new("RGB", picture.size, "white"), picture, PIL.Image.fromarray(region & ~inner)
+    )
+
+
+def enlarged(picture: PIL.Image.Image) -> tuple[PIL.Image.Image, int]:
+    """A picture that is large enough to be looked at, and by what it was enlarged."""
+    scale = max(1, -(-SMALLEST // max(picture.size)))
+    size = picture.width * scale, picture.height * scale
+    return (picture if scale == 1 else picture.resize(size, PIL.Image.Resampling.NEAREST)), scale

@@ -1,0 +1,44 @@
+"""``sclip app``: a web page on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..defaults import DEFAULT_MODEL
+from .options import Device, Dtype, Masks, MethodName, Model, given, make_segmenter
+from .terminal import tell
+
+
+def app(
+    model: Model = DEFAULT_MODEL,
+    method: MethodName = None,
+    masks: Masks = None,
+    host: Annotated[str, typer.Option(help="The address to listen at; by default nobody else can reach it.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 7860,
+    share: Annotated[
+        bool, typer.Option("--share", help="A public address through gradio's servers: pictures leave this machine.")
+    ] = False,
+    device: Device = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Open a page for pictures and words: see what is where, change the words, compare methods, download.
+
+    Without --share nobody else can reach it, and nothing is fetched; no path that a visitor types is opened.
+
+    Example: sclip app --model demo
+    """
+    from ..errors import ModelLoadError
+
+    try:
+        from ..integrations.app import run
+    except ModuleNotFoundError as error:
+        raise ModelLoadError(
+            f"sclip app needs {error.name}, which is not installed: pip install 'sclip_plugin[app]'."
+        ) from error
+    segmenter = make_segmenter(model, device, dtype, None, paths=False, **given(method=method, masks=masks))
+    tell(f"open http://{host}:{port}")
+    run(segmenter, model, host, port, share)

@@ -1,0 +1,171 @@
+"""The page in a real browser: headless Chromium, from the machine's packages."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+import sclip_plugin as sp
+
+pytest.importorskip("gradio", reason="the page is the extra 'app', which CI installs")
+playwright = pytest.importorskip("playwright.sync_api", reason="CI installs playwright")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt install chromium")
+SECONDS = 60_000
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = (tmp_path_factory.mktemp("app") / "log").open("wb")
+    command = [sys.executable, "-m", "sclip_plugin", "app", "-m", "demo", "--device", "cpu", "--port", str(port)]
+    server = subprocess.Popen(command, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            assert server.poll() is None, open(log.name).read()
+            try:
+                urllib.request.urlopen(url, timeout=5)
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield url
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    yield opened(context, address)
+    context.close()
+
+
+def opened(context, address):
+    page = context.new_page()
+    page.set_default_timeout(SECONDS)
+    page.asked = []
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.goto(address)
+    page.wait_for_selector("#draw")
+    return page
+
+
+def draw(page):
+    page.click("#draw")
+    page.wait_for_selector("#first img")
+
+
+def types(page, *words):
+    for word in words:
+        page.fill("#words input", word)
+        page.press("#words input", "Enter")
+
+
+def says(page, where, text):
+    page.wait_for_function(
+        "([where, text]) => document.querySelector(where)?.innerText.includes(text)", arg=[where, text]
+    )
+    return page.inner_text(where)
+
+
+def source(page, where="#first img"):
+    return page.get_attribute(where, "src")
+
+
+def changes(page, before):
+    page.wait_for_function(
+        "before => document.querySelector('#first img') && document.querySelector('#first img').src != before",
+        arg=before,
+    )
+
+
+def test_a_scene_is_drawn_clicked_renamed_hidden_and_downloaded(page):
+    scene = sp.draw_scene(0, scale=2)
+    result = sp.Segmenter.from_pretrained("demo", device="cpu")(scene.picture, list(scene.labels))
+    largest, share = max(result.areas().items(), key=lambda entry: entry[1])
+    draw(page)
+    assert f"{largest} {100 * share:.1f}%" in says(page, "#legend", largest)
+    row, column = next(zip(*(result.label_map == result.labels.index(largest)).nonzero(), strict=True))
+    box = page.locator("#first img").bounding_box()
+    scale = box["width"] / scene.picture.width
+    page.locator("#first img").click(position={"x": (column + 3) * scale, "y": (row + 3) * scale})
+    says(page, "#place", f"{largest}, ")
+    page.fill("#name input, #name textarea", "wombat")
+    page.click("#rename")
+    says(page, "#legend", "wombat")
+    page.click("#undo")
+    page.wait_for_function("!document.querySelector('#legend').innerText.includes('wombat')")
+    page.click("#download button")
+    page.click("#make")
+    with page.expect_download() as download:
+        page.click("#file a[download]")
+    assert download.value.suggested_filename == "scene-png.zip"
+    assert not [url for url in page.asked if not url.startswith((page.url, "data:", "blob:"))], "nothing from elsewhere"
+
+
+def test_words_change_what_is_seen_without_another_look(page, tmp_path):
+    picture = tmp_path / "mine.png"
+    sp.draw_scene(3, scale=2).picture.save(picture)
+    page.set_input_files("#picture input[type=file]", picture)
+    says(page, "#status", "Give words")
+    types(page, "cat, grass")
+    says(page, "#status", "2 labels")
+    before = source(page)
+    types(page, "sky|clouds")
+    says(page, "#status", "3 labels")
+    changes(page, before)
+    page.click("#same button")
+    says(page, "#same", "sclip segment mine.png --model demo")
+    before = source(page)
+    page.click("text=outlines only")
+    changes(page, before)
+
+
+def test_bad_input_is_said(page, tmp_path):
+    page.click("#hide")
+    says(page, "#status", "no region is selected")
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    page.set_input_files("#picture input[type=file]", bad)
+    says(page, "#status", "the picture cannot be read as a picture")
+    draw(page)
+    types(page, "x" * 200)
+    says(page, "#status", "of 100 characters each")
+
+
+def test_two_visitors_have_their_own(browser, address):
+    contexts = [browser.new_context() for _ in range(2)]
+    first, second = (opened(context, address) for context in contexts)
+    draw(first)
+    draw(second)
+    legend = says(first, "#legend", "%")
+    second.click("#draw")
+    second.wait_for_function("before => document.querySelector('#legend').innerText != before", arg=legend)
+    assert first.inner_text("#legend") == legend
+    for context in contexts:
+        context.close()
+
+
+def test_a_phone_has_room_for_it(browser, address):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = opened(context, address)
+    draw(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.locator("#first img").bounding_box()["width"] > 300
+    context.close()

@@ -1,0 +1,128 @@
+"""What the page does, without a browser: visitors, questions, edits, limits, commands that do the same."""
+
+import shlex
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sclip_plugin as sp
+from sclip_plugin.errors import LabelError, PictureError
+
+pytest.importorskip("gradio", reason="the page is the extra 'app', which CI installs")
+from sclip_plugin.integrations.app.commands import command_of, python_of  # noqa: E402
+from sclip_plugin.integrations.app.page import Page, Visit, enlarged, outlined  # noqa: E402
+from sclip_plugin.integrations.serve import Limits  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def page():
+    segmenter = sp.Segmenter.from_pretrained("demo", device="cpu", paths=False)
+    return Page(segmenter, "demo", Limits(kept=2, names=12, characters=20, megapixels=1))
+
+
+@pytest.fixture
+def visit(page):
+    visit = Visit()
+    words = page.draw(visit)
+    visit.answer(page.segment(visit.picture, words, {}))
+    return visit
+
+
+def test_an_answer_is_that_of_a_call_and_the_tower_works_once(page, visit, monkeypatch):
+    words = list(visit.result.labels)
+    expected = sp.Segmenter.from_pretrained("demo", device="cpu")(visit.picture, words, pamr_steps=2, threshold=0.5)
+    monkeypatch.setattr(page.segmenter, "encode", None)
+    again = page.segment(visit.picture, words, {"pamr_steps": 2, "threshold": 0.5})
+    np.testing.assert_array_equal(again.label_map, expected.label_map)
+
+
+def test_the_pictures_seen_last_are_kept(page):
+    for colour in ("red", "green", "blue"):
+        page.segment(Image.new("RGB", (40, 30), colour), ["cat"], {})
+    assert len(page._seen) == 2
+
+
+def test_methods_that_name_weights_are_not_offered(page):
+    assert {"csa", "naclip", "resclip", "gem"} <= set(page.methods)
+    assert not {"proxyclip", "trident", "corrclip", "dinoiser", "textregion"} & set(page.methods)
+    for method in page.methods:
+        assert page.segment(sp.draw_scene(0).picture, ["cat", "dog"], {"method": method}).size == (144, 216)
+
+
+@pytest.mark.parametrize("words", [[], [""], ["a" * 21], [str(i) for i in range(13)]])
+def test_words_have_limits(page, words):
+    with pytest.raises(LabelError):
+        page.segment(Image.new("RGB", (40, 30)), words, {})
+
+
+def test_words_are_never_files(page, tmp_path):
+    (tmp_path / "a.txt").write_text("cat")
+    result = page.segment(Image.new("RGB", (40, 30)), ["@a.txt", "/etc/hosts"], {})
+    assert result.labels == ("@a.txt", "/etc/hosts")
+
+
+def test_what_is_no_picture_leaves_the_visit_as_it_was(page, visit):
+    before = visit.picture
+    with pytest.raises(PictureError):
+        page.open(visit, b"no picture", "a.png")
+    assert visit.picture is before and visit.result is not None
+
+
+def test_regions_are_selected_renamed_hidden_and_come_back(page, visit):
+    label_map = visit.result.label_map
+    y, x = np.argwhere(label_map == 1)[0]
+    place = page.select(visit, int(x), int(y))
+    assert place.label == visit.result.labels[1] and len(place.best) == 5
+    assert [score for _, score in place.best] == sorted((score for _, score in place.best), reverse=True)
+    assert np.isclose(place.best[0][1], visit.result.scores[:, y, x].max())
+    assert (label_map[visit.selected] == 1).all() and place.area == visit.selected.mean()
+    assert (np.asarray(outlined(visit.picture, visit.selected)) == 255).all(axis=2)[visit.selected].any()
+    region = visit.selected
+    page.edit(visit, "wombat")
+    assert visit.shown.labels[-1] == "wombat" and (visit.shown.mask("wombat") == region).all()
+    page.edit(visit, None)
+    assert (visit.shown.label_map[region] == -1).all()
+    visit.edits.clear()
+    np.testing.assert_array_equal(visit.shown.label_map, label_map)
+    assert page.select(visit, -1, 0) is None and page.select(visit, 10**6, 0) is None
+
+
+def test_an_edit_needs_a_region_and_a_word(page, visit):
+    with pytest.raises(PictureError, match="click one"):
+        page.edit(visit, None)
+    page.select(visit, 0, 0)
+    with pytest.raises(LabelError):
+        page.edit(visit, " ")
+
+
+def test_downloads_are_one_file(page, visit):
+    single = page.export(visit, "geojson")
+    assert single.suffix == ".geojson" and single.is_file()
+    several = page.export(visit, "png")
+    assert not single.exists()
+    names = zipfile.ZipFile(several).namelist()
+    assert len(names) >= len([share for share in visit.shown.areas().values() if share])
+
+
+def test_the_commands_do_the_same(page, visit, tmp_path):
+    words, changes = ["cat", "sofa|couch"], {"method": "naclip", "pamr_steps": 10, "threshold": 0.2}
+    visit.take(visit.picture, "it's.png")
+    result = page.segment(visit.picture, words, changes)
+    visit.picture.save(tmp_path / "it's.png")
+    program = python_of(page, visit, words, changes) + "import numpy\nnumpy.save('map.npy', result.label_map)\n"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "map.npy"), result.label_map)
+    command = shlex.split(command_of(page, visit, words, changes))
+    subprocess.run([sys.executable, "-m", "sclip_plugin", *command[1:]], cwd=tmp_path, check=True)
+    written = sp.Segmentation.load(tmp_path / "out", "it's")
+    np.testing.assert_array_equal(written.label_map, result.label_map)
+
+
+def test_small_pictures_are_enlarged_by_a_whole_factor():
+    shown, scale = enlarged(Image.new("RGB", (300, 200)))
+    assert scale == 3 and shown.size == (900, 600)
+    assert enlarged(Image.new("RGB", (640, 2)))[1] == 1
