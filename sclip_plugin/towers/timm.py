@@ -116,8 +116,11 @@ def find_timm_trunk(model: nn.Module) -> tuple[Any, nn.Module | None]:
     pool = getattr(trunk, "attn_pool", None)
     if pool is not None and (not hasattr(pool, "kv") or pool.pos_embed is not None):
         return None, None
-    if hasattr(projection, "pool") or getattr(trunk.blocks[0].attn, "gate", None) is not None:
+    attention = getattr(trunk.blocks[0], "attn", None)  # vit_*_18x2 has two of them side by side
+    if hasattr(projection, "pool") or attention is None or getattr(attention, "gate", None) is not None:
         return None, None  # a pool above the trunk takes a feature map; a gate has no place in q, k, v and out
+    if hasattr(attention, "lambda_init"):
+        return None, None  # differential attention
     return trunk, projection
 
 

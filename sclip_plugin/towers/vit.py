@@ -81,8 +81,9 @@ def find_vit_trunk(model: nn.Module) -> Any:
         conv = patch_convolution(patches)
         if conv is None or conv.in_channels != 3 or tuple(conv.stride) != tuple(conv.kernel_size):
             continue
-        if hasattr(patches, "backbone") or hasattr(trunk.embeddings, "detection_tokens"):
-            continue  # patches made by a convolutional network; YOLOS' tokens after the patches
+        own = ("detection_tokens", "text_embeddings")
+        if hasattr(patches, "backbone") or any(hasattr(trunk.embeddings, name) for name in own):
+            continue  # a convolutional stem; YOLOS' tokens after the patches; ViLT's text beside them
         blocks = blocks_of(trunk)
         block = blocks[0] if blocks else None
         if not (hasattr(block, "layer_scale1") or hasattr(block, "layernorm_before")) or hasattr(block, "lambda_1"):
