@@ -15,7 +15,8 @@ import sclip_plugin as sp
 from sclip_plugin.errors import UnsupportedModelError
 from sclip_plugin.towers import find_tower
 
-from .models import EVAS, TINY_TEXT, TINY_VISION, open_clip_knows, open_clip_model, timm_vit, transformers_has
+from .families import has_naflexvit, naflexvit
+from .models import TINY_TEXT, TINY_VISION, open_clip_knows, open_clip_model, timm_vit, transformers_has
 from .table import CASES
 
 TOWER_OF = {
@@ -88,11 +89,10 @@ def of_transformers(name: str, **options):
 
 
 def timm_gated():
-    """Of an option that configurations of NaFlexVit and Eva have."""
-    from timm.models.eva import Eva
-
+    if not has_naflexvit():
+        pytest.skip("not in this release")
     try:
-        return Eva(**EVAS["eva_clip"], gated_attn=True)
+        return naflexvit(attn_gated=True)()
     except TypeError:
         pytest.skip("not in this release")
 
@@ -137,7 +137,7 @@ UNSUPPORTED = {
     of_timm("swinv2_tiny_window8_256"): ("SwinTransformerV2", RELATIVE),
     torchvision_swin: ("SwinTransformer", RELATIVE),
     of_transformers("Sam"): ("SamModel", RELATIVE),
-    timm_gated: ("Eva", "its attention has a gate"),
+    timm_gated: ("NaFlexVit", "its attention has a gate"),
     of_timm("vit_dlittle_patch16_reg1_gap_256", depth=1): ("VisionTransformer", DIFFERENCE),
     of_timm("vit_small_patch16_dinov3", depth=1): ("Eva", ROTARY),
     of_timm("vit_base_patch16_rope_mixed_ape_224", depth=1): ("Eva", ROTARY),
