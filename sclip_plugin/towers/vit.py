@@ -52,7 +52,7 @@ class ViTBlockInput(BlockInput):
         if self.rotations is None or name not in ("q", "k"):
             return heads
         cos, sin = self.rotations
-        prefix, patches = heads.split((heads.shape[2] - len(cos), len(cos)), dim=2)
+        prefix, patches = heads.split((heads.shape[2] - cos.shape[0], cos.shape[0]), dim=2)
         first, second = patches.chunk(2, dim=-1)
         turned = patches * cos + cat([-second, first], dim=-1) * sin
         return cat([prefix, turned.to(heads.dtype)], dim=2)
@@ -162,7 +162,7 @@ class ViTTower(Tower):
 
     def embed(self, pixel_values: Tensor, position_resize: str) -> Tensor:
         patches = self.conv(pixel_values.to(self.conv.weight.dtype)).flatten(2).transpose(1, 2)
-        count, dtype = len(patches), patches.dtype
+        count, dtype = patches.shape[0], patches.dtype
         tokens = cat([*(token.to(dtype).expand(count, -1, -1) for token in self._class_tokens()), patches], dim=1)
         positions = getattr(self.trunk.embeddings, "position_embeddings", None)
         if positions is not None:
