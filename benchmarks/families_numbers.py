@@ -1,6 +1,6 @@
 """Is what comes out the model's own? timm's CLIP-like names and transformers' dual encoders, in numbers.
 
-    python benchmarks/families_numbers.py
+What `python benchmarks/families.py --timm --transformers` prints.
 
 Small depth, random weights, each model at its own size and width. Image: under `vanilla` the embedding of the tokens,
 the embedding of the patched model and its features equal the model's own; the worst of the three is told. Words: what
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -198,18 +197,3 @@ def transformers_table() -> tuple[dict[str, str], dict[str, str]]:
             image.setdefault(name, f"refused: {str(error).splitlines()[0]}")
             words.setdefault(name, "refused with its image tower")
     return image, words
-
-
-def main() -> None:
-    from families import show
-
-    warnings.simplefilter("ignore")
-    with torch.no_grad():
-        show("timm, image", timm_table())
-        image, words = transformers_table()
-    show("transformers, image", image)
-    show("transformers, words", words)
-
-
-if __name__ == "__main__":
-    main()
