@@ -278,3 +278,20 @@ with torch.no_grad():
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "the toy works\n", done.stderr
+
+
+def test_every_row_of_the_table_of_models_names_a_case():
+    """docs/models.md: the third column of a table of models holds cases, or the file that tests what is in no case."""
+    page = (Path(__file__).parents[2] / "docs/models.md").read_text(encoding="utf-8")
+    tests = "".join(path.read_text(encoding="utf-8") for path in (Path(__file__).parents[1]).rglob("*.py"))
+    rows = re.findall(r"^\|([^|]*)\|([^|]*)\|([^|]*)\|([^|]*)\|$", page, re.M)
+    rows = [row for row in rows if row[2].strip() not in ("case", "---")]
+    assert len(rows) > 30
+    for model, _, shown, _ in rows:
+        names = re.findall(r"`([^`]+)`", shown)
+        assert names, model
+        for name in names:
+            known = name in CASES or name in tests
+            assert (
+                known or (Path(__file__).parent / name).exists() or (Path(__file__).parents[1] / "text" / name).exists()
+            )
