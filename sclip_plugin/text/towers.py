@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..device import budget, without_autocast
 from ..errors import UnsupportedModelError
+from ..towers.aimv2 import Aimv2BlockInput
 from ..towers.open_clip import OpenCLIPBlockInput
 from ..towers.transformers import TransformersBlockInput
 from .base import Read, TextTower, cut_to
@@ -183,6 +184,19 @@ def _find_transformers(model: Any, tokenizer: Any) -> TextTower:
     own = TransformersTextTower(parameters, model, tokenizer, limit, padded)
     projection = getattr(model, "text_projection", None)
     is_causal = hasattr(text, "eos_token_id") and hasattr(embeddings, "token_embedding")
+    if is_causal and projection is not None and hasattr(text, "rms_norm"):
+        # AIMv2: transformers leaves its causal mask out where no prompt of a batch is padded, so its own way, unpadded,
+        # is none to compare with.
+        return CausalTextTower(
+            parameters,
+            own.ids_of,
+            token_embedding=embeddings.token_embedding,  # type: ignore[union-attr]
+            positions=embeddings.position_embedding.weight,  # type: ignore[union-attr]
+            blocks=text.encoder.layers,  # type: ignore[union-attr]
+            block_input=Aimv2BlockInput,
+            final_norm=text.rms_norm,  # type: ignore[union-attr]
+            project=projection,
+        )
     if not (is_causal and projection is not None and hasattr(text, "final_layer_norm")):
         return own
     layers = getattr(getattr(text, "encoder", None), "layers", None)

@@ -97,7 +97,8 @@ class EvaTower(TimmTower):
         rope = self.trunk.rope
         if rope is None:
             return self
-        native = tuple(grid) == self.native_grid and rope.pos_embed is not None
+        is_open = not all(isinstance(side, int) for side in grid)  # to torch.export, which shall not compare sizes
+        native = not is_open and tuple(grid) == self.native_grid and rope.pos_embed is not None
         return EvaTower(self.trunk, self.projection, rope.get_embed() if native else self._rotations(grid))
 
     def _rotations(self, grid: tuple[int, int]) -> Tensor:

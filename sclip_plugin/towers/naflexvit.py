@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import SettingError
 from .base import Tower
 from .registry import register_tower
-from .timm import PatchedTimmTrunk, TimmTower
+from .timm import PatchedTimmTrunk, TimmTower, is_plain_block
 
 
 class PatchedNaFlexVit(PatchedTimmTrunk):
@@ -48,7 +48,7 @@ class NaFlexVitTower(TimmTower):
         trunk = getattr(visual, "trunk", visual)
         if not all(hasattr(trunk, name) for name in ("embeds", "blocks", "fc_norm", "attn_pool", "norm_pre")):
             return None
-        if trunk.rope is not None or not isinstance(getattr(trunk.blocks[0].attn, "qkv", None), nn.Module):
+        if trunk.rope is not None or not is_plain_block(trunk.blocks[0]):
             return None
         return cls(trunk, visual.head if trunk is not visual else None)
 

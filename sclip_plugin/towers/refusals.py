@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import nn
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
 
 def why_not(model: Any, is_known: Callable[[nn.Module], bool]) -> str:
-    """The reason that fits first, as what follows "is refused: ".
+    """The reason that fits first, as a sentence about "it"; from the names that frameworks give to parts.
 
     Args:
         model: what no tower knows.
@@ -21,23 +23,31 @@ def why_not(model: Any, is_known: Callable[[nn.Module], bool]) -> str:
     if part is not None:
         return f"it is more than a CLIP, and its part model.{part} is an image tower that works: pass that one."
     visual: Any = getattr(model, "visual", getattr(model, "vision_model", model))
-    trunk = getattr(visual, "trunk", visual)
-    block = last_block(trunk)
-    attention = getattr(block, "attn", None)
-    if getattr(trunk, "attn_pool", None) is not None and hasattr(trunk, "conv1"):
+    modules = list(visual.modules())
+    names = " ".join(name for name, _ in (*visual.named_modules(), *visual.named_parameters()))
+    attentions = [module.attn for module in modules if isinstance(getattr(module, "attn", None), nn.Module)]
+    if getattr(visual, "attn_pool", None) is not None and hasattr(visual, "conv1"):
         return "its tokens leave through a pool with learned queries (CoCa), and what comes out are these, no patches."
-    if getattr(attention, "scaled_cosine", False):
+    if any(getattr(attention, "scaled_cosine", False) for attention in attentions):
         return "its attention compares by cosines, and not by s q kᵀ."
-    if getattr(attention, "rel_pos", None) is not None or hasattr(attention, "relative_position_bias_table"):
+    if any(sign in names for sign in ("rel_pos", "relative_position", "cpb_mlp")):
         return "its attention adds relative positions (or windows, as Swin's) to s q kᵀ, which no method here does."
-    if getattr(attention, "gate", None) is not None:
+    if any(getattr(attention, "gate", None) is not None for attention in attentions):
         return "its attention has a gate, which has no place in q, k, v and out."
-    if getattr(model, "token_embedding", None) is not None or hasattr(
-        getattr(model, "embeddings", None), "token_embedding"
+    if any(hasattr(attention, "lambda_init") for attention in attentions):
+        return "its attention is the difference of two, and not one of s q kᵀ."
+    if "rope" in names or "rotary" in names:
+        return "its rotary positions are of a kind that no tower here turns."
+    if "dist_token" in names:
+        return "it has a distillation token beside its CLS token, and an embedding that is the mean of two heads."
+    if not any(isinstance(module, CONVOLUTIONS) for module in modules) and any(
+        isinstance(module, nn.Embedding) for module in modules
     ):
-        return "it is a text tower."
-    if block is None and not any("att" in name for name, _ in visual.named_modules()):
-        return "it is a convolutional network without a CLIP's head: no attention pool, no known projecting head."
+        return "it reads the tokens of a text, and no pictures."
+    if "attn" not in names and "attention" not in names and any(isinstance(module, nn.Conv2d) for module in modules):
+        return (
+            "it is a network without attention, and without a CLIP's head: no attention pool, no known projecting head."
+        )
     return "its structure is none that a registered tower knows."
 
 
@@ -49,15 +59,3 @@ def parts(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
 
 def _depth(pair: tuple[str, nn.Module]) -> int:
     return pair[0].count(".")
-
-
-def last_block(trunk: Any) -> Any:
-    """The last of a trunk's blocks, wherever a framework keeps them; None where it has none."""
-    holders = (trunk, getattr(trunk, "transformer", None), getattr(trunk, "encoder", None))
-    for holder in holders:
-        for name in ("blocks", "resblocks", "layers"):
-            blocks = getattr(holder, name, None)
-            if isinstance(blocks, (nn.ModuleList, nn.Sequential)) and len(blocks):
-                last = blocks[-1]
-                return last_block(last) or last
-    return None

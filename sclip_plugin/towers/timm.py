@@ -116,9 +116,22 @@ def find_timm_trunk(model: nn.Module) -> tuple[Any, nn.Module | None]:
     pool = getattr(trunk, "attn_pool", None)
     if pool is not None and (not hasattr(pool, "kv") or pool.pos_embed is not None):
         return None, None
-    if hasattr(projection, "pool") or getattr(trunk.blocks[0].attn, "gate", None) is not None:
-        return None, None  # a pool above the trunk takes a feature map; a gate has no place in q, k, v and out
+    if hasattr(projection, "pool") or not has_plain_attention(trunk.blocks[0]):
+        return None, None  # a pool above the trunk takes a feature map
     return trunk, projection
+
+
+def has_plain_attention(block: Any) -> bool:
+    """One attention (vit_*_18x2 has two side by side), without a gate and not the difference of two."""
+    attention = getattr(block, "attn", None)
+    is_more = getattr(attention, "gate", None) is not None or hasattr(attention, "lambda_init")
+    return attention is not None and not is_more
+
+
+def is_plain_block(block: Any) -> bool:
+    """timm's ``Block``: not EVA's, nor one whose parts have another order."""
+    parts = all(hasattr(block, name) for name in ("norm1", "ls1", "norm2", "mlp", "ls2"))
+    return parts and has_plain_attention(block) and isinstance(getattr(block.attn, "qkv", None), nn.Module)
 
 
 @register_tower("timm")
@@ -149,11 +162,7 @@ class TimmTower(Tower):
             return None
         if getattr(trunk, "pos_embed", None) is None and not hasattr(trunk.patch_embed, "backbone"):
             return None  # positions of another kind; a convolutional stem may need none (ViTamin-XL)
-        if not all(hasattr(trunk.blocks[0], name) for name in ("norm1", "ls1", "norm2", "mlp", "ls2")):
-            return None  # EVA's blocks, and blocks whose parts have another order
-        if not isinstance(getattr(trunk.blocks[0].attn, "qkv", None), nn.Module):
-            return None
-        return cls(trunk, projection)
+        return cls(trunk, projection) if is_plain_block(trunk.blocks[0]) else None
 
     @property
     def hybrid(self) -> bool:

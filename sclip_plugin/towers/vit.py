@@ -52,7 +52,7 @@ class ViTBlockInput(BlockInput):
         if self.rotations is None or name not in ("q", "k"):
             return heads
         cos, sin = self.rotations
-        prefix, patches = heads.split((heads.shape[2] - len(cos), len(cos)), dim=2)
+        prefix, patches = heads.split((heads.shape[2] - cos.shape[0], cos.shape[0]), dim=2)
         first, second = patches.chunk(2, dim=-1)
         turned = patches * cos + cat([-second, first], dim=-1) * sin
         return cat([prefix, turned.to(heads.dtype)], dim=2)
@@ -81,8 +81,9 @@ def find_vit_trunk(model: nn.Module) -> Any:
         conv = patch_convolution(patches)
         if conv is None or conv.in_channels != 3 or tuple(conv.stride) != tuple(conv.kernel_size):
             continue
-        if hasattr(patches, "backbone") or hasattr(trunk.embeddings, "detection_tokens"):
-            continue  # patches made by a convolutional network; YOLOS' tokens after the patches
+        own = ("detection_tokens", "text_embeddings")
+        if hasattr(patches, "backbone") or any(hasattr(trunk.embeddings, name) for name in own):
+            continue  # a convolutional stem; YOLOS' tokens after the patches; ViLT's text beside them
         blocks = blocks_of(trunk)
         block = blocks[0] if blocks else None
         if not (hasattr(block, "layer_scale1") or hasattr(block, "layernorm_before")) or hasattr(block, "lambda_1"):
@@ -161,7 +162,7 @@ class ViTTower(Tower):
 
     def embed(self, pixel_values: Tensor, position_resize: str) -> Tensor:
         patches = self.conv(pixel_values.to(self.conv.weight.dtype)).flatten(2).transpose(1, 2)
-        count, dtype = len(patches), patches.dtype
+        count, dtype = patches.shape[0], patches.dtype
         tokens = cat([*(token.to(dtype).expand(count, -1, -1) for token in self._class_tokens()), patches], dim=1)
         positions = getattr(self.trunk.embeddings, "position_embeddings", None)
         if positions is not None:

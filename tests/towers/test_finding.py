@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ import sclip_plugin as sp
 from sclip_plugin.errors import UnsupportedModelError
 from sclip_plugin.towers import find_tower
 
-from .models import TINY_TEXT, TINY_VISION, open_clip_knows, open_clip_model, timm_vit
+from .families import has_naflexvit, naflexvit
+from .models import TINY_TEXT, TINY_VISION, open_clip_knows, open_clip_model, timm_vit, transformers_has
 from .table import CASES
 
 TOWER_OF = {
@@ -54,22 +56,45 @@ def open_clip_scaled_cosine():
     return open_clip_model(scaled_cosine_attn=True)()
 
 
-def timm_resnet():
-    import timm
-
-    return timm.create_model("resnet10t", pretrained=False)
+def open_clip_text():
+    return CASES["open_clip_custom_text"].model().text
 
 
-def timm_relative_positions():
-    import timm
+def of_timm(name: str, **options):
+    """Its weights are drawn only where a test computes with them."""
 
-    return timm.create_model("vit_relpos_small_patch16_224", pretrained=False, depth=1)
+    def make():
+        import timm
+
+        if not timm.list_models(name):
+            pytest.skip("not in this release")
+        with torch.device("meta"):
+            return timm.create_model(name, **options)
+
+    make.__name__ = name
+    return make
 
 
-def timm_beit():
-    import timm
+def of_transformers(name: str, **options):
+    def make():
+        import transformers
 
-    return timm.create_model("beit_base_patch16_224", pretrained=False, depth=1)
+        if not transformers_has(name + "Model"):
+            pytest.skip("not in this release")
+        with torch.device("meta"):
+            return getattr(transformers, name + "Model")(getattr(transformers, name + "Config")(**options))
+
+    make.__name__ = name
+    return make
+
+
+def timm_gated():
+    if not has_naflexvit():
+        pytest.skip("not in this release")
+    try:
+        return naflexvit(attn_gated=True)()
+    except TypeError:
+        pytest.skip("not in this release")
 
 
 def torchvision_vit():
@@ -78,36 +103,70 @@ def torchvision_vit():
     return VisionTransformer(32, 8, 1, 2, 16, 16)
 
 
-def owlvit():
-    import transformers
+def torchvision_swin():
+    from torchvision.models import SwinTransformer
 
-    return transformers.OwlViTModel(transformers.OwlViTConfig(text_config=TINY_TEXT, vision_config=TINY_VISION))
+    return SwinTransformer([4, 4], 16, [1, 1], [2, 2], [4, 4])
 
 
 def text_tower():
     return CASES["clip"].model().text_model
 
 
+def linear():
+    return nn.Linear(2, 2)
+
+
+def nothing():
+    return None
+
+
+COCA, COSINE = "its tokens leave through a pool with learned queries", "its attention compares by cosines"
+RELATIVE, DIFFERENCE = "its attention adds relative positions", "its attention is the difference of two"
+ROTARY, TEXT = "its rotary positions are of a kind that no tower here turns", "it reads the tokens of a text"
+PLAIN, UNKNOWN = (
+    "it is a network without attention, and without a CLIP's head",
+    "its structure is none that a registered",
+)
 UNSUPPORTED = {
-    open_clip_coca: r"CLIP \(its image tower is VisionTransformer\)",
-    open_clip_scaled_cosine: r"CLIP \(its image tower is VisionTransformer\)",
-    timm_resnet: "ResNet",
-    timm_relative_positions: "VisionTransformerRelPos",
-    timm_beit: "Beit",
-    torchvision_vit: "VisionTransformer",
-    owlvit: "OwlViTModel",
-    text_tower: "CLIPText",
-    lambda: nn.Linear(2, 2): "Linear",
-    lambda: None: "NoneType",
+    open_clip_coca: ("CLIP (its image tower is VisionTransformer)", COCA),
+    open_clip_scaled_cosine: ("CLIP (its image tower is VisionTransformer)", COSINE),
+    of_timm("vit_relpos_small_patch16_224", depth=1): ("VisionTransformerRelPos", RELATIVE),
+    of_timm("beit_base_patch16_224", depth=1): ("Beit", RELATIVE),
+    of_timm("swin_tiny_patch4_window7_224"): ("SwinTransformer", RELATIVE),
+    of_timm("swinv2_tiny_window8_256"): ("SwinTransformerV2", RELATIVE),
+    torchvision_swin: ("SwinTransformer", RELATIVE),
+    of_transformers("Sam"): ("SamModel", RELATIVE),
+    timm_gated: ("NaFlexVit", "its attention has a gate"),
+    of_timm("vit_dlittle_patch16_reg1_gap_256", depth=1): ("VisionTransformer", DIFFERENCE),
+    of_timm("vit_small_patch16_dinov3", depth=1): ("Eva", ROTARY),
+    of_timm("vit_base_patch16_rope_mixed_ape_224", depth=1): ("Eva", ROTARY),
+    of_transformers("MLCDVision", **TINY_VISION): ("MLCDVisionModel", ROTARY),
+    of_timm("deit_tiny_distilled_patch16_224", depth=1): ("VisionTransformerDistilled", "it has a distillation token"),
+    text_tower: ("CLIPText", TEXT),
+    open_clip_text: ("TextTransformer", TEXT),
+    of_transformers("Bert", **{**TINY_TEXT, "hidden_size": 16}): ("BertModel", TEXT),
+    of_timm("resnet10t"): ("ResNet", PLAIN),
+    of_timm("mobilenetv3_small_050"): ("MobileNetV3", PLAIN),
+    of_transformers("Align"): ("AlignModel (its image tower is AlignVisionModel)", PLAIN),
+    of_timm("vit_base_patch16_18x2_224", depth=1): ("VisionTransformer", UNKNOWN),
+    of_timm("vit_base_patch16_rpn_224", depth=1): ("VisionTransformer", UNKNOWN),
+    torchvision_vit: ("VisionTransformer", UNKNOWN),
+    of_transformers("OwlViT", text_config=TINY_TEXT, vision_config=TINY_VISION): ("OwlViTModel", UNKNOWN),
+    of_transformers("Blip", text_config=TINY_TEXT, vision_config=TINY_VISION): ("BlipModel", UNKNOWN),
+    of_transformers("Vilt", **TINY_VISION): ("ViltModel", UNKNOWN),
+    linear: ("Linear", UNKNOWN),
+    nothing: ("NoneType", "it is no torch.nn.Module"),
 }
 
 
 @pytest.mark.parametrize("make", UNSUPPORTED, ids=lambda make: make.__name__)
-@pytest.mark.parametrize("use", [find_tower, sp.apply, sp.restore, lambda m: sp.dense_features(m, torch.zeros(1))])
-def test_an_unsupported_model_is_named_and_what_works_is_listed(make, use):
-    model = make()
-    with pytest.raises(UnsupportedModelError, match=UNSUPPORTED[make]) as caught:
-        use(model)
+def test_an_unsupported_model_is_named_and_what_stands_against_it(make):
+    name, reason = UNSUPPORTED[make]
+    with pytest.raises(UnsupportedModelError) as caught:
+        find_tower(make())
+    assert str(caught.value).startswith(name)
+    assert f"cannot be used: {reason}" in str(caught.value)
     for works in (
         "transformers: CLIPModel",
         "open_clip: CLIP",
@@ -117,6 +176,63 @@ def test_an_unsupported_model_is_named_and_what_works_is_listed(make, use):
     ):
         assert works in str(caught.value)
     assert isinstance(caught.value, TypeError)
+
+
+@pytest.mark.parametrize("use", [sp.apply, sp.restore, lambda m: sp.dense_features(m, torch.zeros(1))])
+def test_everything_that_takes_a_model_says_so(use):
+    with pytest.raises(UnsupportedModelError, match=r"CLIPText.* cannot be used: it reads the tokens of a text"):
+        use(text_tower())
+
+
+# Models that hold a CLIP ----------------------------------------------------------------------------------------------
+
+LANGUAGE = dict(
+    hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+    head_dim=16, vocab_size=99,
+)  # fmt: skip
+
+
+def vision_language(family: str, vision: str, language: str):
+    """A tiny model that talks about pictures, and the attribute that holds its image tower."""
+    import transformers
+
+    if not transformers_has(family + "Model"):
+        pytest.skip("not in this release")
+    config = getattr(transformers, family + "Config")(
+        vision_config=getattr(transformers, vision + "Config")(**TINY_VISION),
+        text_config=getattr(transformers, language + "Config")(**LANGUAGE),
+        image_token_index=98,
+    )
+    return getattr(transformers, family + "ForConditionalGeneration")(config).eval()
+
+
+def clipseg_for_segmentation():
+    import transformers
+
+    vision = {**TINY_VISION, "num_hidden_layers": 6}
+    config = transformers.CLIPSegConfig(text_config=TINY_TEXT, vision_config=vision, extract_layers=[1, 2, 3])
+    return transformers.CLIPSegForImageSegmentation(config).eval()
+
+
+HOLDERS = {
+    "llava": lambda: vision_language("Llava", "CLIPVision", "Llama"),
+    "llava_onevision": lambda: vision_language("LlavaOnevision", "SiglipVision", "Qwen2"),
+    "paligemma": lambda: vision_language("PaliGemma", "SiglipVision", "Gemma"),
+    "clipseg": clipseg_for_segmentation,
+}
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+@torch.no_grad()
+def test_a_model_that_holds_a_clip_says_which_part_to_pass(name: str):
+    model = HOLDERS[name]()
+    with pytest.raises(UnsupportedModelError, match="it is more than a CLIP") as caught:
+        find_tower(model)
+    path = re.search(r"its part model\.([\w.]+) is an image tower that works", str(caught.value))[1]
+    part = model.get_submodule(path)
+    assert path.split(".")[-1] == ("clip" if name == "clipseg" else "vision_tower")
+    features = sp.dense_features(part, torch.randn(1, 3, 32, 48))
+    assert features.shape[2:] == (4, 6) and features.isfinite().all()
 
 
 def test_a_model_with_a_plain_timm_vit_inside_is_found_at_any_wrapping():
@@ -162,3 +278,20 @@ with torch.no_grad():
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "the toy works\n", done.stderr
+
+
+def test_every_row_of_the_table_of_models_names_a_case():
+    """docs/models.md: the third column of a table of models holds cases, or the file that tests what is in no case."""
+    page = (Path(__file__).parents[2] / "docs/models.md").read_text(encoding="utf-8")
+    tests = "".join(path.read_text(encoding="utf-8") for path in (Path(__file__).parents[1]).rglob("*.py"))
+    rows = re.findall(r"^\|([^|]*)\|([^|]*)\|([^|]*)\|([^|]*)\|$", page, re.M)
+    rows = [row for row in rows if row[2].strip() not in ("case", "---")]
+    assert len(rows) > 30
+    for model, _, shown, _ in rows:
+        names = re.findall(r"`([^`]+)`", shown)
+        assert names, model
+        for name in names:
+            known = name in CASES or name in tests
+            assert (
+                known or (Path(__file__).parent / name).exists() or (Path(__file__).parents[1] / "text" / name).exists()
+            )

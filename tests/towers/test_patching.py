@@ -14,9 +14,10 @@ import sclip_plugin as sp
 from sclip_plugin.errors import UnsupportedModelError
 from sclip_plugin.towers.base import resize_positions, resized_to_symbols
 
-from .table import CASES
+from .table import CASES, Case
 
 CASE = CASES["clip_vision"]
+OLD_EXPORTER = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6)
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +124,20 @@ def test_fsdp2_works_where_the_last_block_is_whole_and_is_refused_elsewhere(one_
     assert all(torch.equal(a, b) for a, b in zip(CASE.outputs(model, pixels), before, strict=True))
 
 
+def test_hooks_on_the_last_block_fire_no_longer_and_those_on_earlier_ones_do():
+    """As docs/models.md says: the method computes the last block from its parts."""
+    model, fired = CASE.model(), []
+    blocks = trunk_of(model).encoder.layers
+    for block in (blocks[-2], blocks[-1]):
+        block.register_forward_hook(lambda block, given, output: fired.append(block))
+    CASE.patches(model, CASE.pixels())
+    assert fired == [blocks[-2], blocks[-1]]
+    CASE.patches(sp.apply(model, keep_cls=False), CASE.pixels())
+    assert fired[2:] == [blocks[-2]]
+    CASE.patches(sp.restore(model), CASE.pixels())
+    assert fired[3:] == [blocks[-2], blocks[-1]]
+
+
 # Tracing and export ---------------------------------------------------------------------------------------------------
 
 
@@ -148,17 +163,70 @@ def test_a_patched_model_can_be_traced(method: str):
 
 @pytest.mark.parametrize("method", ["csa", "vanilla", "clearclip", "naclip", "gem"])
 def test_a_patched_model_can_be_exported_with_height_and_width_left_open(method: str):
-    from torch.export import Dim, export
-
-    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+    if OLD_EXPORTER:
         pytest.skip("older exporters cannot say that a size is a multiple of the patch in every case")
     model = Tokens(sp.apply(CASE.model(), method))
-    height, width = 8 * Dim("rows", min=2, max=64), 8 * Dim("columns", min=2, max=64)
-    shapes = {"pixels": {0: Dim("batch", min=1, max=64), 2: height, 3: width}}
-    exported = export(model, (CASE.pixels(size=(40, 48)),), dynamic_shapes=shapes, strict=False).module()
+    pixels = CASE.pixels(size=(40, 48))
+    exported = torch.export.export(model, (pixels,), dynamic_shapes=open_sizes(8), strict=False).module()
     for size in ((32, 32), (24, 56)):  # the native one, and another
         pixels = CASE.pixels(3, size)
         assert golden.relative_difference(exported(pixels), model(pixels)) < 1e-5
+
+
+EXPORTED = (
+    "siglip", "aimv2", "vit", "dinov2", "dinov3", "timm", "timm_siglip", "timm_vitamin", "timm_eva02_clip",
+    "timm_perception_encoder", "open_clip", "openai", "resnet_open_clip",
+)  # fmt: skip
+
+
+class Outputs(nn.Module):
+    """The embedding and the patches of a case's model."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.case, self.model = case, sp.apply(case.model())
+
+    def forward(self, pixels):
+        return self.case.outputs(self.model, pixels)
+
+
+def open_sizes(patch: int) -> dict:
+    from torch.export import Dim
+
+    sides = [patch * Dim(name, min=2, max=64) for name in ("rows", "columns")]
+    return {"pixels": {0: Dim("batch", min=1, max=64), 2: sides[0], 3: sides[1]}}
+
+
+@pytest.mark.parametrize("case", [CASES[name] for name in EXPORTED if name in CASES], ids=str)
+def test_every_tower_can_be_exported_with_height_and_width_left_open(case: Case):
+    if OLD_EXPORTER:
+        pytest.skip("older exporters cannot say that a size is a multiple of the patch in every case")
+    model, patch = Outputs(case), case.patch
+    pixels = case.pixels(size=(5 * patch, 6 * patch))
+    exported = torch.export.export(model, (pixels,), dynamic_shapes=open_sizes(patch), strict=False).module()
+    for size in (case.size, (3 * patch, 7 * patch)):  # the native one, and another
+        pixels = case.pixels(3, size)
+        for given, expected in zip(exported(pixels), model(pixels), strict=True):
+            assert golden.relative_difference(given, expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["clip_vision", "open_clip", "timm"])
+def test_onnx_runs_a_patched_model_at_any_size(name: str, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model, case = Outputs(CASES[name]).eval(), CASES[name]
+    pixels, shapes = case.pixels(size=(5 * case.patch, 6 * case.patch)), open_sizes(case.patch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own, about its future
+        program = torch.onnx.export(
+            model, (pixels,), dynamo=True, dynamic_shapes=shapes, input_names=["pixels"], verbose=False
+        )
+    program.save(tmp_path / "model.onnx")
+    session = runtime.InferenceSession(tmp_path / "model.onnx")
+    for size in (case.size, (3 * case.patch, 7 * case.patch)):
+        pixels = case.pixels(3, size)
+        for given, expected in zip(session.run(None, {"pixels": pixels.numpy()}), model(pixels), strict=True):
+            assert golden.relative_difference(torch.from_numpy(given), expected) < 1e-5
 
 
 @pytest.mark.parametrize("how", ["scale_factor", "size", "size_antialias", "bilinear"])

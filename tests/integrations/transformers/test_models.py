@@ -70,6 +70,8 @@ FAMILIES = {
     "AltCLIP": Family("AltCLIP", {"type_vocab_size": 2, "project_dim": 24}, limit=31),
     "MetaCLIP 2": Family("MetaClip2"),
     "CLIPSeg's CLIP": Family("CLIPSeg"),
+    "AIMv2": Family("Aimv2"),
+    "TIPSv2": Family("Tipsv2", {"hidden_size": 32}, {}),
     "SigLIP, SigLIP 2": Family("Siglip", {"hidden_size": 32, "projection_size": 32}, {}, prompt="$A </s>", pads=True),
 }
 
