@@ -41,9 +41,7 @@ class PartsFolder:
             if self.made_by.get("format") != self.FORMAT:
                 raise ValueError(f"its format is {self.made_by.get('format')!r}; expected {self.FORMAT!r}")
         except (OSError, ValueError, AttributeError) as error:
-            raise FileFormatError(
-                f"{self.folder} is no {self.KIND}, as '{self.COMMAND}' makes it: {error}"
-            ) from error
+            raise FileFormatError(f"{self.folder} is no {self.KIND}, as '{self.COMMAND}' makes it: {error}") from error
 
     @classmethod
     def create(cls, folder: str | Path, made_by: Mapping[str, Any], notes: Mapping[str, Any] | None = None) -> Self:
