@@ -50,7 +50,7 @@ class Progress:
 @dataclass(frozen=True)
 class _File:
     path: str
-    bytes: int
+    length: int
     mtime: int
 
 
@@ -61,7 +61,7 @@ def update(
     found = _found(root, store)
     if not found:
         raise PictureError(f"no pictures in {root}; expected a folder of them. The index is left as it is.")
-    todo = [file for file in found if not store.is_done(file.path, file.bytes, file.mtime)]
+    todo = [file for file in found if not store.is_done(file.path, file.length, file.mtime)]
     said = Progress(len(found), len(found) - len(todo))
     paths = {file.path for file in found}
     gone = [path for path in store.files if path not in paths]
@@ -75,7 +75,7 @@ def update(
     def flush() -> None:
         nonlocal said, began
         # Another process may have been here meanwhile.
-        store.append(lambda: [row for row in waiting if not store.is_done(row.path, row.bytes, row.mtime)])
+        store.append(lambda: [row for row in waiting if not store.is_done(row.path, row.length, row.mtime)])
         failed = sum(row.error is not None for row in waiting)
         said = replace(said, done=said.done + len(waiting), failed=said.failed + failed)
         waiting.clear()
@@ -119,8 +119,8 @@ def _looked_at(
 
     def read() -> Iterator[Prepared | PictureError]:
         for file in files:
-            row = Row(file.path, file.bytes, file.mtime)
-            if store.is_done(file.path, file.bytes, file.mtime):  # by another process, meanwhile
+            row = Row(file.path, file.length, file.mtime)
+            if store.is_done(file.path, file.length, file.mtime):  # by another process, meanwhile
                 continue
             try:
                 with open_file(root / file.path) as opened:

@@ -106,7 +106,8 @@ class Index:
         if not root.is_dir():
             raise PictureError(f"{pictures} is no folder; expected one with pictures.")
         if settings is None:
-            settings = cls.settings_of(folder) or segmenter.settings
+            before = cls.named(folder).get("settings")
+            settings = segmenter.settings if before is None else Settings().changed(**before)
         chosen = settings.changed(**changes)
         decides = (*FEATURE_SETTINGS, *(("masks",) if chosen.make_method().sees_masks else ()))
         plain = {name: getattr(chosen, name) for name in decides} | {"method_options": dict(chosen.method_options)}
@@ -128,15 +129,15 @@ class Index:
         return cls(folder, segmenter)
 
     @staticmethod
-    def settings_of(folder: str | Path) -> Settings | None:
-        """What decides the features of an index that is there; None where there is none.
+    def named(folder: str | Path) -> dict[str, Any]:
+        """The ``model``, ``dtype`` and ``settings`` that an index was made with, by name; nothing where there is none.
 
         Raises:
             FileFormatError: something else is there.
         """
         if not (Path(folder).expanduser() / IndexStore.HEAD).exists():
-            return None
-        return Settings().changed(**IndexStore(folder).made_by["named"]["settings"])
+            return {}
+        return IndexStore(folder).made_by["named"]
 
     def __len__(self) -> int:
         """How many pictures can be found."""

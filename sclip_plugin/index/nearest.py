@@ -29,11 +29,12 @@ class Codes:
         trained: compute all of them from a codebook of today's regions.
     """
 
+    index: Any
+
     def __init__(self, store: IndexStore, trained: bool = False) -> None:
         self.store = store
-        self.parts, self.index = (0, None) if trained else _read(store.folder)
-        if self.index is None:
-            self.index = _trained(store)
+        found = None if trained else _read(store.folder)
+        self.parts, self.index = found or (0, _trained(store))
         self.refresh()
 
     def refresh(self) -> None:
@@ -78,12 +79,12 @@ def _saved(folder: Path) -> list[Path]:
     return sorted(folder.glob("codes-*.faiss"))
 
 
-def _read(folder: Path) -> tuple[int, Any]:
+def _read(folder: Path) -> tuple[int, Any] | None:
     faiss = needs("faiss", "index")
     for path in reversed(_saved(folder)):
         with contextlib.suppress(RuntimeError):  # gone since, or broken: what it says can be computed
             return int(path.stem[6:]), faiss.read_index(str(path))
-    return 0, None
+    return None
 
 
 def _trained(store: IndexStore) -> Any:

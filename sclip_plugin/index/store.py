@@ -29,7 +29,7 @@ class Row:
 
     Attributes:
         path: below the collection's folder, with ``/``.
-        bytes, mtime: its size, and when it was changed, in nanoseconds.
+        length, mtime: its size in bytes, and when it was changed, in nanoseconds.
         sha256: of its content, 32 bytes; None where it could not be read at all, or is gone.
         size: (height, width) of the picture, upright.
         error: why it is no picture; None where it is one.
@@ -38,7 +38,7 @@ class Row:
     """
 
     path: str
-    bytes: int = 0
+    length: int = 0
     mtime: int = 0
     sha256: bytes | None = None
     size: tuple[int, int] = (0, 0)
@@ -110,12 +110,12 @@ class IndexStore(PartsFolder):
         self._first_row.append(len(self.rows))
         self._first_region.append(self._first_region[-1] + len(scales))
 
-    def is_done(self, path: str, bytes: int, mtime: int) -> bool:
+    def is_done(self, path: str, length: int, mtime: int) -> bool:
         """Whether a file of that size and time has all that is needed of it here, an error included."""
         if path not in self.files:
             return False
         row = self.rows[self.files[path]]
-        return (row.bytes, row.mtime) == (bytes, mtime) and (row.error is not None or row.sha256 in self.contents)
+        return (row.length, row.mtime) == (length, mtime) and (row.error is not None or row.sha256 in self.contents)
 
     def append(self, choose: Callable[[], Iterable[Row]]) -> int:
         """One more part, where there is anything to say.
@@ -161,13 +161,13 @@ class IndexStore(PartsFolder):
         vectors, scales = zip(*found, strict=True)
         return np.concatenate(vectors), np.concatenate(scales)
 
-    def images(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def images(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Image embeddings, (n, D) int8, and scales of rows that have vectors, by rising numbers."""
         edges = np.searchsorted(rows, self._first_row)
         vectors, scales = [], []
         for batch, low, high, first in zip(self._batches, edges, edges[1:], self._first_row, strict=False):
             if high > low:
-                own = batch.take(needs("pyarrow").array(np.asarray(rows[low:high]) - first))
+                own = batch.take(needs("pyarrow").array(rows[low:high] - first))
                 scales.append(own.column("image_scale").to_numpy())
                 vectors.append(own.column("image").flatten().to_numpy().reshape(high - low, -1))
         return np.concatenate(vectors), np.concatenate(scales)
@@ -194,7 +194,7 @@ def _batch(rows: Sequence[Row]) -> Any:
     kept = [row.kept for row in rows]
     columns = {
         "path": pa.array([os.fsencode(row.path) for row in rows], pa.binary()),
-        "bytes": pa.array([row.bytes for row in rows], pa.int64()),
+        "bytes": pa.array([row.length for row in rows], pa.int64()),
         "mtime": pa.array([row.mtime for row in rows], pa.int64()),
         "sha256": pa.array([row.sha256 for row in rows], pa.binary()),
         "height": pa.array([row.size[0] for row in rows], pa.int32()),
