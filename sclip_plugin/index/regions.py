@@ -12,6 +12,8 @@ from torch import Tensor
 REGIONS = 32
 VECTOR_BYTES = 36_000
 """What a picture's regions may take; wider embeddings have fewer of them. A picture stays under 40 KB."""
+VALUES_AT_ONCE = 2**18
+"""Stored values that are widened together: they stay in a core's cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +91,9 @@ def quantised(vectors: Tensor) -> tuple[np.ndarray, np.ndarray]:
 def cosines(vectors: np.ndarray, scales: np.ndarray, queries: Tensor) -> np.ndarray:
     """Of stored vectors, (n, D) int8, with queries, (Q, D): (n, Q) float32."""
     out = np.empty((len(vectors), len(queries)), np.float32)
-    for start in range(0, len(vectors), 4096):  # rows that stay in a core's cache once they are numbers
-        rows = slice(start, start + 4096)
+    step = max(1, VALUES_AT_ONCE // vectors.shape[1])
+    for start in range(0, len(vectors), step):
+        rows = slice(start, start + step)
         out[rows] = (torch.from_numpy(vectors[rows]).float() @ queries.T).numpy()
     out *= scales[:, None]
     return out

@@ -13,7 +13,7 @@ from .nearest import Codes
 from .regions import cosines
 from .store import IndexStore
 
-EXACT_UP_TO = 50_000
+EXACT_UP_TO = 250_000
 """Regions that are all looked at; of more, codes say which."""
 CANDIDATES = 4096
 """Regions that codes name for a word, at first."""
@@ -86,6 +86,7 @@ class Searcher:
         self.store = store
         self.paths: dict[int, list[str]] = {}
         self._codes: Codes | None = None
+        self._images: tuple[np.ndarray, np.ndarray] | None = None
         self._parts = -1
         self.refresh()
 
@@ -95,7 +96,7 @@ class Searcher:
         if self._parts == len(self.store):
             return
         self._parts = len(self.store)
-        self.paths = {}
+        self.paths, self._images = {}, None
         for path, number in self.store.files.items():
             row = self.store.rows[number]
             content = None if row.error is not None else self.store.contents.get(row.sha256 or b"")
@@ -111,7 +112,9 @@ class Searcher:
         if not len(rows):
             return []
         if by_picture:
-            of_names = cosines(*self.store.images(rows), question.vectors)
+            if self._images is None:
+                self._images = self.store.images(np.array(sorted(self.paths), np.int64))
+            of_names = cosines(*self._images, question.vectors)[np.searchsorted(sorted(self.paths), rows)]
         else:
             rows = self._candidates(question, rows, top)
             own, begins = self._regions_of(rows)

@@ -167,7 +167,7 @@ class IndexStore(PartsFolder):
         vectors, scales = [], []
         for batch, low, high, first in zip(self._batches, edges, edges[1:], self._first_row, strict=False):
             if high > low:
-                own = batch.take(needs("pyarrow").array(rows[low:high] - first))
+                own = batch.select(["image", "image_scale"]).take(needs("pyarrow").array(rows[low:high] - first))
                 scales.append(own.column("image_scale").to_numpy())
                 vectors.append(own.column("image").flatten().to_numpy().reshape(high - low, -1))
         return np.concatenate(vectors), np.concatenate(scales)
