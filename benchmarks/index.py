@@ -176,7 +176,7 @@ def best_exactly(asked: np.ndarray, count: int) -> np.ndarray:
 
 def question(*vectors: np.ndarray, without: int = 0) -> Question:
     count = len(vectors) - without
-    return Question(tuple(map(str, range(count))), torch.from_numpy(np.stack(vectors)), np.arange(len(vectors)))
+    return Question(tuple(map(str, range(count))), np.stack(vectors), np.arange(len(vectors)))
 
 
 def timed(ask, times: int) -> str:

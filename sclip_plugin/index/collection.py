@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import PictureError, SettingError
+from ..errors import LabelError, PictureError, SettingError
 from ..files import locked_folder, sweep, write_atomically
 from ..segment.encoded import FEATURE_SETTINGS
 from ..segment.memory import model_of
@@ -142,7 +142,7 @@ class Index:
     def __len__(self) -> int:
         """How many pictures can be found."""
         self._searcher.refresh()
-        return sum(map(len, self._searcher.paths.values()))
+        return len(self._searcher.paths)
 
     @property
     def root(self) -> Path:
@@ -183,25 +183,31 @@ class Index:
             lowest of theirs, less half of the highest of those without.
 
         Raises:
-            LabelError: no words.
+            LabelError: no words, or a vector of another width.
             SettingError: none or a negative number of pictures, an unknown ``by``.
         """
         if by not in get_args(By) or top < 1:
             raise SettingError(f"by={by!r}, top={top!r}; expected 'place' or 'picture', and one picture or more.")
         settings = self.segmenter.settings.changed(**changes)
+        self._searcher.refresh()
         words, vectors, class_of_name = self._asked(words, settings)
         if without is not None:
             others, away, class_of_other = self._asked(without, settings)
             vectors = torch.cat([vectors, away])
             class_of_name = (*class_of_name, *(len(words) + word for word in class_of_other))
-        question = Question(words, vectors.float().cpu(), np.array(class_of_name))
-        self._searcher.refresh()
+        question = Question(words, vectors.float().cpu().numpy(), np.array(class_of_name))
         found = self._searcher.search(question, top, under, by == "picture")
         return [self._hit(each, question) for each in found]
 
     def _asked(self, words: Words, settings: Settings) -> tuple[tuple[str, ...], Tensor, tuple[int, ...]]:
         labels: Any = [words] if isinstance(words, str) else {"example": words} if hasattr(words, "shape") else words
         vocabulary, vectors = self.segmenter.text_embeddings(labels, settings.changed(background=False))
+        width = self.store.width or vectors.shape[1]
+        if vectors.shape[1] != width:
+            raise LabelError(
+                f"{vocabulary.labels[0]!r} is a vector of {vectors.shape[1]} values; expected {width}, the width of "
+                "the space that the index's model shares with text."
+            )
         return vocabulary.labels, vectors, vocabulary.class_of_name
 
     def _hit(self, found: Found, question: Question) -> Hit:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from ..files import atomic_path
 from ..importing import needs
@@ -46,9 +45,9 @@ class Codes:
                 self.index.add(vectors[rows].astype(np.float32) * scales[rows, None])
         self.parts = len(self.store)
 
-    def nearest(self, vector: Tensor, count: int) -> np.ndarray:
+    def nearest(self, vector: np.ndarray, count: int) -> np.ndarray:
         """The numbers of the ``count`` regions whose codes have the largest inner products with a vector, (1, D)."""
-        found = self.index.search(vector.numpy(), min(count, self.index.ntotal))[1][0]
+        found = self.index.search(vector, min(count, self.index.ntotal))[1][0]
         return found[found >= 0]
 
     def save(self) -> None:

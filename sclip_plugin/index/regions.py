@@ -12,8 +12,9 @@ from torch import Tensor
 REGIONS = 32
 VECTOR_BYTES = 36_000
 """What a picture's regions may take; wider embeddings have fewer of them. A picture stays under 40 KB."""
-VALUES_AT_ONCE = 2**18
-"""Stored values that are widened together: they stay in a core's cache."""
+VALUES_AT_ONCE = 2**17
+"""Stored values that are widened together: they stay in a core's cache. (numpy, since torch would share them out among
+threads that then wait for each other.)"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +89,13 @@ def quantised(vectors: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return (vectors / scales[:, None]).round().to(torch.int8).cpu().numpy(), scales.float().cpu().numpy()
 
 
-def cosines(vectors: np.ndarray, scales: np.ndarray, queries: Tensor) -> np.ndarray:
+def cosines(vectors: np.ndarray, scales: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """Of stored vectors, (n, D) int8, with queries, (Q, D): (n, Q) float32."""
-    out = np.empty((len(vectors), len(queries)), np.float32)
     step = max(1, VALUES_AT_ONCE // vectors.shape[1])
+    out, widened = np.empty((len(vectors), len(queries)), np.float32), np.empty((step, vectors.shape[1]), np.float32)
     for start in range(0, len(vectors), step):
-        rows = slice(start, start + step)
-        out[rows] = (torch.from_numpy(vectors[rows]).float() @ queries.T).numpy()
+        rows = vectors[start : start + step]
+        np.copyto(widened[: len(rows)], rows)
+        np.matmul(widened[: len(rows)], queries.T, out=out[start : start + len(rows)])
     out *= scales[:, None]
     return out

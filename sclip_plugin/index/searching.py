@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import re
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from .nearest import Codes
 from .regions import cosines
@@ -29,12 +29,12 @@ class Question:
 
     Attributes:
         words: to be there.
-        vectors: (K, D), unit, of all names, synonyms too.
+        vectors: (K, D) float32, unit, of all names, synonyms too.
         class_of_name: (K,) of each name its word; those from ``len(words)`` on shall not be there.
     """
 
     words: tuple[str, ...]
-    vectors: Tensor
+    vectors: np.ndarray
     class_of_name: np.ndarray
 
     @property
@@ -80,11 +80,17 @@ class Searcher:
 
     Args:
         store: it may grow; see `refresh`.
+
+    Attributes:
+        paths: of all files that can be found.
+        content: (files,) the row of each one's content, rising.
+        rows: those rows, each once.
     """
 
     def __init__(self, store: IndexStore) -> None:
         self.store = store
-        self.paths: dict[int, list[str]] = {}
+        self.paths: list[str] = []
+        self.content = self.rows = np.empty(0, np.int64)
         self._codes: Codes | None = None
         self._images: tuple[np.ndarray, np.ndarray] | None = None
         self._parts = -1
@@ -96,25 +102,29 @@ class Searcher:
         if self._parts == len(self.store):
             return
         self._parts = len(self.store)
-        self.paths, self._images = {}, None
+        files = []
         for path, number in self.store.files.items():
             row = self.store.rows[number]
             content = None if row.error is not None else self.store.contents.get(row.sha256 or b"")
             if content is not None:
-                self.paths.setdefault(content, []).append(path)
+                files.append((content, path))
+        files.sort()
+        self.paths, self.content = [path for _, path in files], np.array([row for row, _ in files], np.int64)
+        self.rows = np.unique(self.content)
+        self._images = None
         if self._codes is not None:
             self._codes.refresh()
 
     def search(self, question: Question, top: int, under: str | None, by_picture: bool) -> list[Found]:
         """The best, in order."""
-        paths = self.paths if under is None else _under(self.paths, under)
-        rows = np.array(sorted(paths), np.int64)
+        files = np.arange(len(self.paths)) if under is None else _under(self.paths, under)
+        rows = self.rows if under is None else np.unique(self.content[files])
         if not len(rows):
             return []
         if by_picture:
             if self._images is None:
-                self._images = self.store.images(np.array(sorted(self.paths), np.int64))
-            of_names = cosines(*self._images, question.vectors)[np.searchsorted(sorted(self.paths), rows)]
+                self._images = self.store.images(self.rows)
+            of_names = cosines(*self._images, question.vectors)[np.searchsorted(self.rows, rows)]
         else:
             rows = self._candidates(question, rows, top)
             own, begins = self._regions_of(rows)
@@ -122,9 +132,11 @@ class Searcher:
         of_words = question.of_words(of_names)
         scores = question.ranked_by(of_words)
         found: list[Found] = []
+        content = self.content[files]
         for place in np.argsort(-scores, kind="stable")[:top]:
-            for path in sorted(paths[int(rows[place])]):
-                found.append(Found(path, int(rows[place]), float(scores[place]), of_words[place]))
+            low, high = np.searchsorted(content, [rows[place], rows[place] + 1])
+            for file in files[low:high]:
+                found.append(Found(self.paths[file], int(rows[place]), float(scores[place]), of_words[place]))
         return found[:top]
 
     def regions(self, row: int, question: Question) -> np.ndarray:
@@ -168,12 +180,10 @@ class Searcher:
         return np.unique(np.concatenate(named))
 
 
-def _under(paths: dict[int, list[str]], under: str) -> dict[int, list[str]]:
-    """The files below a folder, or those whose path a pattern matches."""
+def _under(paths: list[str], under: str) -> np.ndarray:
+    """Which files lie below a folder, or have a path that a pattern matches."""
     if glob.has_magic(under):
-        match = fnmatch.fnmatchcase
-        kept = {row: [path for path in each if match(path, under)] for row, each in paths.items()}
-    else:
-        folder = under.strip("/") + "/"
-        kept = {row: [path for path in each if path.startswith(folder)] for row, each in paths.items()}
-    return {row: each for row, each in kept.items() if each}
+        match = re.compile(fnmatch.translate(under)).match
+        return np.flatnonzero([match(path) is not None for path in paths])
+    folder = under.strip("/") + "/"
+    return np.flatnonzero([path.startswith(folder) for path in paths])

@@ -83,6 +83,11 @@ class IndexStore(PartsFolder):
         """How many parts are open."""
         return len(self._batches)
 
+    @property
+    def width(self) -> int:
+        """D of the vectors; 0 where there are none yet."""
+        return max((vectors.shape[1] for vectors, _ in self._vectors), default=0)
+
     def refresh(self) -> None:
         """See what has been added since; nothing is opened twice."""
         for part in self.parts()[len(self._batches) :]:
@@ -102,7 +107,8 @@ class IndexStore(PartsFolder):
                 self.contents.setdefault(sha256, len(self.rows))
             self.rows.append(row)
         scales = batch.column("scales").flatten().to_numpy()
-        vectors = batch.column("vectors").flatten().to_numpy().reshape(len(scales), -1)
+        values = batch.column("vectors").flatten().to_numpy()
+        vectors = values.reshape(len(scales), len(values) // max(1, len(scales)))
         lengths = batch.column("scales").value_lengths().fill_null(0).to_numpy()
         self._starts.append(self._first_region[-1] + lengths.cumsum())
         self._batches.append(batch)
