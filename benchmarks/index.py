@@ -102,6 +102,10 @@ def quality(count: int) -> None:
             found = [average_precision(scores[told[:, k], k], held[told[:, k], k]) for k in members if held[:, k].any()]
             means.append(f"{np.mean(found):.3f}")
         print(f"| {kind} | {' | '.join(means)} |")
+    best = {kind: np.argsort(-scores, axis=0, kind="stable")[:10].T.tolist() for kind, scores in ranked.items()}
+    pairs_of_ten = zip(best["index"], best["every patch"], strict=True)
+    shared = np.mean([len(set(ours) & set(theirs)) / 10 for ours, theirs in pairs_of_ten])
+    print(f"of the ten best by every patch the index has among its ten {shared:.3f}")
     print("\n| IoU of where | things | small things | grounds |\n|---|---|---|---|")
     for name, pairs in overlaps.items():
         means = [
