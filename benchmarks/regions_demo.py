@@ -1,6 +1,7 @@
 """What regions do on the demo's scenes: mIoU and seconds a picture of PAMR, of map correction, and of `corrclip`.
 
     python benchmarks/regions_demo.py --scenes 60
+    python benchmarks/regions_demo.py --scenes 20 --masks "mobile_sam(weights='mobile_sam.pt', points=16)"
 
 All 50 classes are offered for every pixel. Regions are SLIC's superpixels; the outside model of `corrclip` is the demo
 model's own image tower, since nothing else is at hand offline.
@@ -19,6 +20,7 @@ from sclip_plugin.evaluation.metric import IoUTotals
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", type=int, default=60)
+    parser.add_argument("--masks", help="another source of masks, beside superpixels")
     given = parser.parse_args()
     seg = sp.Segmenter.from_pretrained("demo")
     scenes = [sp.draw_scene(HELD_OUT_FIRST_SEED + i, (192, 144)) for i in range(given.scenes)]
@@ -30,6 +32,10 @@ def main() -> None:
     cases["corrclip, 100 superpixels"] = regions
     cases["corrclip, no vote"] = {**regions, "mask_vote": False}
     cases["textregion, 100 superpixels"] = {"method": "textregion", "masks": "slic(segments=100)"}
+    if given.masks:
+        cases["csa, vote in those masks"] = {"method": "csa", "masks": given.masks}
+        cases["corrclip, those masks"] = {**regions, "masks": given.masks}
+        cases["textregion, those masks"] = {"method": "textregion", "masks": given.masks}
     print("| | mIoU | seconds a picture |\n|---|---:|---:|")
     for name, settings in cases.items():
         totals, start = IoUTotals(len(CLASSES)), time.process_time()

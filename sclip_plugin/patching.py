@@ -8,11 +8,13 @@ do. Nothing is moved, wrapped or hooked, so the state dict, ``isinstance`` check
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from .dense import dense_tokens
@@ -21,6 +23,7 @@ from .methods import Method, make_method
 from .towers import Tower, find_tower
 
 M = TypeVar("M", bound=nn.Module)
+OLD_COMPILER = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6)
 
 
 @dataclass
@@ -66,6 +69,12 @@ def _unpatched_class(cls: Any) -> type:
         return cls._sclip_base
     bases = tuple(_unpatched_class(base) if hasattr(base, "_sclip_base") else base for base in cls.__bases__)
     return type(cls.__name__, bases, {k: v for k, v in cls.__dict__.items() if k not in ("__dict__", "__weakref__")})
+
+
+def _become(trunk: nn.Module, cls: type) -> None:
+    trunk.__class__ = cls
+    if OLD_COMPILER and "torch._dynamo" in sys.modules:
+        sys.modules["torch._dynamo"].reset()  # what it compiled may not notice that a module's class is another
 
 
 def check_effect(model: nn.Module, tower: Tower, keep_cls: bool) -> None:
@@ -144,7 +153,7 @@ def apply(model: M, method: str | Method = "csa", *, keep_cls: bool = True, **op
     restore(model)
     trunk = tower.trunk
     trunk.__dict__["_sclip_patch"] = Patch(chosen, keep_cls, type(tower), tower.projection)
-    trunk.__class__ = _patched_class(type(trunk), tower.patched)  # type: ignore[arg-type]
+    _become(trunk, _patched_class(type(trunk), tower.patched))
     return model
 
 
@@ -174,7 +183,7 @@ def restore(model: M) -> M:
     trunk = find_tower(model).trunk
     if "_sclip_patch" in trunk.__dict__:
         patched = type(trunk).forward
-        trunk.__class__ = _unpatched_class(type(trunk))
+        _become(trunk, _unpatched_class(type(trunk)))
         del trunk.__dict__["_sclip_patch"]
         for name in ("forward", "_old_forward"):  # accelerate's hooks keep the forward that they found
             if getattr(trunk.__dict__.get(name), "__func__", None) is patched:

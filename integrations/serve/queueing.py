@@ -106,13 +106,15 @@ class TowerQueue:
 
     def _finish(self, job: Job) -> None:
         try:
-            if job.labels is None:
-                # A method that needs the words has encoded nothing; `encode` says so.
-                answer: Any = job.encoded or self.segmenter.encode(job.picture, job.settings)
-            elif job.encoded is None:
-                answer = self.segmenter(job.picture, job.labels, job.settings)
-            else:
-                answer = job.encoded.segment(job.labels, job.settings)
+            answer: Any = job.encoded
+            if answer is None:  # the method needs the words; where there are none `encode` says so
+                assert job.picture is not None, "a job has a picture, or what was seen of one"
+                if job.labels is None:
+                    answer = self.segmenter.encode(job.picture, job.settings)
+                else:
+                    answer = self.segmenter(job.picture, job.labels, job.settings)
+            elif job.labels is not None:
+                answer = answer.segment(job.labels, job.settings)
         except Exception as error:
             job.answer.set_exception(error)
         else:

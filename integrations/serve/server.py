@@ -3,54 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import PIL.Image
 from fastapi import FastAPI, File, Form, HTTPException, Request, UploadFile
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from sclip_plugin import __version__
-from sclip_plugin.errors import LabelError, PictureError, SclipError
-from sclip_plugin.imaging.pictures import read_picture
+from sclip_plugin.errors import SclipError
 from sclip_plugin.segment.encoded import Encoded
 from sclip_plugin.segment.segmenter import Segmenter
-from sclip_plugin.text.files import split_labels
 
 from .answers import as_json
 from .queueing import Busy, Job, TowerQueue
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a visitor may ask for.
-
-    Attributes:
-        megabytes: of a request.
-        megapixels: of a picture.
-        names: in a question, synonyms too.
-        characters: in a name.
-        kept: encoded pictures; the least recently asked goes first.
-        waiting: requests that wait for the model; more are answered 503.
-        together: pictures that go through the tower at once.
-        seconds: until an answer is 504.
-    """
-
-    megabytes: float = 20
-    megapixels: float = 24
-    names: int = 200
-    characters: int = 100
-    kept: int = 32
-    waiting: int = 64
-    together: int = 16
-    seconds: float = 60
+from .visitors import Limits, picture_of, words_of
 
 
 class _Kept:
@@ -123,15 +94,15 @@ def make_server(segmenter: Segmenter, limits: Limits | None = None) -> FastAPI:
     @app.post("/segment")
     async def segment(picture: Upload, labels: Words, masks: Masks = "rle") -> dict[str, Any]:
         """Segment a picture by these labels."""
-        words = _words(labels, bounds)
-        rgb = await run_in_threadpool(_picture, await picture.read(), bounds)
+        words = words_of(labels, bounds)
+        rgb = await run_in_threadpool(picture_of, await picture.read(), bounds)
         result = await answered(Job(segmenter.settings, picture=rgb, labels=words))
         return await run_in_threadpool(as_json, result, masks)
 
     @app.post("/encode")
     async def encode(picture: Upload) -> dict[str, Any]:
         """Look at a picture once, to ask about it many times."""
-        rgb = await run_in_threadpool(_picture, await picture.read(), bounds)
+        rgb = await run_in_threadpool(picture_of, await picture.read(), bounds)
         encoded = await answered(Job(segmenter.settings, picture=rgb))
         return {"id": kept.add(encoded), "size": list(encoded.size)}
 
@@ -139,7 +110,7 @@ def make_server(segmenter: Segmenter, limits: Limits | None = None) -> FastAPI:
     async def ask(name: str, labels: Words, masks: Masks = "rle") -> dict[str, Any]:
         """Segment a picture that was encoded."""
         encoded = kept.get(name)
-        result = await answered(Job(segmenter.settings, encoded=encoded, labels=_words(labels, bounds)))
+        result = await answered(Job(segmenter.settings, encoded=encoded, labels=words_of(labels, bounds)))
         return await run_in_threadpool(as_json, result, masks)
 
     @app.get("/health")
@@ -154,24 +125,3 @@ def run(segmenter: Segmenter, host: str = "127.0.0.1", port: int = 8000, limits:
     import uvicorn
 
     uvicorn.run(make_server(segmenter, limits), host=host, port=port, log_level="warning")
-
-
-def _words(text: str, bounds: Limits) -> list[list[str]]:
-    classes = split_labels(text)
-    names = [name for names in classes for name in names]
-    if not names:
-        raise LabelError('labels holds no names; expected some such as "cat, remote control, sofa|couch".')
-    if len(names) > bounds.names or max(map(len, names)) > bounds.characters:
-        raise LabelError(f"labels may hold {bounds.names} names, of {bounds.characters} characters each.")
-    return classes
-
-
-def _picture(data: bytes, bounds: Limits) -> PIL.Image.Image:
-    try:
-        with PIL.Image.open(io.BytesIO(data)) as header:
-            width, height = header.size
-    except Exception:  # whatever broken bytes make of Pillow's readers; `read_picture` says it in its own words
-        width = height = 0
-    if width * height > bounds.megapixels * 1e6:
-        raise PictureError(f"the picture has {width} x {height} pixels; {bounds.megapixels:g} million are read.")
-    return read_picture(io.BytesIO(data), paths=False)

@@ -257,6 +257,8 @@ def _stripes(height: int, width: int) -> Iterator[slice]:
 
 
 def _rows_of(image: Image.Image, rows: slice) -> Image.Image:
+    if rows == slice(0, image.height):  # also an enlarged one, which `crop` may find too large to be true
+        return image
     return image.crop((0, rows.start, image.width, rows.stop))
 
 

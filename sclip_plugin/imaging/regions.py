@@ -32,3 +32,17 @@ def without_specks(label_map: np.ndarray, min_area: int) -> np.ndarray:
         small, return_distances=False, return_indices=True
     )
     return label_map[tuple(nearest)]
+
+
+def region_at(label_map: np.ndarray, row: int, column: int) -> np.ndarray:
+    """(H, W) bool: the pixels of one label that hang together with this one by their edges.
+
+    Raises:
+        MissingPackageError: without the extra ``export``.
+
+    Example:
+        >>> import numpy as np
+        >>> region_at(np.array([[0, 1, 0], [0, 0, 1]]), 0, 0).tolist()
+        [[True, False, False], [True, True, False]]
+    """
+    return needs("skimage.segmentation", "export").flood(label_map, (row, column), connectivity=1)

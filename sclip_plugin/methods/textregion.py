@@ -4,6 +4,9 @@ The picture is squashed to the tower's native square as a whole and in cells; va
 the whole's, resized, plus each cell's in its place. The token of mask m is out(Σ m V), a sum, projected. Patches that
 are no more like the masks that they lie in than like others ("global" ones) are taken out first. A pixel's scores are
 those of its masks' tokens, added up with the masks' weights there; where no mask lies, those of SCLIP's patches.
+
+A tower whose head pools by attention (SigLIP, PE) is read through that head: the mean of what the head attends to over
+the patches that a mask touches, through the head's values and output projection; the whole picture counts half.
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ class TextRegion(Method):
     source = "TextRegion, arXiv 2505.23769"
     windows_itself = True
     in_place = False
+    in_joint_space = True
     sees_masks = True
     threshold: float | None = field_of(0.07, "patches that are like all masks alike are taken out; none: no patch")
     ffn: bool = field_of(False, "add the last block's feed-forward network")
@@ -75,28 +79,34 @@ class TextRegion(Method):
         )
 
     def __call__(self, block: BlockInput, context: Context) -> Tensor:
-        (window,), prefix = context.windows, context.prefix_tokens
+        (window,), prefix, tower = context.windows, context.prefix_tokens, context.tower
         picture, native = window.picture, context.pixel_values.shape[-2:]
         assert picture.masks is not None, "reach_last_block has seen to it"
         soft = soft_masks(picture.masks()).to(block.tokens.device)
         height, width = picture.pixels.shape[-2:]
         counts = (max(height // native[0], 1), max(width // native[1], 1))
-        values = block.v[:, :, prefix:].transpose(1, 2).flatten(2).unflatten(1, context.grid)
+        pooled = tower.pool_input(tower.run_block(block.block, block.tokens)) if tower.pools_patches else None
+        values = block.v.transpose(1, 2).flatten(2) if pooled is None else pooled
         with without_autocast(values.device):
-            V = put_together(values.float(), counts).flatten(0, 1)
+            patches = values[:, prefix:].float().unflatten(1, context.grid)
+            V = put_together(patches, counts, 1.0 if pooled is None else 0.5).flatten(0, 1)
             grid = (counts[0] * context.grid[0], counts[1] * context.grid[1])
             m = F.interpolate(soft[None], grid, mode="bilinear", align_corners=False)[0].clamp(0, 1).flatten(1)
             if self.threshold is not None:
-                V = F.normalize(V, dim=1)
-                m = without_global(V, m, self.threshold)
+                unit = F.normalize(V, dim=1)
+                m, V = without_global(unit, m, self.threshold), unit if pooled is None else V
             kept = m.sum(dim=1) > 0
-            sums = (m[kept] @ V).to(block.tokens.dtype)
-        tokens = block.out(sums[None].unflatten(2, (block.num_heads, -1)).transpose(1, 2))
-        tokens = tokens + block.ffn(tokens) if self.ffn else tokens
-        rows = [block.tokens[:1, :prefix], tokens]
+            m = m[kept] if pooled is None else F.normalize((m[kept] > 0).to(V.dtype), p=1, dim=1)
+            read = (m @ V).to(block.tokens.dtype)[None]
+        if pooled is None:
+            tokens = block.out(read.unflatten(2, (block.num_heads, -1)).transpose(1, 2))
+            rows = [tower.project(tokens + block.ffn(tokens) if self.ffn else tokens)]
+        else:
+            rows = [tower.pool_output(read)]
         if self.fill:
-            rows.append(CorrelativeSelfAttention()(block, context)[:, prefix:].flatten(0, 1)[None])
-        weights, views, patches = soft[kept].clamp(0, 1), len(block.tokens), context.grid
+            filling = CorrelativeSelfAttention()(block, context)[:, prefix:]
+            rows.append(tower.project(filling.flatten(0, 1)[None]))
+        weights, views, shape = soft[kept].clamp(0, 1), len(block.tokens), context.grid
 
         def spread(scores: Tensor) -> Tensor:
             """Of each region, then of each patch of each view, (R + n, K), to pixels of the masks, (H', W', K)."""
@@ -105,12 +115,12 @@ class TextRegion(Method):
             if self.fill:
                 nowhere = ~(weights > 0).any(dim=0)
                 if nowhere.any():
-                    whole = put_together(rest.view(views, *patches, -1), counts)
+                    whole = put_together(rest.view(views, *shape, -1), counts)
                     out[nowhere] = upsampled(whole, (weights.shape[1], weights.shape[2]))[nowhere]
             return out
 
         context.spread, context.output_grid = spread, (soft.shape[1], soft.shape[2])
-        return torch.cat([row.to(tokens.dtype) for row in rows], dim=1)
+        return torch.cat(rows, dim=1)
 
 
 def cells(size: Sequence[int], native: Sequence[int]) -> list[tuple[int, int, int, int]]:
@@ -132,12 +142,12 @@ def soft_masks(masks: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(masks)).float()
 
 
-def put_together(views: Tensor, counts: tuple[int, int]) -> Tensor:
-    """The whole's map, resized, plus the cells' in their places: (1 + n, g, g', C) to (rows g, columns g', C)."""
+def put_together(views: Tensor, counts: tuple[int, int], share: float = 1.0) -> Tensor:
+    """The whole's map, resized, times a share, plus the cells' in their places: (1 + n, g, g', C) to (…, …, C)."""
     rows, columns = counts
     g, h = views.shape[1:3]
     cells_of = views[1:].unflatten(0, counts).permute(0, 2, 1, 3, 4).reshape(rows * g, columns * h, -1)
-    return upsampled(views[0], (rows * g, columns * h)) + cells_of
+    return share * upsampled(views[0], (rows * g, columns * h)) + cells_of
 
 
 def without_global(V: Tensor, m: Tensor, threshold: float) -> Tensor:

@@ -219,6 +219,16 @@ class Tower(ABC):
             "transformers, open_clip, timm or OpenAI."
         )
 
+    def pool_input(self, tokens: Tensor) -> Tensor | None:
+        """What a head that pools by attention attends to: tokens that left the last block, normed; None without one."""
+        return None
+
+    def pool_output(self, tokens: Tensor) -> Tensor:
+        """What the attention of such a head returns, in the joint space, where it sees nothing but one token, or the
+        mean of several: values and output projection. An MLP that the head adds is left out.
+        """
+        raise UnsupportedModelError(f"{type(self.trunk).__name__} has no head that pools by attention.")
+
     def at_grid(self, grid: tuple[int, int]) -> Tower:
         """The tower that runs a picture of this many patches: itself, unless its blocks depend on the grid (EVA)."""
         return self

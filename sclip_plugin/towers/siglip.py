@@ -38,18 +38,25 @@ class SiglipTower(TransformersTower):
         return patches.flatten(2).transpose(1, 2) + positions.to(patches.dtype)
 
     def project(self, tokens: Tensor) -> Tensor:
-        tokens = self._value_path(self.trunk.post_layernorm(tokens))
+        """What the head's probe would return of each token alone."""
+        tokens = self.trunk.post_layernorm(tokens)
+        if self.trunk.use_head:
+            head, tokens = self.trunk.head, self._values(tokens)
+            tokens = tokens + head.mlp(head.layernorm(tokens))
         return tokens if self.projection is None else self.projection(tokens)
 
-    def _value_path(self, tokens: Tensor) -> Tensor:
-        """What the head's probe would return of each token alone."""
-        if not self.trunk.use_head:
-            return tokens
-        head, attention = self.trunk.head, self.trunk.head.attention
+    def _values(self, tokens: Tensor) -> Tensor:
+        attention = self.trunk.head.attention
         width = attention.embed_dim
         values = F.linear(tokens, attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
-        tokens = attention.out_proj(values)
-        return tokens + head.mlp(head.layernorm(tokens))
+        return attention.out_proj(values)
+
+    def pool_input(self, tokens: Tensor) -> Tensor | None:
+        return self.trunk.post_layernorm(tokens) if self.trunk.use_head else None
+
+    def pool_output(self, tokens: Tensor) -> Tensor:
+        tokens = self._values(tokens)
+        return tokens if self.projection is None else self.projection(tokens)
 
     def embedding(self, tokens: Tensor) -> Tensor:
         pooled = self.pooled(tokens)

@@ -202,11 +202,21 @@ class TimmTower(Tower):
         tokens = trunk.norm(tokens)
         pool = getattr(trunk, "attn_pool", None)
         if pool is not None:
-            width = pool.kv.out_features // 2
-            value = F.linear(tokens, pool.kv.weight[width:], None if pool.kv.bias is None else pool.kv.bias[width:])
-            tokens = pool.proj(value)
+            tokens = self._values(tokens)
             tokens = tokens + pool.mlp(pool.norm(tokens)) if pool.mlp is not None else tokens
         return self.project_unnormed(trunk.fc_norm(tokens))
+
+    def _values(self, tokens: Tensor) -> Tensor:
+        pool = self.trunk.attn_pool
+        width = pool.kv.out_features // 2
+        value = F.linear(tokens, pool.kv.weight[width:], None if pool.kv.bias is None else pool.kv.bias[width:])
+        return pool.proj(value)
+
+    def pool_input(self, tokens: Tensor) -> Tensor | None:
+        return None if getattr(self.trunk, "attn_pool", None) is None else self.trunk.norm(tokens)
+
+    def pool_output(self, tokens: Tensor) -> Tensor:
+        return self.project_unnormed(self.trunk.fc_norm(self._values(tokens)))
 
     def project_unnormed(self, tokens: Tensor) -> Tensor:
         tokens = self.trunk.head(tokens)

@@ -11,7 +11,8 @@ import inspect
 import math
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, cat, nn
+import torch
+from torch import Tensor, nn
 
 from ..errors import SettingError
 from .base import BlockInput, PatchedTrunk, Tower, pair, resize_positions
@@ -147,7 +148,7 @@ class TransformersTower(Tower):
             embeddings.position_embedding.weight, self.native_grid, self.grid(pixel_values), position_resize
         )
         cls_token = embeddings.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
-        tokens = cat([cls_token, patches.flatten(2).transpose(1, 2)], dim=1)
+        tokens = torch.cat([cls_token, patches.flatten(2).transpose(1, 2)], dim=1)
         return self.trunk.pre_layrnorm(tokens + positions.to(tokens.dtype))
 
     def block_input(self, block: nn.Module, tokens: Tensor) -> BlockInput:

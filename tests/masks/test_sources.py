@@ -131,6 +131,20 @@ def test_automatic_masks_of_sam(sam):
     assert masks.dtype == bool and masks.ndim == 3 and masks.shape[1:] == (64, 96)
 
 
+@pytest.mark.filterwarnings("ignore:Overwriting tiny_vit:UserWarning")
+def test_automatic_masks_of_mobile_sam(tmp_path):
+    mobile_sam = pytest.importorskip("mobile_sam")
+    torch.manual_seed(0)
+    torch.save(mobile_sam.sam_model_registry["vit_t"]().state_dict(), tmp_path / "mobile_sam.pt")
+    source = find_masks(f"mobile_sam:{tmp_path / 'mobile_sam.pt'}")
+    few = dataclasses.replace(source, points=2, pred_iou_thresh=0.0, stability_score_thresh=0.0)
+    masks = few(SCENE.picture.resize((96, 64)))
+    assert masks.dtype == bool and masks.ndim == 3 and masks.shape[1:] == (64, 96)
+    (tmp_path / "other.pt").write_bytes(b"no weights")
+    with pytest.raises(ModelLoadError, match=r"other\.pt' could not be read; expected its mobile_sam\.pt"):
+        find_masks(f"mobile_sam:{tmp_path / 'other.pt'}")(SCENE.picture)
+
+
 @pytest.fixture(scope="module")
 def mask2former(tmp_path_factory):
     transformers = pytest.importorskip("transformers")
@@ -166,6 +180,7 @@ CALLS: list[str] = []
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counted(MaskSource):
     form: str = "ids"
+    weights: str = ""
 
     def __call__(self, picture):
         CALLS.append(self.form)
@@ -189,6 +204,15 @@ def test_what_a_model_gave_is_kept(form, counted):
     assert first.dtype == second.dtype and CALLS == [form]
     masks_of(source, SCENE.picture.rotate(180))
     assert CALLS == [form, form]
+
+
+def test_other_weights_under_the_same_name_are_other_masks(counted, tmp_path):
+    weights = tmp_path / "model.pt"
+    for content, calls in ((b"1", 1), (b"1", 1), (b"22", 2)):
+        if not weights.exists() or weights.read_bytes() != content:
+            weights.write_bytes(content)
+        masks_of(Counted(weights=str(weights)), SCENE.picture)
+        assert len(CALLS) == calls
 
 
 def test_masks_of_another_size_are_refused(counted):

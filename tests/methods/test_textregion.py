@@ -74,6 +74,64 @@ def segmenter():
     return sp.Segmenter(golden.model("open_clip"), golden.tokenizer(), cache_dir=False, templates="plain")
 
 
+def siglip():
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+    model = SiglipVisionModel(SiglipVisionConfig(**shape, image_size=32, patch_size=8))
+    trunk = getattr(model, "vision_model", model)
+
+    def attended(x, outside):
+        head = trunk.head
+        probe, key = head.probe.expand(len(x), -1, -1), x.mean(dim=1, keepdim=True).expand_as(x)
+        return head.attention(probe, key, x, key_padding_mask=outside)[0][:, 0]
+
+    return model, lambda pixels: model(pixel_values=pixels).last_hidden_state, attended
+
+
+def perception_encoder():
+    from timm.models.vision_transformer import VisionTransformer
+
+    model = VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=24, class_token=True,
+        global_pool="map", pre_norm=True,
+    )  # fmt: skip
+
+    def attended(x, outside):
+        pool = model.attn_pool
+        q = pool.q(pool.latent).expand(len(x), -1, -1).unflatten(2, (2, 16)).transpose(1, 2)
+        v = pool.kv(x).unflatten(2, (2, 2, 16)).permute(2, 0, 3, 1, 4)[1]
+        read = F.scaled_dot_product_attention(q, v.mean(dim=2, keepdim=True).expand_as(v), v, ~outside[:, None, None])
+        return model.head(model.fc_norm(pool.proj(read.transpose(1, 2).flatten(2))[:, 0]))
+
+    return model, lambda pixels: model.forward_features(pixels)[:, 1:], attended
+
+
+@pytest.mark.parametrize("make", [siglip, perception_encoder])
+def test_a_head_that_pools_by_attention_reads_each_region(make):
+    """The authors' way with SigLIP 2 and PE: the head's attention, one key for all patches, closed to the others."""
+    torch.manual_seed(0)
+    model, normed, attended = make()
+    model.eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.3)
+    picture = torch.randint(0, 256, (3, 32, 64), dtype=torch.uint8)
+    masks = torch.zeros(2, 32, 64)
+    masks[0, 3:20, 5:40], masks[1, 10:, 30:] = 0.7, 1.0
+    pixels = normalise(picture, torch.tensor(CLIP_MEAN), torch.tensor(CLIP_STD))[None]
+    windows = [Window(WholePicture(picture, masks=lambda: masks.numpy()), (0, 0, 32, 64))]
+    method = TextRegion(threshold=None, fill=False)
+    features, context, _ = projected(find_tower(model), pixels, method, windows, embedding=False)
+
+    squashed = F.interpolate(pixels, (32, 32), mode="bicubic", antialias=True)
+    whole, left, right = normed(torch.cat([squashed, pixels[..., :32], pixels[..., 32:]])).unflatten(1, (4, 4))
+    whole = F.interpolate(whole.permute(2, 0, 1)[None], (4, 8), mode="bilinear")[0].permute(1, 2, 0)
+    x = (0.5 * whole + torch.cat([left, right], dim=1)).flatten(0, 1)
+    low = F.interpolate(masks.gt(0).float()[None] * masks, (4, 8), mode="bilinear")[0].flatten(1)
+    golden.assert_equal(features[0], attended(x.expand(2, -1, -1), low <= 0))
+
+
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 260, 3), dtype=np.uint8))
 
 

@@ -287,9 +287,9 @@ def dual_encoder_joint(model: nn.Module, patches: Tensor) -> Tensor:
 
 
 def dual_encoder_features(model: nn.Module, pixels: Tensor) -> Tensor:
+    """As `get_image_features`, which takes no pictures of other sizes before transformers 5."""
     with_any_size = {} if "Dinov2" in type(vision_model(model)).__name__ else {"interpolate_pos_encoding": True}
-    output = model.get_image_features(pixels, **with_any_size)
-    return output if isinstance(output, Tensor) else output.pooler_output
+    return model.visual_projection(model.vision_model(pixels, **with_any_size).pooler_output)
 
 
 def dual_encoder_patches(model: nn.Module, pixels: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ def test_positions_resized_by_factor_are_what_the_published_code_asks_of_torch()
     assert torch.equal(ours[0], positions[0])
     assert torch.equal(ours[1:], theirs[0].flatten(1).T)
     assert resize_positions(positions, (4, 4), (4, 4), "scale_factor") is positions
-    with pytest.raises(ValueError, match="position_resize='nearest'; expected 'scale_factor', 'size' or"):
+    with pytest.raises(ValueError, match="position_resize='nearest'; expected 'scale_factor', 'size', "):
         resize_positions(positions, (4, 4), (3, 7), "nearest")
 
 
