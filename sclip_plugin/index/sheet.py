@@ -14,10 +14,11 @@ from ..imaging.pictures import read_picture
 from .results import Hit
 
 SIDE = 480  # px: the longer side of a picture on the sheet, at most
+FADED = 0.5  # towards white, where no word is
 
 
 def contact_sheet(hits: Sequence[Hit], title: str | None = None) -> Image.Image:
-    """The pictures of a search, the best first, with the places of its words in their colours, the rest in grey.
+    """The pictures of a search, the best first; the places of its words outlined in their colours, the rest faded.
 
     Where two words meet, the one named first is on top. A picture that is gone since leaves an empty panel.
 
@@ -40,7 +41,9 @@ def contact_sheet(hits: Sequence[Hit], title: str | None = None) -> Image.Image:
             label_map[hit.mask(word, size)] = index
         try:
             picture = read_picture(hit.file).resize(size[::-1], Image.Resampling.LANCZOS, reducing_gap=2.0)
-            drawn = overlay(picture, label_map, words, legend=False)
+            around = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, "white"), FADED)
+            shown = Image.composite(picture, around, Image.fromarray(label_map >= 0))
+            drawn = overlay(shown, label_map, words, style="outline", legend=False)
         except PictureError:
             drawn = Image.new("RGB", size[::-1], "lightgrey")
         panels.append((f"{rank}. {hit.path}  {hit.score:.3f}", drawn))
