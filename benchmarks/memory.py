@@ -38,7 +38,7 @@ def main() -> None:
             count = min(10_000, given.regions - first)
             keys = torch.randn(count, given.key_width, generator=generator)
             store.append([(str(first), count)], keys, {"main": torch.randn(count, given.value_width)})
-        size = sum(shard.stat().st_size for shard in store.shards())
+        size = sum(shard.stat().st_size for shard in store.parts())
         widths = f"keys of {given.key_width}, values of {given.value_width}"
         print(f"{given.regions} regions, {widths}: {size / 2**20:.0f} MB")
         start = time.perf_counter()

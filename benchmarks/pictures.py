@@ -5,6 +5,7 @@ The photographs are those that scikit-image ships: python -m pip install scikit-
 """
 
 import sys
+import tempfile
 from pathlib import Path
 
 import sclip_plugin as sp
@@ -83,6 +84,20 @@ def page() -> None:
         server.wait()
 
 
+def found() -> None:
+    """What a search of the first 60 scenes finds, for docs/collections.md."""
+    from sclip_plugin.index.sheet import contact_sheet
+
+    segmenter = sp.Segmenter.from_pretrained("demo")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "scenes"
+        folder.mkdir()
+        for seed in range(60):
+            sp.draw_scene(seed, scale=2).picture.save(folder / f"{seed:02}.png")
+        hits = sp.Index.build(segmenter, folder, Path(name) / "index").search("butterfly", top=6)
+        save_image(contact_sheet(hits, "butterfly"), IMAGES / "found.jpg", quality=85)
+
+
 def photographs() -> None:
     """Real ones for docs/photographs.md, free to use: scikit-image has them from NASA and under CC0."""
     from PIL import Image
@@ -102,3 +117,4 @@ if __name__ == "__main__":
     else:
         demo()
         styles()
+        found()

@@ -35,6 +35,7 @@ _HOMES = {
     "list_towers": "towers",
     "register_tower": "towers",
     "Encoded": "segment.encoded",
+    "Index": "index.collection",
     "MemoryBank": "segment.memory",
     "Segmentation": "segment.segmentation",
     "Segmenter": "segment.segmenter",
@@ -46,6 +47,7 @@ _HOMES = {
 __all__ = [
     "AttentionMethod",
     "Encoded",
+    "Index",
     "MemoryBank",
     "Method",
     "PostStep",
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from .demo import demo_model, draw_scene
     from .dense import dense_features
     from .errors import SclipError
+    from .index.collection import Index
     from .methods import AttentionMethod, Method, list_methods, register_method
     from .patching import applied, apply, apply_csa, restore
     from .segment.encoded import Encoded

@@ -20,11 +20,8 @@ from urllib.parse import unquote, urlsplit
 import typer
 
 from ..errors import PictureError
+from ..imaging.finding import PICTURE_SUFFIXES, files_in, is_in
 
-PICTURE_SUFFIXES = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".heic", ".heif", ".hif", ".gif", ".bmp"),
-    *(".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".tga"),
-}
 _STEM_BYTES = 170  # with what is appended to it a name stays within 255
 _URL_SECONDS = 30
 _URL_BYTES = 2**28
@@ -105,9 +102,9 @@ def find_pictures(arguments: list[str], out: Path | None = None) -> FoundPicture
             named[NamedPicture.of(argument)] = None
             continue
         if argument and _is_folder(path):
-            inside_results = out is None or _is_in(path, out)
-            for file in _files_in(path):
-                if not inside_results and _is_in(file, out):  # type: ignore[arg-type]
+            inside_results = out is None or is_in(path, out)
+            for file in files_in(path):
+                if not inside_results and is_in(file, out):  # type: ignore[arg-type]
                     if file.suffix.lower() in PICTURE_SUFFIXES and not is_result(file):
                         found.others["in the folder for results"] += 1
                     continue
@@ -193,17 +190,6 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):  # a name that cannot be; reading it will say so
         return False
-
-
-def _is_in(path: Path, folder: Path) -> bool:
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
-
-
-def _files_in(folder: Path) -> Iterator[Path]:
-    """All files in a folder and below, in order, without hidden ones."""
-    for parent, below, names in os.walk(folder):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _folded(stem: str) -> str:

@@ -22,9 +22,11 @@ from .convert import convert_app
 from .demo import demo
 from .evaluate import eval_app
 from .geotiff import geotiff
+from .index import index
 from .label import label
 from .memory import memory_app
 from .methods import methods
+from .search import search
 from .segment import segment
 from .serve import serve
 from .terminal import tell
@@ -36,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (segment, label, anomaly, compare, geotiff, demo, methods, cache, web_page, serve):
+for command in (segment, label, anomaly, compare, geotiff, index, search, demo, methods, cache, web_page, serve):
     app.command()(command)
 app.add_typer(eval_app, name="eval")
 app.add_typer(convert_app, name="convert")

@@ -19,8 +19,8 @@ from torch import Tensor
 from ..errors import FileFormatError, SettingError
 from ..files import locked_folder, write_atomically
 from ..importing import needs
+from ..parts import PartsFolder
 
-FORMAT = "sclip_plugin memory 1"
 ROWS_AT_ONCE = 2**16
 APPROXIMATE_FROM = 1_000_000
 """From so many regions on the search is FAISS's, unless asked otherwise."""
@@ -35,7 +35,7 @@ class Memory(Protocol):
     def identity(self) -> str: ...
 
 
-class MemoryStore:
+class MemoryStore(PartsFolder):
     """Keys (N, C') and values (N, D) of each model, in half precision, with ids 0 to N - 1 that never change.
 
     ``bank.json`` says what made them. A shard is a safetensors file that appears whole; what pictures are in it stands
@@ -48,51 +48,18 @@ class MemoryStore:
         FileFormatError: no such folder, or no memory.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).expanduser()
-        try:
-            self.made_by: dict[str, Any] = json.loads((self.folder / "bank.json").read_text(encoding="utf-8"))
-            if self.made_by.get("format") != FORMAT:
-                raise ValueError(f"its format is {self.made_by.get('format')!r}; expected {FORMAT!r}")
-        except (OSError, ValueError, AttributeError) as error:
-            raise FileFormatError(
-                f"{self.folder} is no memory, as 'sclip memory build FOLDER --out BANK' makes it: {error}"
-            ) from error
-
-    @classmethod
-    def create(cls, folder: str | Path, made_by: Mapping[str, Any]) -> MemoryStore:
-        """A new memory, or one that is there and was made by the same.
-
-        Raises:
-            SettingError: what is there was made by something else.
-        """
-        path = Path(folder).expanduser() / "bank.json"
-        said = {"format": FORMAT, **made_by}
-        if not path.exists():
-            write_atomically(path, json.dumps(said, indent=1).encode())
-        store = cls(folder)
-        differ = [key for key, value in json.loads(json.dumps(said)).items() if store.made_by.get(key) != value]
-        if differ:
-            raise SettingError(
-                f"the memory {folder} was made with another {' and '.join(differ)}; give another folder, or what it "
-                "was made with."
-            )
-        return store
-
-    def shards(self) -> list[Path]:
-        return sorted(self.folder.glob("shard-*.safetensors"))
-
-    def identity(self) -> str:
-        """A hash of what made it and of which shards it has."""
-        names = [(shard.name, shard.stat().st_size) for shard in self.shards()]
-        return hashlib.sha256(json.dumps([self.made_by, names], sort_keys=True).encode()).hexdigest()
+    HEAD = "bank.json"
+    FORMAT = "sclip_plugin memory 1"
+    PARTS = "shard-*.safetensors"
+    KIND = "memory"
+    COMMAND = "sclip memory build FOLDER --out BANK"
 
     def pictures(self) -> dict[str, int]:
         """The hash of each picture that is in it, with the number of its regions, in the order of their rows."""
         return {key: count for _, header in self._headers() for key, count in header}
 
     def _headers(self) -> Iterator[tuple[Path, list[tuple[str, int]]]]:
-        for shard in self.shards():
+        for shard in self.parts():
             try:
                 with safe_open(shard, framework="pt") as file:
                     yield shard, [(str(key), int(count)) for key, count in json.loads(file.metadata()["pictures"])]
@@ -110,9 +77,8 @@ class MemoryStore:
         tensors = {"keys": keys.half().cpu().contiguous()}
         tensors |= {f"values.{name}": value.half().cpu().contiguous() for name, value in values.items()}
         with locked_folder(self.folder):
-            number = len(self.shards())
             data = save(tensors, {"pictures": json.dumps([list(picture) for picture in pictures])})
-            write_atomically(self.folder / f"shard-{number:06}.safetensors", data)
+            write_atomically(self.next_part(), data)
         for name in ("files", "keys", "index"):
             self.__dict__.pop(name, None)
 
@@ -122,7 +88,7 @@ class MemoryStore:
     @cached_property
     def files(self) -> list[Any]:
         """The shards that hold regions, open: they are mapped, not read."""
-        found = [safe_open(shard, framework="pt").__enter__() for shard in self.shards()]
+        found = [safe_open(shard, framework="pt").__enter__() for shard in self.parts()]
         found = [file for file in found if file.get_slice("keys").get_shape()[0]]
         if not found:
             raise SettingError(f"the memory {self.folder} has no regions yet: 'sclip memory build FOLDER --out BANK'.")

@@ -110,7 +110,7 @@ def test_a_build_that_was_stopped_goes_on_and_ids_stay(small, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         MemoryBank.build(small, until_the_fourth(), tmp_path / "part", **BUILT)
-    assert len(MemoryStore(tmp_path / "part").shards()) == 2
+    assert len(MemoryStore(tmp_path / "part").parts()) == 2
     before = MemoryStore(tmp_path / "part").keys
     done = []
     part = MemoryBank.build(small, PICTURES, tmp_path / "part", progress=done.append, **BUILT)
@@ -119,7 +119,7 @@ def test_a_build_that_was_stopped_goes_on_and_ids_stay(small, tmp_path):
     assert list(part.store.pictures()) == list(whole.store.pictures())
     # Nothing is done twice, and more can be added.
     MemoryBank.build(small, PICTURES, tmp_path / "part", **BUILT)
-    assert len(MemoryStore(tmp_path / "part").shards()) == 3
+    assert len(MemoryStore(tmp_path / "part").parts()) == 3
     more = MemoryBank.build(small, [PICTURES[0].rotate(90)], tmp_path / "part", **BUILT)
     assert len(more) > len(whole)
     assert torch.equal(more.store.keys[: len(whole)], whole.store.keys) and more.identity() != whole.identity()

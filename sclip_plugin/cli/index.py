@@ -1,0 +1,69 @@
+"""``sclip index``: a folder of pictures, to be searched by words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..defaults import DEFAULT_MODEL
+from .options import Changes, Device, MethodName, Resize, Stride, Window, given, make_segmenter, parse_changes
+from .pictures import MaxPixels, limit_pixels
+from .terminal import Quiet, say, tell
+
+ModelOfIndex = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="As for 'sclip segment'; by default the model that the index was made with."),
+]
+DtypeOfIndex = Annotated[
+    str | None, typer.Option("--dtype", help="Of the weights, as for 'sclip segment'; by default that of the index.")
+]
+
+
+def index(
+    folder: Annotated[Path, typer.Argument(help="The pictures; folders below are searched, too.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the index; one that is there is brought up to date.")
+    ],
+    model: ModelOfIndex = None,
+    method: MethodName = None,
+    window: Window = None,
+    stride: Stride = None,
+    resize: Resize = None,
+    change: Changes = None,
+    max_pixels: MaxPixels = None,
+    quiet: Quiet = False,
+    device: Device = None,
+    dtype: DtypeOfIndex = None,
+) -> None:
+    """Look at a folder's pictures once, to find them by words: see 'sclip search'.
+
+    Only what is new or changed is looked at, so it is run again whenever the folder has changed. One that was stopped
+    goes on where it was. Pictures that can't be read are told of and left out until they change.
+
+    Example: sclip index photos/ --out photos.index --model demo
+    """
+    from ..files import check_writable
+    from ..index.building import Progress
+    from ..index.collection import Index
+
+    limit_pixels(max_pixels)
+    check_writable(out)
+    changes = given(method=method, window=window, stride=stride, resize_short_side=resize) | parse_changes(change or [])
+    named = Index.named(out)
+    name = model or named.get("model") or DEFAULT_MODEL
+    segmenter = make_segmenter(name, device, dtype or named.get("dtype") or "float32")
+
+    def progress(now: Progress) -> None:
+        if not quiet:
+            tell(f"{now.same + now.done} of {now.found} pictures")
+
+    built = Index.build(segmenter, folder, out, name=name, progress=progress, **changes)
+    failed = built.failed()
+    for path, error in failed.items():
+        tell(f"{path}: {error}")
+    if not quiet:
+        say(f"{len(built)} pictures -> {out}")
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,157 @@
+"""An index brought up to date with its folder: what is new or changed is looked at, what is gone is noted."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import PictureError
+from ..imaging.finding import PICTURE_SUFFIXES, files_in, is_in
+from ..imaging.opening import open_file
+from ..segment.results import is_result
+from ..segment.running import Prepared
+from ..segment.segmenter import Segmenter
+from ..settings import Settings
+from .regions import reduced
+from .store import IndexStore, Row
+
+PICTURES_A_PART = 512
+SECONDS_A_PART = 60.0
+FILES_AT_ONCE = 4 * PICTURES_A_PART
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a build is.
+
+    Attributes:
+        found: pictures in the folder.
+        same: that are in the index as they are.
+        done: that were looked at and are in the index now, of ``found - same``.
+        failed: of those done, that could not be read.
+        removed: that were in the index and are no longer in the folder.
+    """
+
+    found: int
+    same: int
+    done: int = 0
+    failed: int = 0
+    removed: int = 0
+
+
+@dataclass(frozen=True)
+class _File:
+    path: str
+    length: int
+    mtime: int
+
+
+def update(
+    store: IndexStore, segmenter: Segmenter, root: Path, settings: Settings, progress: Callable[[Progress], object]
+) -> Progress:
+    """See `Index.build`."""
+    found = _found(root, store)
+    if not found:
+        raise PictureError(f"no pictures in {root}; expected a folder of them. The index is left as it is.")
+    todo = [file for file in found if not store.is_done(file.path, file.length, file.mtime)]
+    said = Progress(len(found), len(found) - len(todo))
+    paths = {file.path for file in found}
+    gone = [path for path in store.files if path not in paths]
+    if gone:
+        store.append(lambda: [Row(path, removed=True) for path in gone if path in store.files])
+        said = replace(said, removed=len(gone))
+    progress(said)
+    waiting: list[Row] = []
+    began = time.monotonic()
+
+    def flush() -> None:
+        nonlocal said, began
+        # Another process may have been here meanwhile.
+        store.append(lambda: [row for row in waiting if not store.is_done(row.path, row.length, row.mtime)])
+        failed = sum(row.error is not None for row in waiting)
+        said = replace(said, done=said.done + len(waiting), failed=said.failed + failed)
+        waiting.clear()
+        began = time.monotonic()
+        progress(said)
+
+    for start in range(0, len(todo), FILES_AT_ONCE):
+        for row in _looked_at(todo[start : start + FILES_AT_ONCE], store, segmenter, root, settings):
+            waiting.append(row)
+            if len(waiting) >= PICTURES_A_PART or time.monotonic() - began > SECONDS_A_PART:
+                flush()
+        if waiting:
+            flush()
+    return said
+
+
+def _found(root: Path, store: IndexStore) -> list[_File]:
+    """The pictures of a folder, without results of this program."""
+    found = []
+    inside = is_in(store.folder, root)
+    for file in files_in(root):
+        if file.suffix.lower() not in PICTURE_SUFFIXES or (inside and is_in(file, store.folder)):
+            continue
+        try:
+            status = file.stat()
+        except OSError:  # gone since, or a link that leads nowhere
+            continue
+        path = file.relative_to(root).as_posix()
+        if stat.S_ISREG(status.st_mode) and (path in store.files or not is_result(file)):
+            found.append(_File(path, status.st_size, status.st_mtime_ns))
+    return found
+
+
+def _looked_at(
+    files: list[_File], store: IndexStore, segmenter: Segmenter, root: Path, settings: Settings
+) -> Iterator[Row]:
+    """A row for each file, in the order in which they are done; windows of several pictures share batches."""
+    rows: deque[Row] = deque()  # of pictures that are in the tower
+    ready: list[Row] = []  # that need no tower
+    sizes: dict[bytes, tuple[int, int]] = {}  # of contents that are in the tower or were
+
+    def read() -> Iterator[Prepared | PictureError]:
+        for file in files:
+            row = Row(file.path, file.length, file.mtime)
+            if store.is_done(file.path, file.length, file.mtime):  # by another process, meanwhile
+                continue
+            try:
+                with open_file(root / file.path) as opened:
+                    data = opened.read()
+            except (PictureError, OSError) as error:
+                ready.append(replace(row, error=str(error)))
+                continue
+            row = replace(row, sha256=hashlib.sha256(data).digest())
+            assert row.sha256 is not None
+            known = store.contents.get(row.sha256)
+            if known is not None or row.sha256 in sizes:
+                ready.append(replace(row, size=sizes[row.sha256] if known is None else store.rows[known].size))
+                continue
+            try:
+                prepared = segmenter.prepare(_named(data, file.path), settings)
+            except PictureError as error:
+                ready.append(replace(row, error=str(error)))
+                continue
+            sizes[row.sha256] = prepared[2]
+            rows.append(replace(row, size=prepared[2]))
+            yield prepared
+
+    encoded: Iterator[Any] = segmenter.encode_prepared(read(), settings)  # type: ignore[arg-type]
+    for each in encoded:
+        yield replace(rows.popleft(), kept=reduced(each.features(), each.image))
+        while ready:
+            yield ready.pop()
+    yield from ready
+
+
+def _named(data: bytes, name: str) -> io.BytesIO:
+    file = io.BytesIO(data)
+    file.name = os.path.basename(name)  # what errors call it
+    return file

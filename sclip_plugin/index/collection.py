@@ -1,0 +1,237 @@
+"""A collection of pictures that is searched by words, with the answer's place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import LabelError, PictureError, SettingError
+from ..files import locked_folder, sweep, write_atomically
+from ..segment.encoded import FEATURE_SETTINGS
+from ..segment.memory import model_of
+from ..segment.segmenter import Segmenter
+from ..settings import Settings
+from .building import Progress, update
+from .nearest import update_codes
+from .regions import REGIONS
+from .results import Hit
+from .searching import EXACT_UP_TO, Found, Question, Searcher
+from .store import IndexStore
+
+if TYPE_CHECKING:
+    Words = str | Sequence[str | Sequence[str]] | Mapping[str, Any] | Tensor | np.ndarray
+
+By = Literal["place", "picture"]
+
+
+class Index:
+    """A folder's pictures, searched by words.
+
+    Args:
+        folder: as `build` made it.
+        segmenter: of the model that made it, whose text tower is asked.
+
+    Raises:
+        FileFormatError: no such folder, or no index.
+        SettingError: another model made it.
+        MissingPackageError: without the extra ``index``.
+
+    Example:
+        >>> import tempfile, pathlib, sclip_plugin as sp
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> photos = pathlib.Path(folder.name) / "photos"
+        >>> photos.mkdir()
+        >>> for seed in range(4):
+        ...     sp.draw_scene(seed).picture.save(photos / f"{seed}.png")
+        >>> seg = sp.Segmenter.from_pretrained("demo")
+        >>> index = sp.Index.build(seg, photos, photos / "index")
+        >>> best = index.search(sp.draw_scene(2).labels[0], top=3)[0]
+        >>> best.path, best.mask().shape == best.size
+        ('2.png', True)
+        >>> folder.cleanup()
+    """
+
+    def __init__(self, folder: str | Path, segmenter: Segmenter) -> None:
+        self.store = IndexStore(folder)
+        self.segmenter = segmenter
+        if self.store.made_by.get("model") != model_of(segmenter):
+            said = self.store.made_by.get("named", {})
+            raise SettingError(
+                f"the index {folder} was made with another model than this segmenter has; expected "
+                f"{said.get('model') or 'the same weights'} in {said.get('dtype')}."
+            )
+        self._searcher = Searcher(self.store)
+
+    @classmethod
+    def build(
+        cls,
+        segmenter: Segmenter,
+        pictures: str | Path,
+        folder: str | Path,
+        *,
+        name: str | None = None,
+        settings: Settings | None = None,
+        progress: Callable[[Progress], object] = lambda said: None,
+        **changes: Any,
+    ) -> Index:
+        """Bring an index up to date with a folder of pictures: a new one, or one that is there.
+
+        A file whose size and time are those of the index is not read; one whose content is in the index is not looked
+        at again, whatever it is called now. A picture that can't be read is noted with its error (`failed`) and tried
+        again once it has changed. What was looked at is kept every 512 pictures or every minute, whichever is first;
+        a build that was killed goes on there. Several may run at once: each picture is in the index once.
+
+        Args:
+            segmenter: of the model that looks at them.
+            pictures: the folder; it is searched through, but for hidden files. An index is of one folder, which may
+                be moved: where it was there is none any more.
+            folder: of the index.
+            name: by which ``sclip search`` loads the model.
+            settings, **changes: as for a segmenter's call; those that decide the features count. For an index that is
+                there they are its own, and others are refused.
+            progress: told how far it is, each time that something was kept.
+
+        Raises:
+            SettingError: an index of another model, of other settings or of another folder; settings that hold a
+                method or a model in hand, which a file can't name.
+            PictureError: no pictures in the folder.
+        """
+        root, folder = Path(pictures).expanduser().resolve(), Path(folder).expanduser()
+        if not root.is_dir():
+            raise PictureError(f"{pictures} is no folder; expected one with pictures.")
+        if settings is None:
+            before = cls.named(folder).get("settings")
+            settings = segmenter.settings if before is None else Settings().changed(**before)
+        chosen = settings.changed(**changes)
+        decides = (*FEATURE_SETTINGS, *(("masks",) if chosen.make_method().sees_masks else ()))
+        plain = {name: getattr(chosen, name) for name in decides} | {"method_options": dict(chosen.method_options)}
+        notes = {"root": str(root), "named": {"model": name, "dtype": segmenter.dtype, "settings": plain}}
+        try:
+            json.dumps(notes)
+        except TypeError as error:
+            raise SettingError(
+                f"an index says what made it, and these settings hold a method or a model in hand ({error}); name the "
+                "method, and an outside model by its name or folder."
+            ) from error
+        identity = Settings().changed(**plain).identity()
+        made_by = {"model": model_of(segmenter), "settings": identity, "regions": REGIONS}
+        store = IndexStore.create(folder, made_by, notes)
+        _moved(store, root)
+        sweep(store.folder)
+        update(store, segmenter, root, chosen, progress)
+        update_codes(store, EXACT_UP_TO)
+        return cls(folder, segmenter)
+
+    @staticmethod
+    def named(folder: str | Path) -> dict[str, Any]:
+        """The ``model``, ``dtype`` and ``settings`` that an index was made with, by name; nothing where there is none.
+
+        Raises:
+            FileFormatError: something else is there.
+        """
+        if not (Path(folder).expanduser() / IndexStore.HEAD).exists():
+            return {}
+        return IndexStore(folder).made_by["named"]
+
+    def __len__(self) -> int:
+        """How many pictures can be found."""
+        self._searcher.refresh()
+        return len(self._searcher.paths)
+
+    @property
+    def root(self) -> Path:
+        """The folder whose pictures it has."""
+        return Path(self.store.made_by["root"])
+
+    def failed(self) -> dict[str, str]:
+        """The files that are no pictures, with the reason."""
+        self.store.refresh()
+        rows = ((path, self.store.rows[number]) for path, number in self.store.files.items())
+        return {path: row.error for path, row in rows if row.error is not None}
+
+    def search(
+        self,
+        words: Words,
+        top: int = 20,
+        *,
+        without: Words | None = None,
+        under: str | None = None,
+        by: By = "place",
+        **changes: Any,
+    ) -> list[Hit]:
+        """The pictures that hold something, and where.
+
+        Args:
+            words: as labels are: a word; a list of words, which all have to be there (a list inside it names
+                synonyms); a dict of names to words or vectors, as `Segmenter.vector_of` gives them of a region of an
+                example; or such a vector alone.
+            top: how many, the best first.
+            without: words that shall not be there.
+            under: a folder below the collection's, or a pattern of paths such as ``"2024/*.jpg"``.
+            by: ``"place"`` ranks by the region that is most like a word, ``"picture"`` by the whole picture's
+                embedding. The second suits words about a picture as a whole, and overlooks what is small.
+            **changes: ``templates``.
+
+        Returns:
+            A `Hit` each. Its score is the cosine of the word with the picture's best region; of several words the
+            lowest of theirs, less half of the highest of those without.
+
+        Raises:
+            LabelError: no words, or a vector of another width.
+            SettingError: none or a negative number of pictures, an unknown ``by``.
+        """
+        if by not in get_args(By) or top < 1:
+            raise SettingError(f"by={by!r}, top={top!r}; expected 'place' or 'picture', and one picture or more.")
+        settings = self.segmenter.settings.changed(**changes)
+        self._searcher.refresh()
+        words, vectors, class_of_name = self._asked(words, settings)
+        if without is not None:
+            others, away, class_of_other = self._asked(without, settings)
+            vectors = torch.cat([vectors, away])
+            class_of_name = (*class_of_name, *(len(words) + word for word in class_of_other))
+        question = Question(words, vectors.float().cpu().numpy(), np.array(class_of_name))
+        found = self._searcher.search(question, top, under, by == "picture")
+        return [self._hit(each, question) for each in found]
+
+    def _asked(self, words: Words, settings: Settings) -> tuple[tuple[str, ...], Tensor, tuple[int, ...]]:
+        labels: Any = [words] if isinstance(words, str) else {"example": words} if hasattr(words, "shape") else words
+        vocabulary, vectors = self.segmenter.text_embeddings(labels, settings.changed(background=False))
+        width = self.store.width or vectors.shape[1]
+        if vectors.shape[1] != width:
+            raise LabelError(
+                f"{vocabulary.labels[0]!r} is a vector of {vectors.shape[1]} values; expected {width}, the width of "
+                "the space that the index's model shares with text."
+            )
+        return vocabulary.labels, vectors, vocabulary.class_of_name
+
+    def _hit(self, found: Found, question: Question) -> Hit:
+        scores = dict(zip(question.words, map(float, found.of_words), strict=False))
+        return Hit(
+            path=found.path,
+            file=self.root / found.path,
+            score=found.score,
+            scores=scores,
+            size=self.store.rows[found.row].size,
+            grid=self.store.map(found.row),
+            cosines=self._searcher.regions(found.row, question)[:, : len(question.words)],
+        )
+
+
+def _moved(store: IndexStore, root: Path) -> None:
+    """Refuse another folder than the index is of; take it where that one is no more."""
+    before = Path(store.made_by["root"])
+    if before == root:
+        return
+    if before.is_dir():
+        raise SettingError(
+            f"the index {store.folder} is of the pictures in {before}, not in {root}; give it another folder."
+        )
+    with locked_folder(store.folder):
+        store.made_by["root"] = str(root)
+        write_atomically(store.folder / store.HEAD, json.dumps(store.made_by, indent=1).encode())

@@ -1,0 +1,52 @@
+"""What a search found, to look at: each picture with the place of each word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from ..draw.overlay import legend_of, overlay
+from ..draw.sheet import side_by_side
+from ..errors import PictureError, SettingError
+from ..imaging.pictures import read_picture
+from .results import Hit
+
+SIDE = 480  # px: the longer side of a picture on the sheet, at most
+FADED = 0.5  # towards white, where no word is
+
+
+def contact_sheet(hits: Sequence[Hit], title: str | None = None) -> Image.Image:
+    """The pictures of a search, the best first; the places of its words outlined in their colours, the rest faded.
+
+    Where two words meet, the one named first is on top. A picture that is gone since leaves an empty panel.
+
+    Args:
+        hits: of one search, one at least.
+        title: a line above all.
+
+    Returns:
+        RGB.
+    """
+    if not hits:
+        raise SettingError("nothing was found, so there is nothing to draw; expected one hit or more.")
+    words = list(hits[0].scores)
+    panels, maps = [], []
+    for rank, hit in enumerate(hits, start=1):
+        shrink = min(1.0, SIDE / max(hit.size))
+        size = max(1, round(hit.size[0] * shrink)), max(1, round(hit.size[1] * shrink))
+        label_map = np.full(size, -1)
+        for index, word in reversed(list(enumerate(words))):
+            label_map[hit.mask(word, size)] = index
+        try:
+            picture = read_picture(hit.file).resize(size[::-1], Image.Resampling.LANCZOS, reducing_gap=2.0)
+            around = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, "white"), FADED)
+            shown = Image.composite(picture, around, Image.fromarray(label_map >= 0))
+            drawn = overlay(shown, label_map, words, style="outline", legend=False)
+        except PictureError:
+            drawn = Image.new("RGB", size[::-1], "lightgrey")
+        panels.append((f"{rank}. {hit.path}  {hit.score:.3f}", drawn))
+        maps.append(label_map)
+    legend = [entry for entry in legend_of(maps, words) if entry.name in words] if len(words) > 1 else []
+    return side_by_side(panels, legend=legend, title=title)
