@@ -106,7 +106,6 @@ def make_cfg(model_name):
 
     def make(name="sclip", *options):
         from detectron2.config import get_cfg
-
         from sclip_plugin.integrations.detectron2 import add_sclip_config, config_file
 
         cfg = get_cfg()
