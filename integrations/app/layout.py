@@ -18,12 +18,13 @@ from sclip_plugin.draw.colours import colours_of, is_neutral
 from sclip_plugin.draw.overlay import percent
 from sclip_plugin.errors import SclipError
 from sclip_plugin.export import list_formats
+from sclip_plugin.index.collection import Index
 from sclip_plugin.segment.segmentation import Segmentation
 from sclip_plugin.segment.segmenter import Segmenter
 
 from ..serve.visitors import Limits
 from .commands import command_of, python_of
-from .page import Page, Visit, enlarged, outlined
+from .page import MOST_FOUND, Page, Visit, enlarged, outlined
 
 FILL, OUTLINE = "colours", "outlines only"
 NONE = "none"
@@ -36,18 +37,28 @@ CSS = """
 """
 
 
-def make_app(segmenter: Segmenter, model: str = "demo", limits: Limits | None = None) -> gr.Blocks:
+def make_app(
+    segmenter: Segmenter, model: str = "demo", limits: Limits | None = None, index: Index | None = None
+) -> gr.Blocks:
     """The page: a picture, words, and what is where.
 
     Args:
         segmenter: asked by this page alone. Its settings are where visitors start.
         model: its name, for the commands that the page shows.
         limits: what a visitor may ask for.
+        index: a collection that visitors may search.
     """
-    page = Page(segmenter, model, limits)
+    page = Page(segmenter, model, limits, index)
     with gr.Blocks(title="sclip", analytics_enabled=False, delete_cache=(3600, 3600)) as app:
         gr.Markdown("# sclip\nName things in words, get their masks. Click the result to see what is where.")
-        segment_tab(page)
+        if index is None:
+            segment_tab(page)
+        else:
+            with gr.Tabs():
+                with gr.Tab("One picture"):
+                    segment_tab(page)
+                with gr.Tab("Search", elem_id="search-tab"):
+                    search_tab(page)
     return app
 
 
@@ -58,11 +69,12 @@ def run(
     port: int = 7860,
     share: bool = False,
     limits: Limits | None = None,
+    index: Index | None = None,
 ) -> None:
     """Serve the page until stopped."""
     logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio asks itself whether it is there
     bounds = limits or Limits()
-    make_app(segmenter, model, bounds).queue(max_size=bounds.waiting).launch(
+    make_app(segmenter, model, bounds, index).queue(max_size=bounds.waiting).launch(
         server_name=host,
         server_port=port,
         share=share,
@@ -253,6 +265,34 @@ def segment_tab(page: Page) -> None:
     on([rename.click, rename_to.submit], edited(str), [visit, rename_to, *drawing], [*pictures, visit])
     on(undo.click, undone, [visit, *drawing], pictures)
     on(make.click, exported, [visit, format], [file])
+
+
+def search_tab(page: Page) -> None:
+    """The pictures of a collection that hold something, and where in them."""
+    assert page.index is not None, "without an index there is no tab"
+    with gr.Row():
+        words = gr.Textbox(label="Words", info="Between commas all have to be there; '|' joins synonyms.", scale=3)
+        without = gr.Textbox(label="Without", info="What shall not be there.", scale=2)
+        top = gr.Slider(1, MOST_FOUND, 20, step=1, label="Pictures", scale=1, min_width=260)
+    find = gr.Button("Search", elem_id="find")
+    status = gr.HTML(_status(f"{len(page.index)} pictures."), elem_id="found-status")
+    found = gr.Gallery(
+        label="Found", columns=4, object_fit="contain", height="auto", format="jpeg", elem_id="found",
+        buttons=["download", "fullscreen"],
+    )  # fmt: skip
+
+    def search(words: str, without: str, top: int) -> tuple[Any, str]:
+        start = time.perf_counter()
+        try:
+            pictures = page.search(words, without, int(top))
+        except SclipError as error:
+            return gr.skip(), _status(str(error), wrong=True)
+        return pictures, _status(f"{len(pictures)} pictures in {1000 * (time.perf_counter() - start):.0f} ms.")
+
+    gr.on(
+        [find.click, words.submit, without.submit], search, [words, without, top], [found, status],
+        show_progress="minimal", api_visibility="private",
+    )  # fmt: skip
 
 
 def _file_of(payload: Any) -> tuple[str, str] | None:

@@ -19,6 +19,8 @@ from sclip_plugin.demo import draw_scene
 from sclip_plugin.errors import PictureError, SclipError
 from sclip_plugin.imaging.regions import region_at
 from sclip_plugin.importing import needs
+from sclip_plugin.index.collection import Index
+from sclip_plugin.index.sheet import with_places
 from sclip_plugin.methods import list_methods, make_method
 from sclip_plugin.segment.encoded import Encoded
 from sclip_plugin.segment.segmentation import Segmentation
@@ -28,6 +30,8 @@ from ..serve.visitors import Limits, picture_of, words_of
 
 SMALLEST = 640
 """Overlays with a smaller longer side, in pixels, are shown enlarged by a whole factor."""
+MOST_FOUND, FOUND_SIDE = 100, 960
+"""How many pictures a search shows at most, and their longer side in pixels."""
 
 
 @dataclass
@@ -102,10 +106,13 @@ class Page:
         segmenter: asked by this page alone.
         model: its name, for commands that do the same.
         limits: what a visitor may ask for.
+        index: a collection to search; None where there is none.
     """
 
-    def __init__(self, segmenter: Segmenter, model: str, limits: Limits | None = None) -> None:
-        self.segmenter, self.model, self.limits = segmenter, model, limits or Limits()
+    def __init__(
+        self, segmenter: Segmenter, model: str, limits: Limits | None = None, index: Index | None = None
+    ) -> None:
+        self.segmenter, self.model, self.limits, self.index = segmenter, model, limits or Limits(), index
         self.methods = tuple(name for name in list_methods() if self._works(name))
         self._lock = threading.Lock()
         self._seen: OrderedDict[str, Encoded] = OrderedDict()
@@ -164,6 +171,19 @@ class Page:
         while len(self._seen) > self.limits.kept:
             self._seen.popitem(last=False)
         return self._seen[key]
+
+    def search(self, words: str, without: str, top: int) -> list[tuple[PIL.Image.Image, str]]:
+        """The collection's pictures that hold all words and none of the others, with the places drawn, and captions.
+
+        Raises:
+            LabelError: no words, too many, or too long ones.
+        """
+        assert self.index is not None, "without an index there is no tab"
+        asked = words_of(words, self.limits)
+        absent = words_of(without, self.limits) if without.strip() else None
+        with self._lock:
+            hits = self.index.search(asked, min(top, MOST_FOUND), without=absent)
+        return [(with_places(hit, FOUND_SIDE)[0], f"{hit.path}  {hit.score:.3f}") for hit in hits]
 
     def select(self, visit: Visit, x: int, y: int) -> Place | None:
         """Select the region at a pixel; None outside the picture."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,9 @@ def app(
     model: Model = DEFAULT_MODEL,
     method: MethodName = None,
     masks: Masks = None,
+    index: Annotated[
+        Path | None, typer.Option(help="Of 'sclip index', for a tab that searches it; made with the same model.")
+    ] = None,
     host: Annotated[str, typer.Option(help="The address to listen at; by default nobody else can reach it.")] = (
         "127.0.0.1"
     ),
@@ -39,6 +43,9 @@ def app(
         raise ModelLoadError(
             f"sclip app needs {error.name}, which is not installed: pip install 'sclip_plugin[app]'."
         ) from error
+    from ..index.collection import Index
+
     segmenter = make_segmenter(model, device, dtype, None, paths=False, **given(method=method, masks=masks))
+    collection = None if index is None else Index(index, segmenter)
     tell(f"open http://{host}:{port}")
-    run(segmenter, model, host, port, share)
+    run(segmenter, model, host, port, share, index=collection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -67,6 +68,7 @@ class Index:
                 f"{said.get('model') or 'the same weights'} in {said.get('dtype')}."
             )
         self._searcher = Searcher(self.store)
+        self._lock = threading.Lock()  # a server asks from several threads
 
     @classmethod
     def build(
@@ -189,15 +191,16 @@ class Index:
         if by not in get_args(By) or top < 1:
             raise SettingError(f"by={by!r}, top={top!r}; expected 'place' or 'picture', and one picture or more.")
         settings = self.segmenter.settings.changed(**changes)
-        self._searcher.refresh()
-        words, vectors, class_of_name = self._asked(words, settings)
-        if without is not None:
-            others, away, class_of_other = self._asked(without, settings)
-            vectors = torch.cat([vectors, away])
-            class_of_name = (*class_of_name, *(len(words) + word for word in class_of_other))
-        question = Question(words, vectors.float().cpu().numpy(), np.array(class_of_name))
-        found = self._searcher.search(question, top, under, by == "picture")
-        return [self._hit(each, question) for each in found]
+        with self._lock:
+            self._searcher.refresh()
+            words, vectors, class_of_name = self._asked(words, settings)
+            if without is not None:
+                others, away, class_of_other = self._asked(without, settings)
+                vectors = torch.cat([vectors, away])
+                class_of_name = (*class_of_name, *(len(words) + word for word in class_of_other))
+            question = Question(words, vectors.float().cpu().numpy(), np.array(class_of_name))
+            found = self._searcher.search(question, top, under, by == "picture")
+            return [self._hit(each, question) for each in found]
 
     def _asked(self, words: Words, settings: Settings) -> tuple[tuple[str, ...], Tensor, tuple[int, ...]]:
         labels: Any = [words] if isinstance(words, str) else {"example": words} if hasattr(words, "shape") else words

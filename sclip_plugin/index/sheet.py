@@ -34,19 +34,29 @@ def contact_sheet(hits: Sequence[Hit], title: str | None = None) -> Image.Image:
     words = list(hits[0].scores)
     panels, maps = [], []
     for rank, hit in enumerate(hits, start=1):
-        shrink = min(1.0, SIDE / max(hit.size))
-        size = max(1, round(hit.size[0] * shrink)), max(1, round(hit.size[1] * shrink))
-        label_map = np.full(size, -1)
-        for index, word in reversed(list(enumerate(words))):
-            label_map[hit.mask(word, size)] = index
-        try:
-            picture = read_picture(hit.file).resize(size[::-1], Image.Resampling.LANCZOS, reducing_gap=2.0)
-            around = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, "white"), FADED)
-            shown = Image.composite(picture, around, Image.fromarray(label_map >= 0))
-            drawn = overlay(shown, label_map, words, style="outline", legend=False)
-        except PictureError:
-            drawn = Image.new("RGB", size[::-1], "lightgrey")
+        drawn, label_map = with_places(hit)
         panels.append((f"{rank}. {hit.path}  {hit.score:.3f}", drawn))
         maps.append(label_map)
     legend = [entry for entry in legend_of(maps, words) if entry.name in words] if len(words) > 1 else []
     return side_by_side(panels, legend=legend, title=title)
+
+
+def with_places(hit: Hit, side: int = SIDE) -> tuple[Image.Image, np.ndarray]:
+    """One picture as `contact_sheet` shows it, its longer side ``side`` pixels at most; and its places.
+
+    Returns:
+        RGB, and (H, W) integers: of each pixel the word whose place it is, -1 where there is none.
+    """
+    words = list(hit.scores)
+    shrink = min(1.0, side / max(hit.size))
+    size = max(1, round(hit.size[0] * shrink)), max(1, round(hit.size[1] * shrink))
+    label_map = np.full(size, -1)
+    for index, word in reversed(list(enumerate(words))):
+        label_map[hit.mask(word, size)] = index
+    try:
+        picture = read_picture(hit.file).resize(size[::-1], Image.Resampling.LANCZOS, reducing_gap=2.0)
+    except PictureError:
+        return Image.new("RGB", size[::-1], "lightgrey"), label_map
+    around = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, "white"), FADED)
+    shown = Image.composite(picture, around, Image.fromarray(label_map >= 0))
+    return overlay(shown, label_map, words, style="outline", legend=False), label_map

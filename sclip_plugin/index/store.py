@@ -214,4 +214,4 @@ def _batch(rows: Sequence[Row]) -> Any:
         "image": pa.array([each and each.image for each in kept], pa.list_(pa.int8())),
         "image_scale": pa.array([each and each.image_scale for each in kept], pa.float32()),
     }
-    return pa.record_batch(columns)
+    return pa.RecordBatch.from_pydict(columns)

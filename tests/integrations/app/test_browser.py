@@ -23,8 +23,14 @@ def address(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = (tmp_path_factory.mktemp("app") / "log").open("wb")
+    folder = tmp_path_factory.mktemp("app")
+    (folder / "scenes").mkdir()
+    for seed in range(12):
+        sp.draw_scene(seed).picture.save(folder / "scenes" / f"{seed}.png")
+    sp.Index.build(sp.Segmenter.from_pretrained("demo", device="cpu"), folder / "scenes", folder / "index")
+    log = (folder / "log").open("wb")
     command = [sys.executable, "-m", "sclip_plugin", "app", "-m", "demo", "--device", "cpu", "--port", str(port)]
+    command += ["--index", str(folder / "index")]
     server = subprocess.Popen(command, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -147,6 +153,17 @@ def test_bad_input_is_said(page, tmp_path):
     draw(page)
     types(page, "x" * 200)
     says(page, "#status", "of 100 characters each")
+
+
+def test_a_collection_is_searched(page):
+    page.click("button[role=tab]:has-text('Search')")
+    says(page, "#found-status", "12 pictures")
+    page.click("#find")
+    says(page, "#found-status", "holds no names")
+    page.fill("label:has-text('Words') >> visible=true >> input, textarea >> visible=true", sp.draw_scene(4).labels[0])
+    page.click("#find")
+    page.wait_for_selector("#found img")
+    assert "4.png" in page.inner_text("#found")
 
 
 def test_two_visitors_have_their_own(browser, address):
