@@ -106,6 +106,7 @@ def make_cfg(model_name):
 
     def make(name="sclip", *options):
         from detectron2.config import get_cfg
+
         from sclip_plugin.integrations.detectron2 import add_sclip_config, config_file
 
         cfg = get_cfg()

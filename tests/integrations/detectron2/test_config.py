@@ -4,10 +4,10 @@ import pytest
 from detectron2.config import LazyConfig, get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
-from sclip_plugin.integrations.detectron2 import add_sclip_config, config_file, read_classes
-from sclip_plugin.integrations.detectron2.config import SETTINGS, classes_of, settings_of
 
 from sclip_plugin.errors import LabelError, UnknownNameError
+from sclip_plugin.integrations.detectron2 import add_sclip_config, config_file, read_classes
+from sclip_plugin.integrations.detectron2.config import SETTINGS, classes_of, settings_of
 from sclip_plugin.protocols import list_benchmarks, list_presets, load_benchmark, load_preset
 from sclip_plugin.settings import Settings
 from sclip_plugin.text.labels import parse_labels

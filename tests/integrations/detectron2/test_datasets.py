@@ -9,10 +9,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
 from PIL import Image
-from sclip_plugin.integrations.detectron2 import datasets as adapter
-from sclip_plugin.integrations.detectron2 import register_benchmark, register_benchmarks, register_prepared_datasets
 
 from sclip_plugin.evaluation import DatasetError, MaskError, find_samples, read_mask
+from sclip_plugin.integrations.detectron2 import datasets as adapter
+from sclip_plugin.integrations.detectron2 import register_benchmark, register_benchmarks, register_prepared_datasets
 from sclip_plugin.protocols import list_benchmarks, load_benchmark
 
 FOLDERS = {

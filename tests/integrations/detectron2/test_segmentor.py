@@ -9,10 +9,10 @@ import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from PIL import Image
-from sclip_plugin.integrations.detectron2 import SCLIPSegmentor
 
 from sclip_plugin import Segmenter
 from sclip_plugin.errors import LabelError, PictureError
+from sclip_plugin.integrations.detectron2 import SCLIPSegmentor
 
 LABELS = ["cat", ["sofa", "couch"], "grass", "sky", "person"]
 # One for every rule that makes a label map more than an argmax of scores, and for every way through the windows.

@@ -17,13 +17,13 @@ from detectron2.engine import DefaultPredictor, DefaultTrainer
 from detectron2.evaluation import DatasetEvaluators, SemSegEvaluator, inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.utils.visualizer import ColorMode, Visualizer
-from sclip_plugin.integrations.detectron2 import IoUEvaluator
 
 from sclip_plugin import Segmenter
 from sclip_plugin.evaluation import IoUTotals, read_mask
 from sclip_plugin.evaluation.runner import evaluate
 from sclip_plugin.evaluation.sets import folder_set, locate
 from sclip_plugin.imaging.pictures import read_picture
+from sclip_plugin.integrations.detectron2 import IoUEvaluator
 from sclip_plugin.protocols import load_benchmark
 
 LAUNCHER = Path(__file__).with_name("with_detectron2.py")

@@ -17,6 +17,7 @@ from sclip_plugin.errors import ModelLoadError
 
 fastapi = pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient  # noqa: E402
+
 from sclip_plugin.integrations.serve import Limits, make_server  # noqa: E402
 from sclip_plugin.integrations.serve.queueing import Busy, Job, TowerQueue  # noqa: E402
 

@@ -3,9 +3,9 @@
 from detectron2.config import LazyCall as L
 from detectron2.data import DatasetMapper, build_detection_test_loader, get_detection_dataset_dicts
 from omegaconf import OmegaConf
-from sclip_plugin.integrations.detectron2 import IoUEvaluator, SCLIPSegmentor
 
 from sclip_plugin import Segmenter
+from sclip_plugin.integrations.detectron2 import IoUEvaluator, SCLIPSegmentor
 
 model = L(SCLIPSegmentor)(
     # Any further argument of Segmenter.from_pretrained may be set: device, method, window, …
