@@ -87,8 +87,8 @@ def segment_dataset(
 
     Workers are Ray Data's actors, one model each, on GPUs where the cluster has some. Each takes a block of pictures,
     sends their windows through the tower together and writes one part of the results; a part that is there is not done
-    again. A worker that dies is started anew with its block. A picture that fails is a row with its error. Pictures that
-    were added since the last call become new blocks. All machines must see the same files.
+    again. A worker that dies is started anew with its block. A picture that fails is a row with its error. Pictures
+    that were added since the last call become new blocks. All machines must see the same files.
 
     Args:
         pictures: folders, files, patterns, URLs; ``.parquet`` files hold pictures in a column of bytes, ``.tar`` files

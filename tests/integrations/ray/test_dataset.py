@@ -17,7 +17,6 @@ from PIL import Image
 
 import sclip_plugin as sp
 
-ray = pytest.importorskip("ray", reason="needs ray: pip install 'sclip_plugin[ray]'")
 pytest.importorskip("ray.data", reason="needs Ray Data: pip install 'sclip_plugin[ray]'")
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
@@ -28,17 +27,6 @@ from sclip_plugin.integrations.ray.plan import JobError  # noqa: E402
 
 LABELS = ["cat", "grass", "sky"]
 QUICK = {"templates": "plain"}
-TAME = {
-    "num_cpus": 2, "include_dashboard": False, "object_store_memory": 80 * 2**20, "log_to_driver": False,
-    "logging_level": "ERROR", "address": "local",
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray():
-    ray.init(**TAME)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -59,30 +47,6 @@ def each_once(rows, folder):
     assert Counter(row["source"] for row in rows) == Counter(str(path) for path in Path(folder).glob("*.png"))
     (bad,) = [row for row in rows if row["error"]]
     assert bad["source"].endswith("broken.png") and "cannot be read as a picture" in bad["error"]
-
-
-def workers():
-    """Processes of this Ray's actors."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            name = (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if name.startswith(b"ray::") and b"Worker" in name and _is_below(int(entry.name), os.getpid()):
-            found.append(int(entry.name))
-    return found
-
-
-def _is_below(process, ancestor):
-    while process > 1:
-        if process == ancestor:
-            return True
-        try:
-            process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            return False
-    return False
 
 
 def test_results_are_a_segmenters_and_a_second_call_has_nothing_to_do(pictures, tmp_path):
@@ -115,7 +79,7 @@ def test_results_are_a_segmenters_and_a_second_call_has_nothing_to_do(pictures, 
         segment_dataset(pictures, LABELS, method="naclip", **call)
 
 
-def test_a_worker_is_killed(pictures, tmp_path):
+def test_a_worker_is_killed(pictures, tmp_path, workers):
     """Its process gets SIGKILL once the first block is done; Ray starts it anew, with its block."""
     killed = []
 
@@ -159,9 +123,9 @@ segment_dataset({pictures!r}, {labels}, out={out!r}, model="demo", block=1, work
 """
 
 
-def test_the_driver_is_killed_and_the_job_goes_on(pictures, tmp_path):
+def test_the_driver_is_killed_and_the_job_goes_on(pictures, tmp_path, local_ray):
     """In a process with a Ray of its own, after two blocks; the parts that are there are not written again."""
-    script = DRIVER.format(tame=TAME, pictures=str(pictures), labels=LABELS, out=str(tmp_path))
+    script = DRIVER.format(tame=local_ray, pictures=str(pictures), labels=LABELS, out=str(tmp_path))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     driver = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
     watch = threading.Timer(60, driver.kill)
