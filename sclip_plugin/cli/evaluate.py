@@ -13,6 +13,7 @@ import typer
 from ..defaults import DEFAULT_MODEL
 from .anomaly import evaluate_anomalies
 from .options import Changes, Device, Dtype, parse_changes, quiet_transformers, tell_of_long_bank
+from .ray import Ray, RayGroup
 from .terminal import say, shown, tell
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 # One command, but mounted as a group: so that options may follow the benchmark, arguments may be mixed with them.
 eval_app = typer.Typer(
+    cls=RayGroup,
     invoke_without_command=True,
     subcommand_metavar="",
     add_completion=False,
@@ -84,6 +86,7 @@ def evaluate_command(
     batch: Annotated[int, typer.Option(min=1, help="Pictures given to the model at once.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read and decode.")] = 2,
     scenes: Annotated[int, typer.Option(min=1, help="How many scenes 'demo' has.")] = 120,
+    ray: Ray = None,
     device: Device = None,
     dtype: Dtype = "float32",
 ) -> None:
@@ -91,7 +94,7 @@ def evaluate_command(
 
     Partial results are kept: a run that was stopped goes on, and ends with the same figures.
 
-    Several processes or machines: torchrun --nproc-per-node 4 -m sclip_plugin eval voc21 --data DIR
+    Several processes or machines: torchrun --nproc-per-node 4 -m sclip_plugin eval voc21 --data DIR, or --ray.
 
     Exit code: 0 if all pictures counted, 1 if some were left out (they are named), 2 if nothing could start.
 
@@ -112,7 +115,7 @@ def evaluate_command(
         runs, missing = _plan(benchmark, data, method, preset, parse_changes(change or []), scenes)
         model = model or ("demo" if benchmark == "demo" else DEFAULT_MODEL)
         options = {"limit": limit, "save_maps": save_maps, "resume": resume, "batch": batch, "workers": workers}
-        _evaluate(runs, missing, model, device, dtype, out, worst, options, processes)
+        _evaluate(runs, missing, model, device, dtype, out, worst, options, processes, ray)
     except KeyboardInterrupt:
         tell("stopped; the same command goes on where it was.")
         raise typer.Exit(130) from None
@@ -175,6 +178,7 @@ def _evaluate(
     worst: int,
     options: dict[str, Any],
     processes: Processes,
+    ray: str | None,
 ) -> None:
     from ..evaluation.prediction import SegmenterPrediction
     from ..evaluation.progress import duration, shown_progress
@@ -190,6 +194,11 @@ def _evaluate(
     if device is None and processes.world > 1:
         device = processes.device()
     segmenter = Segmenter.from_pretrained(model, device=device, dtype=dtype)
+    workers = None
+    if ray is not None:
+        from ..integrations.ray.evaluation import RayEvaluation
+
+        workers = RayEvaluation(ray or None, model, device, dtype)
     results: list[EvaluationResult] = []
     for run in runs:
         predict = SegmenterPrediction(segmenter, run.preset, run.changes)
@@ -198,9 +207,12 @@ def _evaluate(
             tell_of_long_bank(sum(map(len, predict.labels)), len(predict.chosen.templates))
         settings = predict.settings(model)
         with shown_progress(run.name, quiet=not processes.first) as report:
-            result = evaluate(
-                run.data, predict, settings=settings, output=folder, processes=processes, report=report, **options
-            )
+            if workers is not None:
+                result = workers.evaluate(run.data, run.preset, run.changes, folder, report, **options)
+            else:
+                result = evaluate(
+                    run.data, predict, settings=settings, output=folder, processes=processes, report=report, **options
+                )
         results.append(result)
         if not processes.first:
             continue

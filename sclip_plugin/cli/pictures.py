@@ -11,7 +11,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Annotated
@@ -84,10 +84,11 @@ class FoundPictures:
         return ", ".join(parts + ([f"{rest} of other kinds"] if rest else []))
 
 
-def find_pictures(arguments: list[str], out: Path | None = None) -> FoundPictures:
+def find_pictures(arguments: list[str], out: Path | None = None, shards: Sequence[str] = ()) -> FoundPictures:
     """The pictures that files, folders, patterns and URLs name; ``-`` reads names from standard input, one a line.
 
-    Folders are searched through, but for hidden files and ``out``, the folder for the results.
+    Folders are searched through, but for hidden files and ``out``, the folder for the results; what ends in one of
+    ``shards`` counts as a picture.
 
     Raises:
         PictureError: there are none.
@@ -109,7 +110,7 @@ def find_pictures(arguments: list[str], out: Path | None = None) -> FoundPicture
                         found.others["in the folder for results"] += 1
                     continue
                 suffix = file.suffix.lower()
-                if suffix not in PICTURE_SUFFIXES:
+                if suffix not in PICTURE_SUFFIXES and suffix not in shards:
                     if not (suffix == ".json" and is_result_json(file)):
                         found.others[suffix or "without a suffix"] += 1
                 elif is_result(file):

@@ -26,6 +26,7 @@ from .index import index
 from .label import label
 from .memory import memory_app
 from .methods import methods
+from .ray import RayCommand
 from .search import search
 from .segment import segment
 from .serve import serve
@@ -39,7 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (segment, label, anomaly, compare, geotiff, index, search, demo, methods, cache, web_page, serve):
-    app.command()(command)
+    app.command(cls=RayCommand if command is segment else None)(command)
 app.add_typer(eval_app, name="eval")
 app.add_typer(convert_app, name="convert")
 app.add_typer(memory_app, name="memory")

@@ -38,6 +38,7 @@ from .options import (
     tell_of_long_bank,
 )
 from .pictures import MaxPixels, NamedPicture, find_pictures, limit_pixels, with_stems
+from .ray import Ray, segment_on_ray
 from .terminal import AsJson, Quiet, say, shown, tell
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def segment(
         typer.Option("--resume", help="Skip pictures whose results are whole and of the same picture and settings."),
     ] = False,
     max_pixels: MaxPixels = None,
+    ray: Ray = None,
+    files: Annotated[bool, typer.Option("--files", help="With --ray: write each picture's files beside, too.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
     device: Device = None,
@@ -94,6 +97,9 @@ def segment(
     whose values are the labels' indices) and NAME.json (labels, areas, scores, settings, the picture's path and hash,
     and the files that belong to it); with --format also what other programs read. What was done is printed on standard
     output, everything else on standard error.
+
+    With --ray the results are rows of Parquet in OUT/results.parquet, pictures may lie in .parquet and .tar files, and
+    the same command goes on where it was stopped.
 
     Exit code: 0 if all pictures were done, 1 if some could not be, 2 if nothing could start.
 
@@ -108,6 +114,17 @@ def segment(
         masks=masks, memory=memory, window=window, stride=stride, resize_short_side=resize, templates=templates,
     )  # fmt: skip
     check_labels(parsed, preset, settings)
+    if ray is not None:
+        unused = {
+            "--format": formats, "--regions": regions, "--heatmaps": heatmaps, "--stretch": stretch, "--colors": colors,
+            "--min-area": min_area, "--max-pixels": max_pixels, "--style": style != "fill",
+            "--opacity": opacity != 0.55, "--picture-format": picture_format != "png",
+        }  # fmt: skip
+        segment_on_ray(
+            ray, pictures, parsed, out, settings, unused, quiet, as_json, model=model, preset=preset, device=device,
+            dtype=dtype, files=files,
+        )  # fmt: skip
+        return
     wanted = split_formats(formats, regions)
     drawn = {
         "opacity": opacity, "style": style, "colours": read_colors(colors), "stretch": stretch,

@@ -1,0 +1,139 @@
+"""What a job is made of: blocks of pictures that never change once they are written down, and what the job is.
+
+A job's folder holds ``job.json`` (model, labels, settings), ``plan.parquet`` (which picture is in which block) and
+``results.parquet/``, one part for each block that is done. A block is a list of picture files, a row group of a Parquet
+file, or a tar file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...cli.pictures import NamedPicture, find_pictures, is_url, with_stems
+from ...errors import FileFormatError, SclipError
+from ...files import atomic_path, locked_folder, save_json
+
+SHARDS = (".parquet", ".tar")
+"""Files that hold many pictures."""
+
+_PLAN = pa.schema([("block", pa.int32()), ("path", pa.string()), ("group", pa.int32()), ("stem", pa.string())])
+
+
+class JobError(SclipError, ValueError):
+    """The output folder belongs to another job."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a block holds: a picture file (by its path or URL), or pictures of a shard.
+
+    Fields:
+        path: of the file.
+        group: of a Parquet file which row group; of a tar 0; -1 for a picture file.
+        stem: what a picture file's results are called.
+    """
+
+    path: str
+    group: int = -1
+    stem: str = ""
+
+
+def find_entries(arguments: Sequence[str], out: Path) -> list[Entry]:
+    """Pictures and shards that files, folders, patterns and URLs name, in order, with absolute paths.
+
+    Raises:
+        PictureError: there are none.
+        FileFormatError: a Parquet file that can't be read.
+    """
+    found = find_pictures(list(arguments), out, shards=SHARDS).pictures
+    shards = [picture for picture in found if _is_shard(picture)]
+    entries = [
+        Entry(name if is_url(name := picture.given) else str(Path(name).absolute()), -1, stem)
+        for picture, stem in with_stems([picture for picture in found if not _is_shard(picture)])
+    ]
+    for shard in shards:
+        path = str(Path(shard.given).absolute())
+        entries += [Entry(path, group) for group in range(_groups(path))]
+    return entries
+
+
+def plan_of(folder: Path, identity: dict[str, Any], entries: Iterable[Entry], size: int) -> list[list[Entry]]:
+    """The job's blocks: those that are written down, and new ones of what is in none of them yet.
+
+    Args:
+        folder: of the job; made where it is missing.
+        identity: all that results depend on, as plain values.
+        entries: of this call.
+        size: picture files in a new block.
+
+    Raises:
+        JobError: the folder holds results of another job; the message names what differs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked_folder(folder):
+        _check_identity(folder / "job.json", json.loads(json.dumps(identity)))
+        path = folder / "plan.parquet"
+        blocks = _read(path)
+        known = {(entry.path, entry.group) for block in blocks for entry in block}
+        new = [entry for entry in entries if (entry.path, entry.group) not in known]
+        files = [entry for entry in new if entry.group < 0]
+        blocks += [files[first : first + size] for first in range(0, len(files), size)]
+        blocks += [[entry] for entry in new if entry.group >= 0]
+        if new:
+            rows = [
+                {"block": index, "path": entry.path, "group": entry.group, "stem": entry.stem}
+                for index, block in enumerate(blocks)
+                for entry in block
+            ]
+            with atomic_path(path) as lent:
+                pq.write_table(pa.Table.from_pylist(rows, _PLAN), lent)
+    return blocks
+
+
+def part_path(folder: Path, block: int) -> Path:
+    """Where a block's results lie once it is done."""
+    return folder / "results.parquet" / f"part-{block:07d}.parquet"
+
+
+def _check_identity(path: Path, identity: dict[str, Any]) -> None:
+    if not path.exists():
+        save_json(identity, path)
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    for key in sorted({*found, *identity}, key=lambda key: (key == "identity", key)):
+        if found.get(key) != identity.get(key):
+            raise JobError(
+                f"{path.parent} holds results of another job: {key} was {found.get(key)!r:.200}, now it is "
+                f"{identity.get(key)!r:.200}. Give another folder with --out."
+            )
+
+
+def _read(path: Path) -> list[list[Entry]]:
+    if not path.exists():
+        return []
+    blocks: list[list[Entry]] = []
+    for row in pq.read_table(path).to_pylist():
+        if row["block"] == len(blocks):
+            blocks.append([])
+        blocks[row["block"]].append(Entry(row["path"], row["group"], row["stem"]))
+    return blocks
+
+
+def _is_shard(picture: NamedPicture) -> bool:
+    return picture.relative.suffix.lower() in SHARDS and not is_url(picture.given)
+
+
+def _groups(path: str) -> int:
+    if not path.lower().endswith(".parquet"):
+        return 1
+    try:
+        return int(pq.read_metadata(path).num_row_groups)
+    except (pa.ArrowException, OSError) as error:
+        raise FileFormatError(f"{path} is no Parquet file that can be read: {error}") from error

@@ -1,0 +1,75 @@
+"""``--ray`` on the command line, on a local Ray of two workers."""
+
+import json
+import os
+import signal
+
+import pytest
+from typer.testing import CliRunner
+
+import sclip_plugin as sp
+from sclip_plugin.cli.program import app
+from sclip_plugin.cli.ray import with_address
+
+pytest.importorskip("ray.data", reason="needs Ray Data: pip install 'sclip_plugin[ray]'")
+import pyarrow.parquet as pq  # noqa: E402
+
+QUICK = ["--set", "templates=plain"]
+
+
+@pytest.mark.parametrize(
+    "given, meant",
+    [
+        (["--ray", "photos"], ["--ray=", "photos"]),
+        (["--ray", "10.0.0.1:6379", "photos"], ["--ray=10.0.0.1:6379", "photos"]),
+        (["photos", "--ray"], ["photos", "--ray="]),
+        (["--ray", "local", "--ray=auto"], ["--ray=local", "--ray=auto"]),
+    ],
+)
+def test_an_address_may_follow(given, meant):
+    assert with_address(given) == meant
+
+
+def test_segment(tmp_path):
+    (tmp_path / "in").mkdir()
+    sp.draw_scene(seed=1, size=(96, 72)).picture.save(tmp_path / "in/a.png")
+    (tmp_path / "in/b.png").write_bytes(b"-")
+    command = ["segment", "--ray", str(tmp_path / "in"), "-l", "cat, grass", "-m", "demo", "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*command, *QUICK, "--files", "--json"])
+    assert result.exit_code == 1, result.output  # one failed
+    said = json.loads(result.stdout.splitlines()[0])
+    assert said == {
+        "results": str(tmp_path / "out/results.parquet"), "blocks": 1, "computed": 1, "pictures": 2, "failed": 1,
+    }  # fmt: skip
+    assert len(pq.read_table(said["results"])) == 2 and (tmp_path / "out/a.overlay.png").is_file()
+    refused = CliRunner().invoke(app, [*command, "--format", "coco"])
+    assert "--format does not go with --ray" in str(refused.exception)
+
+
+def test_eval_has_the_same_integer_counts(tmp_path, monkeypatch, workers):
+    """Two workers, of which one is killed in the middle, as one process."""
+    from sclip_plugin.integrations.ray.evaluation import RayEvaluation
+
+    killed = []
+    evaluate = RayEvaluation.evaluate
+
+    def with_a_kill(self, data, preset, changes, output, report, **options):
+        def kill_one(done, of):
+            if not killed and done < of:
+                killed.append(workers()[0])
+                os.kill(killed[0], signal.SIGKILL)
+
+        return evaluate(self, data, preset, changes, output, kill_one, **options)
+
+    monkeypatch.setattr(RayEvaluation, "evaluate", with_a_kill)
+    from_two = _eval(tmp_path / "two", "--ray")
+    assert killed
+    assert from_two == _eval(tmp_path / "one")
+
+
+def _eval(out, *more):
+    command = ["eval", "demo", "--scenes", "60", *QUICK, "--out", str(out), *more]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, (result.output, result.exception)
+    content = json.loads((out / "demo/demo-csa/results.json").read_text())
+    return {name: content[name] for name in ("classes", "miou", "per_picture", "settings", "pictures")}
