@@ -1,5 +1,8 @@
-"""Many pictures on Ray: `segment_dataset` segments a collection into Parquet, in blocks that a stopped job keeps."""
+"""Many pictures on Ray: `segment_files` segments a collection into Parquet, in blocks that a stopped job keeps;
+`segment_dataset` is a step of a Ray Data pipeline."""
 
-from .dataset import Summary, segment_dataset, start_ray
+from .cluster import start_ray
+from .dataset import segment_dataset
+from .job import Summary, segment_files
 
-__all__ = ["Summary", "segment_dataset", "start_ray"]
+__all__ = ["Summary", "segment_dataset", "segment_files", "start_ray"]

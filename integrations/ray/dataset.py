@@ -1,165 +1,81 @@
-"""`segment_dataset`: the driver's side of a job."""
+"""`segment_dataset`: pictures of a Ray dataset to their segments, as a step of somebody's own pipeline."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...errors import SettingError
-from ...files import check_writable, sweep
+from ...errors import FileFormatError
 from ...importing import needs
+from ...segment.segmenter import Segmenter
 from ...text.labels import Labels
+from .cluster import start_ray, workers_of
 
-BLOCK = 64
-"""Picture files in a block: what is done again of a worker that was killed."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What came of a job.
-
-    Fields:
-        folder: the Parquet folder with a row for every picture.
-        blocks: how many the whole job has.
-        computed: how many of them this call did.
-        pictures: that this call did.
-        failed: those of them whose row has an error.
-    """
-
-    folder: Path
-    blocks: int
-    computed: int
-    pictures: int
-    failed: int
-
-
-def start_ray(address: str | None = None, **options: Any) -> None:
-    """Join the cluster at ``address``, or start this machine's own Ray (``"local"``); nothing if Ray runs already.
-
-    Args:
-        address: as ``ray.init`` takes it; None: RAY_ADDRESS, else a cluster on this machine, else one of its own.
-        **options: of ``ray.init``.
-
-    Raises:
-        MissingPackageError: without the extra ``ray``.
-        SettingError: nobody answers at the address.
-    """
-    ray = needs("ray", "ray")
-    if ray.is_initialized():
-        return
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise SettingError(f"no Ray at {address!r} ({error}); expected 'local', 'auto' or HOST:PORT.") from error
-
-
-def workers_of(device: str | None) -> tuple[int, dict[str, float], str]:
-    """How many workers the cluster has room for, what each takes, and its device: one for each GPU, else for each
-    processor."""
-    ray = needs("ray", "ray")
-    has = ray.cluster_resources()
-    gpus = int(has.get("GPU", 0))
-    if gpus and device != "cpu":
-        return gpus, {"num_gpus": 1, "num_cpus": 1}, "cuda"
-    return max(1, int(has.get("CPU", 1))), {"num_cpus": 1}, "cpu"
+if TYPE_CHECKING:
+    import ray.data
 
 
 def segment_dataset(
-    pictures: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    ds: ray.data.Dataset,
     labels: Labels | None = None,
     *,
-    out: str | os.PathLike[str],
     model: str,
+    column: str | None = None,
     preset: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
     workers: int | None = None,
-    files: bool = False,
-    block: int = BLOCK,
-    report: Callable[[int, int], None] | None = None,
     **changes: Any,
-) -> Summary:
-    """Segment a collection on Ray; a call that was stopped goes on where it was.
+) -> ray.data.Dataset:
+    """Segment the pictures of a Ray dataset; lazy, as Ray Data's own steps are.
 
-    Workers are Ray Data's actors, one model each, on GPUs where the cluster has some. Each takes a block of pictures,
-    sends their windows through the tower together and writes one part of the results; a part that is there is not done
-    again. A worker that dies is started anew with its block. A picture that fails is a row with its error. Pictures
-    that were added since the last call become new blocks. All machines must see the same files.
+    Workers are Ray Data's actors, one model each, on GPUs where the cluster has some. A picture that fails is a row
+    with its error. For a job that can be stopped and goes on where it was, see `segment_files`.
 
     Args:
-        pictures: folders, files, patterns, URLs; ``.parquet`` files hold pictures in a column of bytes, ``.tar`` files
-            as members (WebDataset).
+        ds: with a column of picture files (``ray.data.read_binary_files``, Parquet) or of pixels, (H, W, 3) uint8
+            (``ray.data.read_images``).
         labels: as for a segmenter's call.
-        out: folder of the job; ``results.parquet`` in it has the rows, see `sclip_plugin.integrations.ray.worker`.
         model: a name, as `Segmenter.from_pretrained` takes it.
+        column: the pictures'; None where there is one column that can be it.
         preset, dtype: of `Segmenter.from_pretrained`.
         device: "cpu" keeps workers off GPUs.
         workers: how many; None for one a GPU, or one a processor where there are none.
-        files: write what `sclip segment` writes for each picture too.
-        block: picture files in a block. A row group and a tar are a block each, whatever their size.
-        report: called with (blocks done, blocks) as they are done.
         **changes: settings that differ.
 
     Returns:
-        A `Summary`.
+        A dataset of the other columns and ``width``, ``height``, ``segments``, ``error``, as
+        `sclip_plugin.integrations.ray.rows.ANSWER` has them.
 
     Raises:
-        JobError: ``out`` holds results of another model, other labels or settings.
-        PictureError: no pictures.
+        FileFormatError: no such column, none that can be the pictures', or several.
         SclipError: as for a segmenter.
 
     Example:
+        >>> import ray
         >>> from sclip_plugin.integrations.ray import segment_dataset
-        >>> summary = segment_dataset("photos", ["cat", "sofa"], out="out", model="demo")  # doctest: +SKIP
+        >>> ds = ray.data.read_images("photos", include_paths=True)  # doctest: +SKIP
+        >>> segment_dataset(ds, ["cat", "sofa"], model="demo").write_parquet("rows")  # doctest: +SKIP
     """
     data = needs("ray.data", "ray")
-    from ...segment.segmenter import Segmenter
-    from .plan import find_entries, part_path, plan_of
-    from .worker import Work, Worker
+    from .rows import Work
+    from .sources import picture_column
+    from .worker import TableWorker
 
-    if block < 1 or (workers is not None and workers < 1):
-        raise SettingError(f"block={block!r}, workers={workers!r}; expected 1 or more of each.")
     needs("pycocotools.mask", "ray")
-    folder = Path(out).absolute()
-    check_writable(folder)
     start_ray()
+    schema = ds.schema()
+    if schema is None:
+        raise FileFormatError("the dataset has no rows; expected one with a column of pictures.")
+    column = picture_column(dict(zip(schema.names, schema.types, strict=True)), "the dataset", column)
     # The driver has the model too: what is wrong with it, the labels or the settings is said before a worker starts.
     segmenter = Segmenter.from_pretrained(model, device="cpu", dtype="float32", preset=preset, **changes)
+    segmenter.text_embeddings(labels)
     room, resources, chosen = workers_of(device)
-    vocabulary = segmenter.text_embeddings(labels)[0]
-    identity = {
-        "model": model,
-        "preset": preset,
-        "dtype": str(dtype or "float32"),
-        "labels": list(vocabulary.labels),
-        **segmenter.settings.plain(),
-        "identity": segmenter.identity(labels),
-    }
-    given = [pictures] if isinstance(pictures, (str, os.PathLike)) else pictures
-    blocks = plan_of(folder, identity, find_entries([os.fspath(path) for path in given], folder), block)
-    sweep(folder)
-    left = [number for number in range(len(blocks)) if not part_path(folder, number).exists()]
-    done = failed = count = 0
-    if left:
-        work = Work(model, preset, chosen, dtype, labels, segmenter.settings, folder, files, identity)
-        rows = [
-            {"block": number, "entries": json.dumps([(e.path, e.group, e.stem) for e in blocks[number]])}
-            for number in left
-        ]
-        data.DataContext.get_current().enable_progress_bars = False
-        results = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            Worker,
-            fn_constructor_args=(work,),
-            batch_size=1,
-            compute=data.ActorPoolStrategy(size=min(workers or room, len(left)), max_tasks_in_flight_per_actor=2),
-            **resources,
-        )
-        for row in results.iter_rows():
-            done, count, failed = done + 1, count + int(row["pictures"]), failed + int(row["failed"])
-            if report:
-                report(len(blocks) - len(left) + done, len(blocks))
-    return Summary(folder / "results.parquet", len(blocks), done, count, failed)
+    return ds.map_batches(
+        TableWorker,
+        fn_constructor_args=(Work(model, preset, chosen, dtype, labels, segmenter.settings), column),
+        batch_size=16,
+        batch_format="pyarrow",
+        compute=data.ActorPoolStrategy(size=workers or room),
+        **resources,
+    )

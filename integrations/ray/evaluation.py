@@ -14,7 +14,7 @@ from ...evaluation.runner import EvaluationResult, evaluate
 from ...evaluation.sets import EvaluationSet
 from ...importing import needs
 from ...protocols.presets import Preset
-from .dataset import start_ray, workers_of
+from .cluster import start_ray, workers_of
 
 T = TypeVar("T")
 

@@ -37,7 +37,7 @@ class Entry:
     Fields:
         path: of the file.
         group: of a Parquet file which row group; of a tar 0; -1 for a picture file.
-        stem: what a picture file's results are called.
+        stem: what a picture's results are called; before the names of a shard's.
     """
 
     path: str
@@ -52,15 +52,13 @@ def find_entries(arguments: Sequence[str], out: Path) -> list[Entry]:
         PictureError: there are none.
         FileFormatError: a Parquet file that can't be read.
     """
-    found = find_pictures(list(arguments), out, shards=SHARDS).pictures
-    shards = [picture for picture in found if _is_shard(picture)]
-    entries = [
-        Entry(name if is_url(name := picture.given) else str(Path(name).absolute()), -1, stem)
-        for picture, stem in with_stems([picture for picture in found if not _is_shard(picture)])
-    ]
-    for shard in shards:
-        path = str(Path(shard.given).absolute())
-        entries += [Entry(path, group) for group in range(_groups(path))]
+    entries: list[Entry] = []
+    for picture, stem in with_stems(find_pictures(list(arguments), out, shards=SHARDS).pictures):
+        name = picture.given if is_url(picture.given) else str(Path(picture.given).absolute())
+        if _is_shard(picture):
+            entries += [Entry(name, group, stem) for group in range(_groups(name))]
+        else:
+            entries.append(Entry(name, -1, stem))
     return entries
 
 
@@ -100,6 +98,11 @@ def plan_of(folder: Path, identity: dict[str, Any], entries: Iterable[Entry], si
 def part_path(folder: Path, block: int) -> Path:
     """Where a block's results lie once it is done."""
     return folder / "results.parquet" / f"part-{block:07d}.parquet"
+
+
+def attempts_path(folder: Path, block: int) -> Path:
+    """Where it is noted how attempts at a block went, while it is not done."""
+    return folder / "attempts" / f"{block:07d}.txt"
 
 
 def _check_identity(path: Path, identity: dict[str, Any]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -25,16 +27,16 @@ class Item:
         source: the file, as in the results.
         key: which picture of a shard: a row's number, a member's name; None for a picture file.
         stem: what files about it are called.
-        data: its bytes, of a shard; None for a picture file, and for an empty cell of a table.
+        data: its bytes, of a shard, or its pixels; None for a picture file, and for an empty cell of a table.
     """
 
     source: str
     key: str | None
     stem: str
-    data: bytes | None
+    data: bytes | np.ndarray | None
 
-    def bytes(self) -> bytes:
-        """The picture's file.
+    def content(self) -> bytes | np.ndarray:
+        """The picture's file, or its pixels.
 
         Raises:
             PictureError: it can't be read.
@@ -43,7 +45,7 @@ class Item:
         if self.data is not None:
             return self.data
         if self.key is not None:
-            raise FileFormatError(f"{self.source}, row {self.key}: empty; expected a picture's bytes.")
+            raise FileFormatError("an empty cell; expected a picture's file or its pixels.")
         with NamedPicture.of(self.source).open() as file:
             return file.read()
 
@@ -59,13 +61,13 @@ def items_of(block: Sequence[Entry]) -> Iterator[Item]:
         if entry.group < 0:
             yield Item(entry.path, None, entry.stem, None)
         elif entry.path.lower().endswith(".tar"):
-            yield from _members(entry.path)
+            yield from _members(entry)
         else:
-            yield from _rows(entry.path, entry.group)
+            yield from _rows(entry)
 
 
-def _members(path: str) -> Iterator[Item]:
-    with tarfile.open(path, "r:") as tar:
+def _members(shard: Entry) -> Iterator[Item]:
+    with tarfile.open(shard.path, "r:") as tar:
         for member in tar:
             name = PurePosixPath(member.name)
             if not member.isfile() or name.suffix.lower() not in PICTURE_SUFFIXES or name.name.startswith("."):
@@ -73,36 +75,47 @@ def _members(path: str) -> Iterator[Item]:
             file = tar.extractfile(member)
             assert file is not None, "an ordinary file"
             parts = [part for part in name.with_suffix("").parts if part not in ("/", "..")]
-            yield Item(path, member.name, "/".join((Path(path).stem, *parts)), file.read())
+            yield Item(shard.path, member.name, "/".join((shard.stem, *parts)), file.read())
 
 
-def _rows(path: str, group: int) -> Iterator[Item]:
-    with pq.ParquetFile(path) as file:
-        column = picture_column(file.schema_arrow, path)
-        row = sum(file.metadata.row_group(index).num_rows for index in range(group))
-        for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[column]):
+def _rows(shard: Entry) -> Iterator[Item]:
+    with pq.ParquetFile(shard.path) as file:
+        column = picture_column({field.name: field.type for field in file.schema_arrow}, shard.path)
+        row = sum(file.metadata.row_group(index).num_rows for index in range(shard.group))
+        for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[shard.group], columns=[column]):
             for value in batch.column(0 if batch.num_columns == 1 else column).to_pylist():
-                data = value.get("bytes") if isinstance(value, dict) else value
-                yield Item(path, str(row), f"{Path(path).stem}/{row}", data)
+                yield Item(shard.path, str(row), f"{shard.stem}/{row}", data_in(value))
                 row += 1
 
 
-def picture_column(schema: pa.Schema, name: str) -> str:
-    """The one column that holds pictures as bytes, or as Hugging Face's struct with a field ``bytes``.
+def data_in(cell: Any) -> bytes | np.ndarray | None:
+    """What a cell of a column that `picture_column` found holds: a picture's file, or its pixels."""
+    return cell.get("bytes") if isinstance(cell, dict) else cell
+
+
+def picture_column(columns: Mapping[str, Any], where: str, given: str | None = None) -> str:
+    """The column that holds pictures: as bytes, as Hugging Face's struct with a field ``bytes``, as Ray's tensors.
+
+    Args:
+        columns: name to Arrow type.
+        where: what has them, for an error.
+        given: its name; None where there is only one that can be it.
 
     Raises:
         FileFormatError: there is none, or several.
     """
-    found = [field.name for field in schema if _holds_bytes(field.type)]
+    found = [name for name, kind in columns.items() if _holds_pictures(kind) and given in (None, name)]
     if len(found) != 1:
         raise FileFormatError(
-            f"{name} has {len(found)} columns of bytes ({', '.join(found) or 'none'}) among {', '.join(schema.names)}; "
-            "expected one, with a picture's file in each row."
+            f"{where} has {len(found)} columns of pictures ({', '.join(found) or 'none'}) among {', '.join(columns)}"
+            f"{f', for {given!r}' if given else ''}; expected one, with a picture's file or its pixels in each row."
         )
     return found[0]
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
+def _holds_pictures(kind: Any) -> bool:
+    if not isinstance(kind, pa.DataType):
+        return False
     if pa.types.is_struct(kind):
-        return any(field.name == "bytes" and _holds_bytes(field.type) for field in kind)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        return any(field.name == "bytes" and _holds_pictures(field.type) for field in kind)
+    return isinstance(kind, pa.BaseExtensionType) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)

@@ -68,7 +68,7 @@ def segment_on_ray(
 ) -> None:
     """``sclip segment … --ray``; ``unused`` are options that it does not have."""
     from ..evaluation.progress import shown_progress
-    from ..integrations.ray import segment_dataset, start_ray
+    from ..integrations.ray import segment_files, start_ray
     from .options import quiet_transformers
 
     for flag, value in unused.items():
@@ -77,7 +77,7 @@ def segment_on_ray(
     quiet_transformers()
     start_ray(address or None)
     with shown_progress("segmenting", quiet=quiet) as report:
-        summary = segment_dataset(pictures, labels, out=out, report=report, **options, **settings)
+        summary = segment_files(pictures, labels, out=out, report=report, **options, **settings)
     if as_json:
         counts = {name: getattr(summary, name) for name in ("blocks", "computed", "pictures", "failed")}
         say(json.dumps({"results": str(summary.folder), **counts}))

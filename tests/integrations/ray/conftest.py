@@ -11,7 +11,7 @@ TAME = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def local_ray():
     """What this Ray was started with."""
     ray = pytest.importorskip("ray", reason="needs ray: pip install 'sclip_plugin[ray]'")

@@ -14,6 +14,8 @@ from sclip_plugin.cli.ray import with_address
 pytest.importorskip("ray.data", reason="needs Ray Data: pip install 'sclip_plugin[ray]'")
 import pyarrow.parquet as pq  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("local_ray")
+
 QUICK = ["--set", "templates=plain"]
 
 

@@ -1,0 +1,39 @@
+"""The Ray at hand, and how many workers it has room for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import SettingError
+from ...importing import needs
+
+
+def start_ray(address: str | None = None, **options: Any) -> None:
+    """Join the cluster at ``address``, or start this machine's own Ray (``"local"``); nothing if Ray runs already.
+
+    Args:
+        address: as ``ray.init`` takes it; None: RAY_ADDRESS, else a cluster on this machine, else one of its own.
+        **options: of ``ray.init``.
+
+    Raises:
+        MissingPackageError: without the extra ``ray``.
+        SettingError: nobody answers at the address.
+    """
+    ray = needs("ray", "ray")
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise SettingError(f"no Ray at {address!r} ({error}); expected 'local', 'auto' or HOST:PORT.") from error
+
+
+def workers_of(device: str | None) -> tuple[int, dict[str, float], str]:
+    """How many workers the cluster has room for, what each takes, and its device: one for each GPU, else for each
+    processor."""
+    ray = needs("ray", "ray")
+    has = ray.cluster_resources()
+    gpus = int(has.get("GPU", 0))
+    if gpus and device != "cpu":
+        return gpus, {"num_gpus": 1, "num_cpus": 1}, "cuda"
+    return max(1, int(has.get("CPU", 1))), {"num_cpus": 1}, "cpu"

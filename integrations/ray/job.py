@@ -1,0 +1,137 @@
+"""`segment_files`: pictures in files to rows in files, in blocks, which a job that was stopped keeps."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import SettingError
+from ...files import check_writable, sweep
+from ...importing import needs
+from ...text.labels import Labels
+from .cluster import start_ray, workers_of
+
+BLOCK = 64
+"""Picture files in a block: what is done again of a worker that was killed."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of a job.
+
+    Fields:
+        folder: the Parquet folder with a row for every picture.
+        blocks: how many the whole job has.
+        computed: how many of them this call did.
+        pictures: that this call did.
+        failed: those of them whose row has an error.
+    """
+
+    folder: Path
+    blocks: int
+    computed: int
+    pictures: int
+    failed: int
+
+
+def segment_files(
+    pictures: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    labels: Labels | None = None,
+    *,
+    out: str | os.PathLike[str],
+    model: str,
+    preset: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    workers: int | None = None,
+    files: bool = False,
+    block: int = BLOCK,
+    report: Callable[[int, int], None] | None = None,
+    **changes: Any,
+) -> Summary:
+    """Segment a collection on Ray; a call that was stopped goes on where it was.
+
+    Workers are Ray Data's actors, one model each, on GPUs where the cluster has some. Each takes a block of pictures,
+    sends their windows through the tower together and writes one part of the results; a part that is there is not done
+    again. A worker that dies is started anew with its block. A picture that fails, or that ends its worker twice, is a
+    row with its error. Pictures that were added since the last call become new blocks. All machines must see the same
+    files.
+
+    Args:
+        pictures: folders, files, patterns, URLs; ``.parquet`` files hold pictures in a column of bytes, ``.tar`` files
+            as members (WebDataset).
+        labels: as for a segmenter's call.
+        out: folder of the job; ``results.parquet`` in it has the rows, see `sclip_plugin.integrations.ray.worker`.
+        model: a name, as `Segmenter.from_pretrained` takes it.
+        preset, dtype: of `Segmenter.from_pretrained`.
+        device: "cpu" keeps workers off GPUs.
+        workers: how many; None for one a GPU, or one a processor where there are none.
+        files: write what `sclip segment` writes for each picture too.
+        block: picture files in a block. A row group and a tar are a block each, whatever their size.
+        report: called with (blocks done, blocks) as they are done.
+        **changes: settings that differ.
+
+    Returns:
+        A `Summary`.
+
+    Raises:
+        JobError: ``out`` holds results of another model, other labels or settings.
+        PictureError: no pictures.
+        SclipError: as for a segmenter.
+
+    Example:
+        >>> from sclip_plugin.integrations.ray import segment_files
+        >>> summary = segment_files("photos", ["cat", "sofa"], out="out", model="demo")  # doctest: +SKIP
+    """
+    data = needs("ray.data", "ray")
+    from ...segment.segmenter import Segmenter
+    from .plan import find_entries, part_path, plan_of
+    from .rows import Saving, Work
+    from .worker import Worker
+
+    if block < 1 or (workers is not None and workers < 1):
+        raise SettingError(f"block={block!r}, workers={workers!r}; expected 1 or more of each.")
+    needs("pycocotools.mask", "ray")
+    folder = Path(out).absolute()
+    check_writable(folder)
+    start_ray()
+    # The driver has the model too: what is wrong with it, the labels or the settings is said before a worker starts.
+    segmenter = Segmenter.from_pretrained(model, device="cpu", dtype="float32", preset=preset, **changes)
+    room, resources, chosen = workers_of(device)
+    vocabulary = segmenter.text_embeddings(labels)[0]
+    identity = {
+        "model": model,
+        "preset": preset,
+        "dtype": str(dtype or "float32"),
+        "labels": list(vocabulary.labels),
+        **segmenter.settings.plain(),
+        "identity": segmenter.identity(labels),
+    }
+    given = [pictures] if isinstance(pictures, (str, os.PathLike)) else pictures
+    blocks = plan_of(folder, identity, find_entries([os.fspath(path) for path in given], folder), block)
+    sweep(folder)
+    left = [number for number in range(len(blocks)) if not part_path(folder, number).exists()]
+    done = failed = count = 0
+    if left:
+        work = Work(model, preset, chosen, dtype, labels, segmenter.settings)
+        rows = [
+            {"block": number, "entries": json.dumps([(e.path, e.group, e.stem) for e in blocks[number]])}
+            for number in left
+        ]
+        data.DataContext.get_current().enable_progress_bars = False
+        results = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            Worker,
+            fn_constructor_args=(work, folder, Saving(folder, identity) if files else None),
+            batch_size=1,
+            compute=data.ActorPoolStrategy(size=min(workers or room, len(left)), max_tasks_in_flight_per_actor=2),
+            **resources,
+        )
+        for row in results.iter_rows():
+            done, count, failed = done + 1, count + int(row["pictures"]), failed + int(row["failed"])
+            if report:
+                report(len(blocks) - len(left) + done, len(blocks))
+    return Summary(folder / "results.parquet", len(blocks), done, count, failed)

@@ -1,0 +1,144 @@
+"""Collections on a local Ray of two workers: every picture once, whoever is killed, whatever is broken."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sclip_plugin as sp
+
+pytest.importorskip("ray.data", reason="needs Ray Data: pip install 'sclip_plugin[ray]'")
+import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
+from pycocotools import mask as coco  # noqa: E402
+from sclip_plugin.integrations.ray import segment_files  # noqa: E402
+from sclip_plugin.integrations.ray.plan import JobError  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+LABELS = ["cat", "grass", "sky"]
+QUICK = {"templates": "plain"}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Twelve scenes, and a file that is no picture."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed in range(12):
+        sp.draw_scene(seed=seed, size=(96, 72)).picture.save(folder / f"{seed:02d}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+def rows_of(out):
+    return pq.read_table(Path(out) / "results.parquet").to_pylist()
+
+
+def each_once(rows, folder):
+    assert Counter(row["source"] for row in rows) == Counter(str(path) for path in Path(folder).glob("*.png"))
+    (bad,) = [row for row in rows if row["error"]]
+    assert bad["source"].endswith("broken.png") and "cannot be read as a picture" in bad["error"]
+
+
+def test_results_are_a_segmenters_and_a_second_call_has_nothing_to_do(pictures, tmp_path):
+    seen = []
+    call = dict(out=tmp_path, model="demo", block=4, files=True, **QUICK)
+    summary = segment_files(pictures, LABELS, report=lambda *done: seen.append(done), **call)
+    assert (summary.blocks, summary.computed, summary.pictures, summary.failed) == (4, 4, 13, 1)
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    rows = rows_of(tmp_path)
+    each_once(rows, pictures)
+    segmenter = sp.Segmenter.from_pretrained("demo", device="cpu", **QUICK)
+    for row in rows:
+        if row["error"]:
+            continue
+        with Image.open(row["source"]) as file:
+            result = segmenter(file, LABELS)
+        label_map = np.full((row["height"], row["width"]), -1)
+        for segment in row["segments"]:
+            mask = coco.decode({"size": [row["height"], row["width"]], "counts": segment["counts"]}).astype(bool)
+            label_map[mask] = segment["index"]
+            assert segment["label"] == LABELS[segment["index"]] and segment["area"] == mask.sum()
+            assert segment["score"] == pytest.approx(result.mean_scores()[segment["label"]], abs=1e-4)
+        assert (label_map != result.label_map).mean() < 1e-3  # batches differ, and with them the last digits
+        saved = sp.Segmentation.load(tmp_path, Path(row["source"]).stem)
+        assert (saved.label_map == label_map).all()
+    assert segment_files(pictures, LABELS, **call).computed == 0
+    with pytest.raises(JobError, match="labels was"):
+        segment_files(pictures, ["dog"], **call)
+    with pytest.raises(JobError, match="method was 'csa', now it is 'naclip'"):
+        segment_files(pictures, LABELS, method="naclip", **call)
+
+
+def test_a_worker_is_killed(pictures, tmp_path, workers):
+    """Its process gets SIGKILL once the first block is done; Ray starts it anew, with its block."""
+    killed = []
+
+    def kill_one(done, of):
+        if not killed:
+            killed.append(workers()[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    summary = segment_files(pictures, LABELS, out=tmp_path, model="demo", block=1, workers=2, report=kill_one, **QUICK)
+    assert killed and not Path(f"/proc/{killed[0]}/cwd").exists()
+    assert (summary.computed, summary.pictures, summary.failed) == (13, 13, 1)
+    each_once(rows_of(tmp_path), pictures)
+
+
+def test_shards(pictures, tmp_path):
+    """A tar with a member that is no picture and a Parquet file with an empty cell, two row groups."""
+    files = sorted(pictures.glob("0*.png"))[:4]
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for path in files:
+            tar.add(path, f"x/{path.name}")
+        tar.addfile(tarfile.TarInfo("x/00.txt"), io.BytesIO())
+    cells = [path.read_bytes() for path in files[:3]] + [None]
+    pq.write_table(pa.table({"id": range(4), "jpg": cells}), tmp_path / "b.parquet", row_group_size=2)
+    out = tmp_path / "out"
+    summary = segment_files(tmp_path, LABELS, out=out, model="demo", workers=1, **QUICK)
+    assert (summary.blocks, summary.pictures, summary.failed) == (3, 8, 1)
+    rows = {(Path(row["source"]).name, row["key"]): row for row in rows_of(out)}
+    assert set(rows) == {("a.tar", f"x/{p.name}") for p in files} | {("b.parquet", str(i)) for i in range(4)}
+    assert rows["b.parquet", "3"]["error"].startswith("an empty cell")
+    assert rows["a.tar", "x/02.png"]["segments"] == rows["b.parquet", "2"]["segments"]
+
+
+DRIVER = """
+import ray, sys
+from sclip_plugin.integrations.ray import segment_files
+ray.init(**{tame})
+segment_files({pictures!r}, {labels}, out={out!r}, model="demo", block=1, workers=1, templates="plain",
+                report=lambda done, of: print(done, flush=True))
+"""
+
+
+def test_the_driver_is_killed_and_the_job_goes_on(pictures, tmp_path, local_ray):
+    """In a process with a Ray of its own, after two blocks; the parts that are there are not written again."""
+    script = DRIVER.format(tame=local_ray, pictures=str(pictures), labels=LABELS, out=str(tmp_path))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    driver = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
+    watch = threading.Timer(60, driver.kill)
+    watch.start()
+    while (line := driver.stdout.readline()) and int(line) < 2:
+        pass
+    driver.kill()
+    driver.wait()
+    watch.cancel()
+    assert line, "the driver ended before two blocks were done"
+    time.sleep(1)  # its worker ends with it, perhaps after the block at hand
+    parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "results.parquet").glob("part-*.parquet")}
+    assert 2 <= len(parts) < 13
+    summary = segment_files(pictures, LABELS, out=tmp_path, model="demo", block=1, workers=2, **QUICK)
+    assert summary.computed == 13 - len(parts)
+    assert {path: path.stat().st_mtime_ns for path in parts} == parts
+    each_once(rows_of(tmp_path), pictures)
