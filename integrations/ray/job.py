@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def segment_files(
     """
     data = needs("ray.data", "ray")
     from ...segment.segmenter import Segmenter
-    from .plan import find_entries, part_path, plan_of
+    from .plan import attempts_path, find_entries, part_path, plan_of
     from .rows import Saving, Work
     from .worker import Worker
 
@@ -134,4 +135,5 @@ def segment_files(
             done, count, failed = done + 1, count + int(row["pictures"]), failed + int(row["failed"])
             if report:
                 report(len(blocks) - len(left) + done, len(blocks))
+        shutil.rmtree(attempts_path(folder, 0).parent, ignore_errors=True)
     return Summary(folder / "results.parquet", len(blocks), done, count, failed)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..defaults import DEFAULT_MODEL
 from .options import Changes, Device, MethodName, Resize, Stride, Window, given, make_segmenter, parse_changes
 from .pictures import MaxPixels, limit_pixels
+from .ray import Ray
 from .terminal import Quiet, say, tell
 
 ModelOfIndex = Annotated[
@@ -33,6 +34,7 @@ def index(
     resize: Resize = None,
     change: Changes = None,
     max_pixels: MaxPixels = None,
+    ray: Ray = None,
     quiet: Quiet = False,
     device: Device = None,
     dtype: DtypeOfIndex = None,
@@ -59,7 +61,12 @@ def index(
         if not quiet:
             tell(f"{now.same + now.done} of {now.found} pictures")
 
-    built = Index.build(segmenter, folder, out, name=name, progress=progress, **changes)
+    elsewhere: dict[str, Any] = {}
+    if ray is not None:
+        from ..integrations.ray import RayLook
+
+        elsewhere["look"] = RayLook(ray or None, name, device, segmenter.dtype)
+    built = Index.build(segmenter, folder, out, name=name, progress=progress, **changes, **elsewhere)
     failed = built.failed()
     for path, error in failed.items():
         tell(f"{path}: {error}")

@@ -40,7 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (segment, label, anomaly, compare, geotiff, index, search, demo, methods, cache, web_page, serve):
-    app.command(cls=RayCommand if command is segment else None)(command)
+    app.command(cls=RayCommand if command in (segment, index) else None)(command)
 app.add_typer(eval_app, name="eval")
 app.add_typer(convert_app, name="convert")
 app.add_typer(memory_app, name="memory")

@@ -8,7 +8,7 @@ import os
 import stat
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from .store import IndexStore, Row
 PICTURES_A_PART = 512
 SECONDS_A_PART = 60.0
 FILES_AT_ONCE = 4 * PICTURES_A_PART
+
+Look = Callable[["list[File]", "IndexStore"], "Iterator[Row]"]
+"""Rows of files, in any order."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,16 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class _File:
+class File:
+    """A picture's file, by its path below the collection's folder."""
+
     path: str
     length: int
     mtime: int
 
 
-def update(
-    store: IndexStore, segmenter: Segmenter, root: Path, settings: Settings, progress: Callable[[Progress], object]
-) -> Progress:
-    """See `Index.build`."""
+def update(store: IndexStore, root: Path, look: Look, progress: Callable[[Progress], object]) -> Progress:
+    """See `Index.build`; ``look`` makes the rows of what is new."""
     found = _found(root, store)
     if not found:
         raise PictureError(f"no pictures in {root}; expected a folder of them. The index is left as it is.")
@@ -74,25 +77,36 @@ def update(
 
     def flush() -> None:
         nonlocal said, began
-        # Another process may have been here meanwhile.
-        store.append(lambda: [row for row in waiting if not store.is_done(row.path, row.length, row.mtime)])
+        store.append(lambda: _new(waiting, store))
         failed = sum(row.error is not None for row in waiting)
         said = replace(said, done=said.done + len(waiting), failed=said.failed + failed)
         waiting.clear()
         began = time.monotonic()
         progress(said)
 
-    for start in range(0, len(todo), FILES_AT_ONCE):
-        for row in _looked_at(todo[start : start + FILES_AT_ONCE], store, segmenter, root, settings):
-            waiting.append(row)
-            if len(waiting) >= PICTURES_A_PART or time.monotonic() - began > SECONDS_A_PART:
-                flush()
-        if waiting:
+    for row in look(todo, store):
+        waiting.append(row)
+        if len(waiting) >= PICTURES_A_PART or time.monotonic() - began > SECONDS_A_PART:
             flush()
+    if waiting:
+        flush()
     return said
 
 
-def _found(root: Path, store: IndexStore) -> list[_File]:
+def _new(rows: list[Row], store: IndexStore) -> Iterator[Row]:
+    """What the store does not have: another process, or another worker, may have been here meanwhile."""
+    kept: set[bytes | None] = set()
+    for row in rows:
+        if store.is_done(row.path, row.length, row.mtime):
+            continue
+        if row.kept is not None and (row.sha256 in store.contents or row.sha256 in kept):
+            row = replace(row, kept=None)
+        elif row.kept is not None:
+            kept.add(row.sha256)
+        yield row
+
+
+def _found(root: Path, store: IndexStore) -> list[File]:
     """The pictures of a folder, without results of this program."""
     found = []
     inside = is_in(store.folder, root)
@@ -105,14 +119,40 @@ def _found(root: Path, store: IndexStore) -> list[_File]:
             continue
         path = file.relative_to(root).as_posix()
         if stat.S_ISREG(status.st_mode) and (path in store.files or not is_result(file)):
-            found.append(_File(path, status.st_size, status.st_mtime_ns))
+            found.append(File(path, status.st_size, status.st_mtime_ns))
     return found
 
 
-def _looked_at(
-    files: list[_File], store: IndexStore, segmenter: Segmenter, root: Path, settings: Settings
+def look_here(segmenter: Segmenter, root: Path, settings: Settings) -> Look:
+    """Looking at files in this process."""
+
+    def look(files: list[File], store: IndexStore) -> Iterator[Row]:
+        def known(digest: bytes) -> tuple[int, int] | None:
+            return store.rows[store.contents[digest]].size if digest in store.contents else None
+
+        for start in range(0, len(files), FILES_AT_ONCE):
+            # Another process may do some of them meanwhile.
+            some = (file for file in files[start : start + FILES_AT_ONCE])
+            left = (file for file in some if not store.is_done(file.path, file.length, file.mtime))
+            yield from looked_at(left, known, segmenter, root, settings)
+
+    return look
+
+
+def looked_at(
+    files: Iterable[File],
+    known: Callable[[bytes], tuple[int, int] | None],
+    segmenter: Segmenter,
+    root: Path,
+    settings: Settings,
 ) -> Iterator[Row]:
-    """A row for each file, in the order in which they are done; windows of several pictures share batches."""
+    """A row for each file, in the order in which they are done; windows of several pictures share batches.
+
+    Args:
+        files: below ``root``.
+        known: from the hash of a content to the picture's (height, width), where it need not be looked at.
+        segmenter, settings: that look at them.
+    """
     rows: deque[Row] = deque()  # of pictures that are in the tower
     ready: list[Row] = []  # that need no tower
     sizes: dict[bytes, tuple[int, int]] = {}  # of contents that are in the tower or were
@@ -120,26 +160,24 @@ def _looked_at(
     def read() -> Iterator[Prepared | PictureError]:
         for file in files:
             row = Row(file.path, file.length, file.mtime)
-            if store.is_done(file.path, file.length, file.mtime):  # by another process, meanwhile
-                continue
             try:
                 with open_file(root / file.path) as opened:
                     data = opened.read()
             except (PictureError, OSError) as error:
                 ready.append(replace(row, error=str(error)))
                 continue
-            row = replace(row, sha256=hashlib.sha256(data).digest())
-            assert row.sha256 is not None
-            known = store.contents.get(row.sha256)
-            if known is not None or row.sha256 in sizes:
-                ready.append(replace(row, size=sizes[row.sha256] if known is None else store.rows[known].size))
+            digest = hashlib.sha256(data).digest()
+            row = replace(row, sha256=digest)
+            size = known(digest) or sizes.get(digest)
+            if size is not None:
+                ready.append(replace(row, size=size))
                 continue
             try:
                 prepared = segmenter.prepare(_named(data, file.path), settings)
             except PictureError as error:
                 ready.append(replace(row, error=str(error)))
                 continue
-            sizes[row.sha256] = prepared[2]
+            sizes[digest] = prepared[2]
             rows.append(replace(row, size=prepared[2]))
             yield prepared
 

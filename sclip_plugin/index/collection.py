@@ -18,7 +18,7 @@ from ..segment.encoded import FEATURE_SETTINGS
 from ..segment.memory import model_of
 from ..segment.segmenter import Segmenter
 from ..settings import Settings
-from .building import Progress, update
+from .building import Look, Progress, look_here, update
 from .nearest import update_codes
 from .regions import REGIONS
 from .results import Hit
@@ -80,6 +80,7 @@ class Index:
         name: str | None = None,
         settings: Settings | None = None,
         progress: Callable[[Progress], object] = lambda said: None,
+        look: Callable[[Segmenter, Path, Settings], Look] = look_here,
         **changes: Any,
     ) -> Index:
         """Bring an index up to date with a folder of pictures: a new one, or one that is there.
@@ -98,6 +99,7 @@ class Index:
             settings, **changes: as for a segmenter's call; those that decide the features count. For an index that is
                 there they are its own, and others are refused.
             progress: told how far it is, each time that something was kept.
+            look: where pictures are looked at: here, or by `sclip_plugin.integrations.ray.RayLook`'s workers.
 
         Raises:
             SettingError: an index of another model, of other settings or of another folder; settings that hold a
@@ -126,7 +128,7 @@ class Index:
         store = IndexStore.create(folder, made_by, notes)
         _moved(store, root)
         sweep(store.folder)
-        update(store, segmenter, root, chosen, progress)
+        update(store, root, look(segmenter, root, chosen), progress)
         update_codes(store, EXACT_UP_TO)
         return cls(folder, segmenter)
 

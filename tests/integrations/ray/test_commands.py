@@ -17,6 +17,7 @@ import pyarrow.parquet as pq  # noqa: E402
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 QUICK = ["--set", "templates=plain"]
+PLAIN = {"templates": "plain"}
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,27 @@ def test_segment(tmp_path):
     assert len(pq.read_table(said["results"])) == 2 and (tmp_path / "out/a.overlay.png").is_file()
     refused = CliRunner().invoke(app, [*command, "--format", "coco"])
     assert "--format does not go with --ray" in str(refused.exception)
+
+
+def test_index_is_the_one_of_a_process(tmp_path):
+    """Rows come in another order; they say the same, and the second call has nothing to look at."""
+    (tmp_path / "in").mkdir()
+    for seed in range(40):  # two blocks, of which each has one picture twice
+        sp.draw_scene(seed=seed % 38, size=(96, 72)).picture.save(tmp_path / f"in/{seed:02d}.png")
+    (tmp_path / "in/broken.png").write_bytes(b"-")
+    built = {}
+    for name, more in {"ray": ["--ray"], "here": []}.items():
+        command = ["index", str(tmp_path / "in"), "-o", str(tmp_path / name), "-m", "demo", *QUICK, *more]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 1 and "40 pictures" in result.stdout, (result.output, result.exception)
+        built[name] = sp.Index(tmp_path / name, sp.Segmenter.from_pretrained("demo", device="cpu", **PLAIN))
+        again = CliRunner().invoke(app, command)
+        assert "41 of 41 pictures" in again.stderr.splitlines()[0]
+    hits = {name: {hit.path: hit for hit in index.search("cat", top=40)} for name, index in built.items()}
+    assert len(hits["ray"]) == 40 and hits["ray"].keys() == hits["here"].keys()
+    for path, hit in hits["ray"].items():
+        assert abs(hit.score - hits["here"][path].score) < 2e-3  # in 8 bits
+    assert len(built["ray"].store.contents) == 38 and list(built["ray"].failed()) == ["broken.png"]
 
 
 def test_eval_has_the_same_integer_counts(tmp_path, monkeypatch, workers):
