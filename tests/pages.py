@@ -151,9 +151,9 @@ def nothing_stays():
     from sclip_plugin.methods import METHODS
     from sclip_plugin.steps.registry import STEPS
 
-    kept = [(registry, dict(registry._classes)) for registry in (METHODS, STEPS, FORMATS)]
     yield
-    for registry, classes in kept:
-        registry._classes = classes
+    for registry in (METHODS, STEPS, FORMATS):
+        for name in [name for name, cls in registry._classes.items() if cls.__module__ == "builtins"]:  # by `exec`
+            del registry._classes[name]
     _LOADED.clear()
     _generator.cache_clear()
