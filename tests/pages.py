@@ -50,10 +50,10 @@ def blocks(page: str, language: str = "python") -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
 
 
-def languages(page: str) -> set[str]:
-    """Of all fenced blocks of a page, one within a list or without a language too."""
+def fences(page: str) -> set[str]:
+    """The lines that open a page's fenced blocks, as they stand."""
     text = PAGES[page].read_text(encoding="utf-8")
-    return set(re.findall(r"^ *[`~]{3,}(.*)\n(?:.*\n)*?^ *[`~]{3,}$", text, flags=re.MULTILINE))
+    return set(re.findall(r"^( *[`~]{3,}.*)\n(?:.*\n)*?^ *[`~]{3,}$", text, flags=re.MULTILINE))
 
 
 def commands(page: str) -> list[str]:

@@ -21,11 +21,8 @@ ELSEWHERE = {
     "detectron2": "integrations/detectron2/test_docs.py",
     "transformers": "integrations/transformers/test_docs.py",
 }
-# Blocks in other languages, and the test that reads them.
-OTHER = {
-    ("evaluation", "yaml"): "evaluation/test_docs.py",
-    ("extending", "toml"): "methods/test_extending.py",  # an entry point; it makes one of the same group
-}
+# Blocks in other languages than Python and, for tests/test_commands_in_docs.py, bash, and the test that reads them.
+OTHER = {("evaluation", "```yaml"): "evaluation/test_docs.py", ("extending", "```toml"): "test_the_entry_point_shown"}
 
 
 @pytest.fixture(autouse=True)
@@ -58,12 +55,11 @@ def test_no_block_is_left_out():
     """README.md's run one by one, pages' in reading order; else in the test that `ELSEWHERE` or `OTHER` names."""
     for page, test in ELSEWHERE.items():
         assert f'"{page}"' in (pages.ROOT / "tests" / test).read_text(encoding="utf-8"), page
-    for page in pages.PAGES:
-        kinds = pages.languages(page) - {"python", "bash"}
-        assert all((page, kind) in OTHER for kind in kinds), (page, kinds)
+    others = {(page, fence) for page in pages.PAGES for fence in pages.fences(page) - {"```python", "```bash"}}
+    assert others == set(OTHER)
     assert len(README) >= 3
 
 
-def test_the_entry_point_shown_is_one_of_ours():
+def test_the_entry_point_shown():
     (block,) = pages.blocks("extending", "toml")
     assert f'entry-points."{sclip_plugin.methods.METHODS.entry_point_group}"' in block
