@@ -79,7 +79,8 @@ def _run_yaml(args: argparse.Namespace) -> tuple[Results, str]:
 
 def _run_lazy(args: argparse.Namespace) -> tuple[Results, str]:
     cfg = LazyConfig.load(args.config_file)
-    cfg.setdefault("train", {}).setdefault("output_dir", "./output")
+    cfg.setdefault("train", {})  # it returns the dict that it copies
+    cfg.train.setdefault("output_dir", "./output")
     if device := _device(None):
         cfg.model.segmenter.device = device
     cfg = LazyConfig.apply_overrides(cfg, args.opts)
