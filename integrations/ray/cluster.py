@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import socket
 from typing import Any
 
 from ...errors import SettingError
 from ...importing import needs
+
+_PLACE = re.compile(r"(ray://)?\[?(?P<host>[^/\]]+?)\]?:(?P<port>\d+)")
 
 
 def start_ray(address: str | None = None, **options: Any) -> None:
@@ -22,9 +27,13 @@ def start_ray(address: str | None = None, **options: Any) -> None:
     ray = needs("ray", "ray")
     if ray.is_initialized():
         return
+    needs("ray.data", "ray")  # which sets up its logging
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
+        if address and (place := _PLACE.fullmatch(address)):  # ray.init would try for minutes
+            socket.create_connection((place["host"], int(place["port"])), timeout=5).close()
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise SettingError(f"no Ray at {address!r} ({error}); expected 'local', 'auto' or HOST:PORT.") from error
 
 

@@ -52,10 +52,11 @@ class RayLook:
         dtype: str | None = None,
         workers: int | None = None,
     ) -> None:
-        start_ray(address)
-        room, self.resources, chosen = workers_of(device)
-        self.workers = workers or room
-        self.loading = {"name": model, "device": chosen, "dtype": dtype}
+        self.address = address
+        self.model = model
+        self.device = device
+        self.dtype = dtype
+        self.workers = workers
 
     def __call__(self, segmenter: Segmenter, root: Path, settings: Settings) -> Look:
         data = needs("ray.data", "ray")
@@ -66,13 +67,18 @@ class RayLook:
             blocks = [{"files": pickle.dumps(files[i : i + BLOCK])} for i in range(0, len(files), BLOCK)]
             if not blocks:
                 return
+            start_ray(self.address)
+            room, resources, device = workers_of(self.device)
+            loading = {"name": self.model, "device": device, "dtype": self.dtype}
             data.DataContext.get_current().enable_progress_bars = False
             done = data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
                 _Looker,
-                fn_constructor_args=(self.loading, root, settings, needs("ray", "ray").put(known), attempts),
+                fn_constructor_args=(loading, root, settings, needs("ray", "ray").put(known), attempts),
                 batch_size=1,
-                compute=data.ActorPoolStrategy(size=min(self.workers, len(blocks)), max_tasks_in_flight_per_actor=2),
-                **self.resources,
+                compute=data.ActorPoolStrategy(
+                    size=min(self.workers or room, len(blocks)), max_tasks_in_flight_per_actor=2
+                ),
+                **resources,
             )
             for row in done.iter_rows():
                 yield from pickle.loads(row["rows"])

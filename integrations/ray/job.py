@@ -45,6 +45,7 @@ def segment_files(
     *,
     out: str | os.PathLike[str],
     model: str,
+    address: str | None = None,
     preset: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -68,6 +69,7 @@ def segment_files(
         labels: as for a segmenter's call.
         out: folder of the job; ``results.parquet`` in it has the rows, see `sclip_plugin.integrations.ray.worker`.
         model: a name, as `Segmenter.from_pretrained` takes it.
+        address: of the cluster, as for `start_ray`; Ray is not needed where nothing is left to do.
         preset, dtype: of `Segmenter.from_pretrained`.
         device: "cpu" keeps workers off GPUs.
         workers: how many; None for one a GPU, or one a processor where there are none.
@@ -99,10 +101,8 @@ def segment_files(
     needs("pycocotools.mask", "ray")
     folder = Path(out).absolute()
     check_writable(folder)
-    start_ray()
     # The driver has the model too: what is wrong with it, the labels or the settings is said before a worker starts.
     segmenter = Segmenter.from_pretrained(model, device="cpu", dtype="float32", preset=preset, **changes)
-    room, resources, chosen = workers_of(device)
     vocabulary = segmenter.text_embeddings(labels)[0]
     identity = {
         "model": model,
@@ -118,6 +118,8 @@ def segment_files(
     left = [number for number in range(len(blocks)) if not part_path(folder, number).exists()]
     done = failed = count = 0
     if left:
+        start_ray(address)
+        room, resources, chosen = workers_of(device)
         work = Work(model, preset, chosen, dtype, labels, segmenter.settings)
         rows = [
             {"block": number, "entries": json.dumps([(e.path, e.group, e.stem) for e in blocks[number]])}

@@ -68,19 +68,22 @@ def segment_on_ray(
 ) -> None:
     """``sclip segment … --ray``; ``unused`` are options that it does not have."""
     from ..evaluation.progress import shown_progress
-    from ..integrations.ray import segment_files, start_ray
+    from ..integrations.ray import segment_files
     from .options import quiet_transformers
 
     for flag, value in unused.items():
         if value:
             raise SettingError(f"{flag} does not go with --ray; leave it out, or segment without Ray.")
     quiet_transformers()
-    start_ray(address or None)
     with shown_progress("segmenting", quiet=quiet) as report:
-        summary = segment_files(pictures, labels, out=out, report=report, **options, **settings)
+        summary = segment_files(
+            pictures, labels, out=out, address=address or None, report=report, **options, **settings
+        )
     if as_json:
         counts = {name: getattr(summary, name) for name in ("blocks", "computed", "pictures", "failed")}
         say(json.dumps({"results": str(summary.folder), **counts}))
+    elif not quiet and not summary.computed:
+        say(f"nothing left to do: all {summary.blocks} blocks are in {summary.folder}")
     elif not quiet:
         say(
             f"{summary.pictures} pictures in {summary.computed} of {summary.blocks} blocks, {summary.failed} failed "

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import sclip_plugin as sp
 from sclip_plugin.cli.program import app
 from sclip_plugin.cli.ray import with_address
+from sclip_plugin.errors import SettingError
 
 pytest.importorskip("ray.data", reason="needs Ray Data: pip install 'sclip_plugin[ray]'")
 import pyarrow.parquet as pq  # noqa: E402
@@ -45,8 +46,21 @@ def test_segment(tmp_path):
         "results": str(tmp_path / "out/results.parquet"), "blocks": 1, "computed": 1, "pictures": 2, "failed": 1,
     }  # fmt: skip
     assert len(pq.read_table(said["results"])) == 2 and (tmp_path / "out/a.overlay.png").is_file()
+    again = CliRunner().invoke(app, [*command, *QUICK, "--files"])
+    assert again.exit_code == 0 and again.stdout.startswith("nothing left to do: all 1 blocks are in")
     refused = CliRunner().invoke(app, [*command, "--format", "coco"])
     assert "--format does not go with --ray" in str(refused.exception)
+
+
+def test_nobody_at_the_address(tmp_path, local_ray):
+    """Said at once: ray.init alone would try for minutes. In a process that has no Ray yet."""
+    import ray
+    from sclip_plugin.integrations.ray import start_ray
+
+    ray.shutdown()
+    with pytest.raises(SettingError, match="no Ray at '127.0.0.1:1'"):
+        start_ray("127.0.0.1:1")
+    ray.init(**local_ray)
 
 
 def test_index_is_the_one_of_a_process(tmp_path):
