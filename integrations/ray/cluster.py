@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import socket
 from typing import Any
@@ -37,12 +38,18 @@ def start_ray(address: str | None = None, **options: Any) -> None:
         raise SettingError(f"no Ray at {address!r} ({error}); expected 'local', 'auto' or HOST:PORT.") from error
 
 
-def workers_of(device: str | None) -> tuple[int, dict[str, float], str]:
-    """How many workers the cluster has room for, what each takes, and its device: one for each GPU, else for each
-    processor."""
+def workers_of(device: str | None, workers: int | None = None) -> tuple[int, dict[str, Any], str]:
+    """How many workers there shall be, what each takes, and its device.
+
+    Args:
+        device: "cpu" keeps workers off GPUs.
+        workers: how many; None for one a GPU, or one a processor where there are none. More than there are GPUs share
+            them.
+    """
     ray = needs("ray", "ray")
     has = ray.cluster_resources()
     gpus = int(has.get("GPU", 0))
     if gpus and device != "cpu":
-        return gpus, {"num_gpus": 1, "num_cpus": 1}, "cuda"
-    return max(1, int(has.get("CPU", 1))), {"num_cpus": 1}, "cpu"
+        workers = workers or gpus
+        return workers, {"num_gpus": 1 / math.ceil(workers / gpus), "num_cpus": 1}, "cuda"
+    return workers or max(1, int(has.get("CPU", 1))), {"num_cpus": 1}, "cpu"

@@ -102,7 +102,7 @@ class RayEvaluation:
     Args:
         address: as for `start_ray`.
         model, device, dtype: as for `Segmenter.from_pretrained`; ``"cpu"`` keeps workers off GPUs.
-        workers: how many, where not all the cluster has room for.
+        workers: how many; None for one a GPU, or one a processor where there are none.
 
     Example:
         >>> from sclip_plugin.integrations.ray.evaluation import RayEvaluation
@@ -114,8 +114,7 @@ class RayEvaluation:
     ) -> None:
         start_ray(address)
         self.ray = needs("ray", "ray")
-        room, resources, chosen = workers_of(device)
-        self.world = workers or room
+        self.world, resources, chosen = workers_of(device, workers)
         kind = self.ray.remote(_Worker).options(max_restarts=_RETRIES, max_task_retries=_RETRIES, **resources)
         self.workers = [kind.remote(rank, self.world, model, chosen, dtype) for rank in range(self.world)]
 

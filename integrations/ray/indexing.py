@@ -35,7 +35,7 @@ class RayLook:
     Args:
         address: as for `start_ray`.
         model, device, dtype: as for `Segmenter.from_pretrained`; ``"cpu"`` keeps workers off GPUs.
-        workers: how many, where not all the cluster has room for.
+        workers: how many; None for one a GPU, or one a processor where there are none.
 
     Example:
         >>> import sclip_plugin as sp
@@ -68,16 +68,15 @@ class RayLook:
             if not blocks:
                 return
             start_ray(self.address)
-            room, resources, device = workers_of(self.device)
+            workers, resources, device = workers_of(self.device, self.workers)
+            size = min(workers, len(blocks))
             loading = {"name": self.model, "device": device, "dtype": self.dtype}
             data.DataContext.get_current().enable_progress_bars = False
             done = data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
                 _Looker,
                 fn_constructor_args=(loading, root, settings, needs("ray", "ray").put(known), attempts),
                 batch_size=1,
-                compute=data.ActorPoolStrategy(
-                    size=min(self.workers or room, len(blocks)), max_tasks_in_flight_per_actor=2
-                ),
+                compute=data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
                 **resources,
             )
             for row in done.iter_rows():

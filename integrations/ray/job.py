@@ -72,7 +72,7 @@ def segment_files(
         address: of the cluster, as for `start_ray`; Ray is not needed where nothing is left to do.
         preset, dtype: of `Segmenter.from_pretrained`.
         device: "cpu" keeps workers off GPUs.
-        workers: how many; None for one a GPU, or one a processor where there are none.
+        workers: how many; None for one a GPU, or one a processor where there are none. More than GPUs share them.
         files: write what `sclip segment` writes for each picture too.
         block: picture files in a block. A row group and a tar are a block each, whatever their size.
         report: called with (blocks done, blocks) as they are done.
@@ -119,7 +119,7 @@ def segment_files(
     done = failed = count = 0
     if left:
         start_ray(address)
-        room, resources, chosen = workers_of(device)
+        size, resources, chosen = workers_of(device, workers)
         work = Work(model, preset, chosen, dtype, labels, segmenter.settings)
         rows = [
             {"block": number, "entries": json.dumps([(e.path, e.group, e.stem) for e in blocks[number]])}
@@ -130,7 +130,7 @@ def segment_files(
             Worker,
             fn_constructor_args=(work, folder, Saving(folder, identity) if files else None),
             batch_size=1,
-            compute=data.ActorPoolStrategy(size=min(workers or room, len(left)), max_tasks_in_flight_per_actor=2),
+            compute=data.ActorPoolStrategy(size=min(size, len(left)), max_tasks_in_flight_per_actor=2),
             **resources,
         )
         for row in results.iter_rows():

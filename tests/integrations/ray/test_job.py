@@ -22,6 +22,7 @@ import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 from pycocotools import mask as coco  # noqa: E402
 from sclip_plugin.integrations.ray import segment_files  # noqa: E402
+from sclip_plugin.integrations.ray.cluster import workers_of  # noqa: E402
 from sclip_plugin.integrations.ray.plan import JobError  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -111,6 +112,20 @@ def test_shards(pictures, tmp_path):
     assert set(rows) == {("a.tar", f"x/{p.name}") for p in files} | {("b.parquet", str(i)) for i in range(4)}
     assert rows["b.parquet", "3"]["error"].startswith("an empty cell")
     assert rows["a.tar", "x/02.png"]["segments"] == rows["b.parquet", "2"]["segments"]
+
+
+@pytest.mark.parametrize(
+    "has, device, workers, expected",
+    [
+        ({"CPU": 4.0}, None, None, (4, {"num_cpus": 1}, "cpu")),
+        ({"CPU": 64.0, "GPU": 8.0}, None, None, (8, {"num_gpus": 1, "num_cpus": 1}, "cuda")),
+        ({"CPU": 64.0, "GPU": 8.0}, None, 20, (20, {"num_gpus": 1 / 3, "num_cpus": 1}, "cuda")),
+        ({"CPU": 64.0, "GPU": 8.0}, "cpu", 3, (3, {"num_cpus": 1}, "cpu")),
+    ],
+)
+def test_workers_take_what_the_cluster_has(monkeypatch, has, device, workers, expected):
+    monkeypatch.setattr("ray.cluster_resources", lambda: has)
+    assert workers_of(device, workers) == expected
 
 
 DRIVER = """
