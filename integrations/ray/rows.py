@@ -107,7 +107,7 @@ class Rows:
         if isinstance(result, Exception):
             return failed(result)
         try:
-            row = row_of(result)
+            row = row_of(result, self.segmenter.device)
             if self.saving is not None:
                 result.settings = self.saving.identity
                 given = item.source if item.key is None else f"{item.source}#{item.key}"
@@ -117,10 +117,10 @@ class Rows:
             return failed(error)
 
 
-def row_of(result: Segmentation) -> dict[str, Any]:
-    """What a picture's row says of its segments."""
+def row_of(result: Segmentation, device: Any) -> dict[str, Any]:
+    """What a picture's row says of its segments; scores are computed on ``device``."""
     coco = needs("pycocotools.mask", "ray")
-    scores = result.mean_scores()
+    scores = result.mean_scores(device)
     segments = []
     for index in np.unique(result.label_map):
         if index < 0:

@@ -144,18 +144,19 @@ class Segmentation:
         counts = _counts(self.label_map, len(self.labels))[1:]
         return {label: int(count) / self.label_map.size for label, count in zip(self.labels, counts, strict=True)}
 
-    def mean_scores(self) -> dict[str, float]:
+    def mean_scores(self, device: str | torch.device = "cpu") -> dict[str, float]:
         """The mean score of each label over the pixels that carry it; labels that no pixel carries are left out.
 
-        Without scores it is empty, but for a result that was read from a file: that has those of its JSON.
+        Without scores it is empty, but for a result that was read from a file: that has those of its JSON. Computed on
+        ``device``.
         """
         if self._scores is None:
             return dict(self._means or {})
         sums = np.zeros(len(self.labels))
         counts = np.zeros(len(self.labels), dtype=np.int64)
-        for place, scores in self.score_tiles():
+        for place, scores in self.score_tiles(device):
             labels = torch.from_numpy(self.label_map[place].astype(np.int64))
-            own = scores.gather(0, labels.clamp(min=0)[None])[0].double()
+            own = scores.gather(0, labels.clamp(min=0)[None].to(scores.device))[0].double().cpu()
             flat = (labels + 1).ravel()
             sums += torch.bincount(flat, own.ravel(), minlength=len(self.labels) + 1)[1:].numpy()
             counts += torch.bincount(flat, minlength=len(self.labels) + 1)[1:].numpy()
