@@ -15,6 +15,7 @@ from sclip_plugin.cli.program import app, run
 PARSED = {
     "sclip app --model demo": "it serves until it is stopped; tests/integrations/app",
     "sclip serve --model demo": "it serves until it is stopped; tests/integrations/serve",
+    'sclip segment photos/ --ray --labels "cat, grass, sky" --model demo --out out/': "tests/integrations/ray",
     "torchrun --nproc-per-node 4 -m sclip_plugin eval voc21 --data DIR --model M": "tests/evaluation/test_runner.py",
     "sclip convert pascal-context data/VOCdevkit/VOC2010 --annotations trainval_merged.json": "the Detail API's file; "
     "tests/evaluation/test_conversions.py",

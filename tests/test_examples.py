@@ -19,6 +19,7 @@ README = [block for block in pages.blocks("README") if "from detectron2" not in 
 ELSEWHERE = {
     "README": "integrations/detectron2/test_docs.py",
     "detectron2": "integrations/detectron2/test_docs.py",
+    "ray": "integrations/ray/test_docs.py",
     "transformers": "integrations/transformers/test_docs.py",
 }
 # Blocks in other languages than Python and, for tests/test_commands_in_docs.py, bash, and the test that reads them.

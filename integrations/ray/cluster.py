@@ -38,18 +38,30 @@ def start_ray(address: str | None = None, **options: Any) -> None:
         raise SettingError(f"no Ray at {address!r} ({error}); expected 'local', 'auto' or HOST:PORT.") from error
 
 
-def workers_of(device: str | None, workers: int | None = None) -> tuple[int, dict[str, Any], str]:
+def workers_of(device: str | None, workers: int | None = None, spare: int = 0) -> tuple[int, dict[str, Any], str]:
     """How many workers there shall be, what each takes, and its device.
 
     Args:
         device: "cpu" keeps workers off GPUs.
         workers: how many; None for one a GPU, or one a processor where there are none. More than there are GPUs share
             them.
+        spare: processors that are left to others, where there are more than these.
+
+    Raises:
+        SettingError: fewer are left to others with that many workers; they would wait for ever.
     """
-    ray = needs("ray", "ray")
-    has = ray.cluster_resources()
-    gpus = int(has.get("GPU", 0))
-    if gpus and device != "cpu":
-        workers = workers or gpus
-        return workers, {"num_gpus": 1 / math.ceil(workers / gpus), "num_cpus": 1}, "cuda"
-    return workers or max(1, int(has.get("CPU", 1))), {"num_cpus": 1}, "cpu"
+    has = needs("ray", "ray").cluster_resources()
+    gpus, processors = int(has.get("GPU", 0)), int(has.get("CPU", 1))
+    room = processors - spare
+    each: dict[str, Any] = {"num_cpus": 1 if room > 0 else 0}
+    on_gpus = bool(gpus) and device != "cpu"
+    if workers is None:
+        workers = max(1, min(gpus, room) if on_gpus else room)
+    if spare and workers > max(1, room):
+        raise SettingError(
+            f"workers={workers} would leave none of {processors} processors to what comes before and after them; "
+            f"expected {max(1, room)} or fewer."
+        )
+    if on_gpus:
+        each["num_gpus"] = 1 / math.ceil(workers / gpus)
+    return workers, each, "cuda" if on_gpus else "cpu"

@@ -39,7 +39,8 @@ def segment_dataset(
         column: the pictures'; None where there is one column that can be it.
         preset, dtype: of `Segmenter.from_pretrained`.
         device: "cpu" keeps workers off GPUs.
-        workers: how many; None for one a GPU, or one a processor where there are none. More than GPUs share them.
+        workers: how many; None for one a GPU, or for all processors but one where there are none: that one reads.
+            More than GPUs share them.
         **changes: settings that differ.
 
     Returns:
@@ -70,7 +71,7 @@ def segment_dataset(
     # The driver has the model too: what is wrong with it, the labels or the settings is said before a worker starts.
     segmenter = Segmenter.from_pretrained(model, device="cpu", dtype="float32", preset=preset, **changes)
     segmenter.text_embeddings(labels)
-    size, resources, chosen = workers_of(device, workers)
+    size, resources, chosen = workers_of(device, workers, spare=1)  # to read the pictures
     return ds.map_batches(
         TableWorker,
         fn_constructor_args=(Work(model, preset, chosen, dtype, labels, segmenter.settings), column),

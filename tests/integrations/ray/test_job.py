@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import sclip_plugin as sp
+from sclip_plugin.errors import SettingError
 
 pytest.importorskip("ray.data", reason="needs Ray Data: pip install 'sclip_plugin[ray]'")
 import pyarrow as pa  # noqa: E402
@@ -115,17 +116,26 @@ def test_shards(pictures, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "has, device, workers, expected",
+    "has, given, expected",
     [
-        ({"CPU": 4.0}, None, None, (4, {"num_cpus": 1}, "cpu")),
-        ({"CPU": 64.0, "GPU": 8.0}, None, None, (8, {"num_gpus": 1, "num_cpus": 1}, "cuda")),
-        ({"CPU": 64.0, "GPU": 8.0}, None, 20, (20, {"num_gpus": 1 / 3, "num_cpus": 1}, "cuda")),
-        ({"CPU": 64.0, "GPU": 8.0}, "cpu", 3, (3, {"num_cpus": 1}, "cpu")),
+        ({"CPU": 4.0}, {}, (4, {"num_cpus": 1}, "cpu")),
+        ({"CPU": 4.0}, {"spare": 1}, (3, {"num_cpus": 1}, "cpu")),
+        ({"CPU": 1.0}, {"spare": 1}, (1, {"num_cpus": 0}, "cpu")),
+        ({"CPU": 64.0, "GPU": 8.0}, {}, (8, {"num_gpus": 1, "num_cpus": 1}, "cuda")),
+        ({"CPU": 8.0, "GPU": 8.0}, {"spare": 1}, (7, {"num_gpus": 1, "num_cpus": 1}, "cuda")),
+        ({"CPU": 64.0, "GPU": 8.0}, {"workers": 20}, (20, {"num_gpus": 1 / 3, "num_cpus": 1}, "cuda")),
+        ({"CPU": 64.0, "GPU": 8.0}, {"device": "cpu", "workers": 3}, (3, {"num_cpus": 1}, "cpu")),
     ],
 )
-def test_workers_take_what_the_cluster_has(monkeypatch, has, device, workers, expected):
+def test_workers_take_what_the_cluster_has(monkeypatch, has, given, expected):
     monkeypatch.setattr("ray.cluster_resources", lambda: has)
-    assert workers_of(device, workers) == expected
+    assert workers_of(**{"device": None, **given}) == expected
+
+
+def test_workers_that_leave_nothing_to_a_reader_are_refused(monkeypatch):
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0})
+    with pytest.raises(SettingError, match="none of 4 processors .* expected 3 or fewer"):
+        workers_of(None, 4, spare=1)
 
 
 DRIVER = """
