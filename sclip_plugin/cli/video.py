@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -91,7 +92,7 @@ def video(
 
     With --search: the moments in which the words are seen are printed, the best first. NAME.search.csv has for each
     frame and word the score, the box of its place, and the moment's rank where it is in one; NAME.search.mp4 outlines
-    the places in the moments.
+    the places in the moments, and fades the rest.
 
     The new video plays as long as the old one, without sound, one frame for each that was looked at.
 
@@ -169,13 +170,13 @@ class _Run:
     def segment(self, smoothing: float) -> None:
         from ..files import atomic_path
         from ..video.segmenting import segment_video
-        from ..video.writing import Drawing, write_video
+        from ..video.writing import Canvas, write_video
 
         stream = segment_video(
             self.segmenter, self.video.path, self.asked, fps=self.fps, smoothing=smoothing, report=self.broken.append
         )
         files = self._files("labels.csv", "overlay.mp4")
-        drawing, count = None, 0
+        canvas, count = None, 0
         areas: dict[str, float] = {}
         with contextlib.ExitStack() as stack:
             rows = self._rows(stack.enter_context(atomic_path(files["table"])), stack)
@@ -183,8 +184,8 @@ class _Run:
             advance = stack.enter_context(self._progress("segmenting"))
             rows.writerow(LABEL_COLUMNS)
             for frame, result in stream:
-                drawing = drawing or Drawing(frame.picture.size, result.labels, **self.drawn)
-                overlay.add(drawing(frame.picture, result.label_map))
+                canvas = canvas or Canvas(frame.picture.size, result.labels, self.drawn["colours"])
+                overlay.add(canvas(result.overlay(legend=False, **self.drawn)))
                 scores, shares = result.mean_scores(), result.areas()
                 for index, (label, share) in enumerate(shares.items()):
                     score = f"{scores[label]:.4f}" if label in scores else ""
@@ -200,12 +201,10 @@ class _Run:
         self._report(count, words or "nothing labelled", files)
 
     def search(self) -> None:
-        import numpy as np
-
         from ..files import atomic_path
-        from ..index.sheet import places
+        from ..index.sheet import outlined, places
         from ..video.searching import moments, search_frames
-        from ..video.writing import Drawing, write_video
+        from ..video.writing import Canvas, write_video
 
         stream = search_frames(self.segmenter, self.video.path, self.asked, fps=self.fps, report=self.broken.append)
         with self._progress("searching") as advance:
@@ -222,13 +221,15 @@ class _Run:
             overlay = stack.enter_context(write_video(files["overlay"], self.fps))
             advance = stack.enter_context(self._progress("drawing"))
             rows.writerow(WORD_COLUMNS)
-            drawing = Drawing(seen[0].hit.size[::-1], words, **{**self.drawn, "style": "outline"})
+            colours = self.drawn["colours"]
+            canvas = Canvas(seen[0].hit.size[::-1], words, colours)
             # What is shown where is known at the end only, so the frames are read a second time.
             for frame, each, rank in zip(self.video.frames(self.fps, lambda _: None), seen, ranks, strict=False):
                 for word, score in each.hit.scores.items():
                     place = [f"{each.time:.3f}", each.index, word, f"{score:.4f}", *each.hit.boxes[word]]
                     rows.writerow([*place, rank or ""])
-                overlay.add(drawing(frame.picture, places(each.hit) if rank else np.full(each.hit.size, -1)))
+                shown = outlined(frame.picture, places(each.hit), words, colours) if rank else frame.picture
+                overlay.add(canvas(shown))
                 advance(len(seen))
         for rank, moment in enumerate(found[:SHOWN], start=1):
             if self.as_json:
@@ -256,7 +257,8 @@ class _Run:
         total = None if self.video.duration is None else max(1, round(self.video.duration * self.fps))
         progress = Progress(
             TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=console, transient=True, disable=self.quiet or not console.is_terminal,
+            console=console, transient=True, redirect_stdout=os.isatty(1),
+            disable=self.quiet or not console.is_terminal,
         )  # fmt: skip
         with progress:
             task = progress.add_task(what, total=total)

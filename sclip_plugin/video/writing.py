@@ -6,20 +6,16 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
 from ..draw import legend
 from ..draw.colours import Colours, colours_of, rgb
-from ..draw.overlay import Style, overlay
 from ..errors import SettingError, ShapeError
 from ..files import atomic_path
 from ..importing import needs
 from .reading import checked_rate
-
-if TYPE_CHECKING:
-    import numpy as np
 
 BT709 = 1  # of H.273: primaries, transfer and matrix
 CRF = "20"  # x264's quality; 23 is its default, which blurs the borders of small regions
@@ -116,47 +112,35 @@ class VideoWriter:
         return stream
 
 
-class Drawing:
-    """Frames as an overlay video shows them: all of one size, with a legend of all labels, drawn once.
+class Canvas:
+    """A legend of all labels, drawn once, with room for frames, so that all are of one size.
 
     A small video is enlarged by a whole factor, so that the legend can be read. Of more labels than fit into a third of
     the picture, the first are listed.
 
     Args:
         size: (width, height) of the frames.
-        labels: of the label maps.
-        opacity, style, colours: as `Segmentation.overlay` takes them.
+        labels: what the legend lists.
+        colours: by label, in place of a word's own.
+
+    Example:
+        >>> canvas = Canvas((300, 200), ["cat", "sofa"])
+        >>> canvas(Image.new("RGB", (300, 200))).size
+        (300, 228)
     """
 
-    def __init__(
-        self,
-        size: tuple[int, int],
-        labels: Sequence[str],
-        *,
-        opacity: float = 0.55,
-        style: Style = "fill",
-        colours: Colours | None = None,
-    ) -> None:
-        self.labels = labels
-        self.how: dict[str, Any] = {"opacity": opacity, "style": style, "colours": colours}
-        self.scale = legend.display_scale(size)
+    def __init__(self, size: tuple[int, int], labels: Sequence[str], colours: Colours | None = None) -> None:
+        scale = legend.display_scale(size)
         entries = [legend.Entry(label, rgb(c)) for label, c in zip(labels, colours_of(labels, colours), strict=True)]
-        shown = (size[0] * self.scale, size[1] * self.scale)
-        self.size = size
-        self.canvas = legend.attach(Image.new("RGB", shown), entries)
+        self.room = size[0] * scale, size[1] * scale
+        self.empty = legend.attach(Image.new("RGB", self.room), entries)
 
-    def __call__(self, picture: Image.Image, label_map: np.ndarray) -> Image.Image:
-        """A frame with its label map, (H, W) integers, -1 where there is no label. RGB; of the same size for all."""
-        drawn = overlay(picture, label_map, self.labels, legend=False, **self.how)
-        if picture.size != self.size:  # a stream may change in the middle
-            fit = min(self.size[0] / picture.width, self.size[1] / picture.height)
-            shrunk = drawn.resize((max(1, round(picture.width * fit)), max(1, round(picture.height * fit))))
-            drawn = Image.new("RGB", self.size)
-            drawn.paste(shrunk)
-        if self.scale > 1:
-            drawn = drawn.resize((drawn.width * self.scale, drawn.height * self.scale), Image.Resampling.NEAREST)
-        out = self.canvas.copy()
-        out.paste(drawn)
+    def __call__(self, picture: Image.Image) -> Image.Image:
+        """A frame, RGB, above or beside the legend; one of another size as large as there is room for it."""
+        scale = min(self.room[0] / picture.width, self.room[1] / picture.height)
+        size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+        out = self.empty.copy()
+        out.paste(picture.resize(size, Image.Resampling.NEAREST))
         return out
 
 
