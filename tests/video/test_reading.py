@@ -12,6 +12,8 @@ from sclip_plugin.errors import FileFormatError, PictureNotFoundError, SettingEr
 from sclip_plugin.video import Video
 from sclip_plugin.video.writing import write_video
 
+from .films import encoded
+
 MATRICES = {  # of a track's header: a, b, c, d of (x, y) -> (a x + c y, b x + d y); what it makes of a picture
     "quarter": ((0, 1, -1, 0), Image.Transpose.ROTATE_270),
     "half": ((-1, 0, 0, -1), Image.Transpose.ROTATE_180),
@@ -202,25 +204,12 @@ def test_a_name_is_not_a_protocol(tmp_path, monkeypatch, film):
     assert Video("concat:a.mp4").duration == pytest.approx(8.0)
 
 
-def moov_first(path):
-    """The film with its table of contents in front, as it is for the web."""
-    out = path.with_name("web.mp4")
-    with av.open(str(path)) as source, av.open(str(out), "w", options={"movflags": "faststart"}) as target:
-        stream = source.streams.video[0]
-        with_template = getattr(target, "add_stream_from_template", lambda s: target.add_stream(template=s))
-        copy = with_template(stream)
-        for packet in source.demux(stream):
-            if packet.dts is not None:
-                packet.stream = copy
-                target.mux(packet)
-    return out
-
-
 @pytest.fixture
-def web(film, tmp_path):
-    path = tmp_path / "film.mp4"
-    path.write_bytes(film.read_bytes())
-    return moov_first(path)
+def web(tmp_path, scenes):
+    """The film with its table of contents in front, as it is for the web."""
+    path = tmp_path / "web.mp4"
+    encoded(path, [scene.picture for scene in scenes for _ in range(10)], 5, movflags="faststart")
+    return path
 
 
 def test_of_a_film_that_is_cut_short_what_is_there_comes(web):
