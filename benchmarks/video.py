@@ -37,7 +37,9 @@ def segmenter(tower: str) -> sp.Segmenter:
     import torch
 
     torch.manual_seed(0)
-    return sp.Segmenter(open_clip.create_model(tower), open_clip.get_tokenizer(tower), cache_dir=False)
+    return sp.Segmenter(
+        open_clip.create_model(tower), open_clip.get_tokenizer(tower), cache_dir=False, templates="plain"
+    )
 
 
 # ---- speed ---------------------------------------------------------------------------------------------------------

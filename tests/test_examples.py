@@ -44,7 +44,7 @@ def test_the_readme_has_examples():
     assert len(BLOCKS) >= 4
 
 
-@pytest.mark.parametrize("name", ["collections", "encoding", "formats", "models"])
+@pytest.mark.parametrize("name", ["collections", "encoding", "formats", "models", "video"])
 def test_pages(name):
     """Their blocks one after the other, as a reader types them."""
     page = README.parent / "docs" / f"{name}.md"

@@ -6,9 +6,10 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,10 +25,11 @@ SHORT_SHARE = 0.05
 MOST_WAITING = 1000  # packets whose frames have not come
 
 
-class Frame(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Frame:
     """What a video shows at a time.
 
-    Fields:
+    Attributes:
         time: seconds since its first frame.
         index: the number of the frame in the file, from 0 on.
         picture: RGB, upright, with square pixels.

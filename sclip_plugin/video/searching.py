@@ -135,16 +135,17 @@ def search_frames(
     question = Question(vocabulary.labels, vectors.float().cpu().numpy(), np.array(vocabulary.class_of_name))
     waiting: deque[Frame] = deque()
     answers = segmenter.encode(noted(frames, waiting), chosen)
-    return (Seen(*waiting.popleft()[:2], _hit(video, encoded, question)) for encoded in answers)
+    return (_seen(waiting.popleft(), encoded, question, video) for encoded in answers)
 
 
-def _hit(video: Video, encoded: Any, question: Question) -> Hit:
+def _seen(frame: Frame, encoded: Any, question: Question, video: Video) -> Seen:
     kept = reduced(encoded.features(), encoded.image)
     regions = question.of_words(cosines(kept.vectors, kept.scales, question.vectors))
     best = regions.max(axis=0)
     scores = dict(zip(question.words, map(float, best), strict=True))
     score = float(question.ranked_by(best[None])[0])
-    return Hit(video.path.name, video.path, score, scores, encoded.size, kept.map, regions)
+    hit = Hit(video.path.name, video.path, score, scores, encoded.size, kept.map, regions)
+    return Seen(frame.time, frame.index, hit)
 
 
 def moments(found: Iterable[Seen], fps: float) -> list[Moment]:
