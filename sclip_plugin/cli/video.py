@@ -185,8 +185,8 @@ class _Run:
             rows.writerow(LABEL_COLUMNS)
             for frame, result in stream:
                 canvas = canvas or Canvas(frame.picture.size, result.labels, self.drawn["colours"])
-                overlay.add(canvas(result.overlay(legend=False, **self.drawn)))
                 scores, shares = result.mean_scores(), result.areas()
+                overlay.add(canvas(result.overlay(legend=False, **self.drawn), shares))
                 for index, (label, share) in enumerate(shares.items()):
                     score = f"{scores[label]:.4f}" if label in scores else ""
                     rows.writerow([f"{frame.time:.3f}", frame.index, label, index, f"{share:.6f}", score])
@@ -229,7 +229,7 @@ class _Run:
                     place = [f"{each.time:.3f}", each.index, word, f"{score:.4f}", *each.hit.boxes[word]]
                     rows.writerow([*place, rank or ""])
                 shown = outlined(frame.picture, places(each.hit), words, colours) if rank else frame.picture
-                overlay.add(canvas(shown))
+                overlay.add(canvas(shown, each.hit.scores))
                 advance(len(seen))
         for rank, moment in enumerate(found[:SHOWN], start=1):
             if self.as_json:

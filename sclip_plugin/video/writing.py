@@ -1,10 +1,11 @@
-"""Overlay videos: frames in colours beside one legend that stays, written whole or not at all."""
+"""Overlay videos: frames in colours above a legend, all of one size, written whole or not at all."""
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -113,10 +114,11 @@ class VideoWriter:
 
 
 class Canvas:
-    """A legend of all labels, drawn once, with room for frames, so that all are of one size.
+    """Frames above a legend, all of one size.
 
-    A small video is enlarged by a whole factor, so that the legend can be read. Of more labels than fit into a third of
-    the picture, the first are listed.
+    The legend takes at most a third of the picture. Where that has room for all labels, they stand where they are; else
+    each frame lists those in it, the largest first. A small video is enlarged by a whole factor, so that its legend can
+    be read.
 
     Args:
         size: (width, height) of the frames.
@@ -125,23 +127,48 @@ class Canvas:
 
     Example:
         >>> canvas = Canvas((300, 200), ["cat", "sofa"])
-        >>> all(canvas(Image.new("RGB", size)).size == canvas.empty.size for size in [(300, 200), (100, 100)])
+        >>> canvas(Image.new("RGB", (300, 200)), {"cat": 0.4}).size == canvas.size
         True
     """
 
     def __init__(self, size: tuple[int, int], labels: Sequence[str], colours: Colours | None = None) -> None:
         scale = legend.display_scale(size)
-        entries = [legend.Entry(label, rgb(c)) for label, c in zip(labels, colours_of(labels, colours), strict=True)]
         self.room = size[0] * scale, size[1] * scale
-        self.empty = legend.attach(Image.new("RGB", self.room), entries)
+        table = colours_of(labels, colours)
+        self.entries = {label: legend.Entry(label, rgb(c)) for label, c in zip(labels, table, strict=True)}
+        self.font = legend.font_size(*self.room)
+        everything = self._panel(list(self.entries))
+        least, most = self._panel(labels[:1]).height, int(self.room[1] * legend.LARGEST_SHARE)
+        self.whole = everything if everything.height <= max(least, most) else None
+        height = max(least, min(everything.height, most))
+        self.size = max(self.room[0], everything.width), self.room[1] + height
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        """A frame, RGB, above or beside the legend; one of another size as large as there is room for it."""
+    def __call__(self, picture: Image.Image, amounts: Mapping[str, float]) -> Image.Image:
+        """A frame with its legend, RGB.
+
+        Args:
+            picture: RGB; one of another size than the first is made as large as there is room for it.
+            amounts: how much there is of each label.
+        """
         scale = min(self.room[0] / picture.width, self.room[1] / picture.height)
         size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-        out = self.empty.copy()
+        out = Image.new("RGB", self.size, legend.BACKGROUND)
         out.paste(picture.resize(size, Image.Resampling.NEAREST))
+        (self.whole or self._of(amounts)).draw(out, 0, self.room[1])
         return out
+
+    def _of(self, amounts: Mapping[str, float]) -> legend.Panel:
+        """As many of a frame's labels as there is room for."""
+        there = sorted((label for label in amounts if amounts[label]), key=lambda label: -amounts[label])
+        room = self.size[1] - self.room[1]
+        counts = range(1, len(there) + 1)
+        return self._panel(there, bisect.bisect_right(counts, room, key=lambda n: self._panel(there, n).height))
+
+    def _panel(self, labels: Sequence[str], count: int | None = None) -> legend.Panel:
+        listed = [self.entries[label] for label in labels]
+        if count is not None:
+            listed = legend.shortened(listed, max(1, count))
+        return legend.fill(listed, self.font, self.room[0])
 
 
 def _even(picture: Image.Image) -> Image.Image:

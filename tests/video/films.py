@@ -1,6 +1,8 @@
-"""Videos as other programs write them."""
+"""Videos as other programs write them, and as this one does."""
 
 import av
+
+from sclip_plugin.video.writing import write_video
 
 
 def encoded(path, pictures, fps, **options):
@@ -11,3 +13,9 @@ def encoded(path, pictures, fps, **options):
         for picture in pictures:
             out.mux(stream.encode(av.VideoFrame.from_image(picture)))
         out.mux(stream.encode(None))
+
+
+def still(path, picture, count=3, fps=1):
+    with write_video(path, fps) as out:
+        for _ in range(count):
+            out.add(picture)

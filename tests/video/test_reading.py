@@ -10,9 +10,8 @@ from PIL import Image
 
 from sclip_plugin.errors import FileFormatError, PictureNotFoundError, SettingError
 from sclip_plugin.video import Video
-from sclip_plugin.video.writing import write_video
 
-from .films import encoded
+from .films import encoded, still
 
 MATRICES = {  # of a track's header: a, b, c, d of (x, y) -> (a x + c y, b x + d y); what it makes of a picture
     "quarter": ((0, 1, -1, 0), Image.Transpose.ROTATE_270),
@@ -31,12 +30,6 @@ def turned(path, matrix):
     assert struct.unpack_from(">i", data, at)[0] == 2**16, "the identity is there"
     struct.pack_into(">9i", data, at, a, b, 0, c, d, 0, 0, 0, 2**30)
     path.write_bytes(data)
-
-
-def still(path, picture, count=3, fps=1):
-    with write_video(path, fps) as out:
-        for _ in range(count):
-            out.add(picture)
 
 
 def grey(frame):
@@ -242,35 +235,3 @@ def test_a_film_without_one_whole_frame_is_said(web):
     web.write_bytes(data)
     with pytest.raises(FileFormatError, match="holds no frame that can be decoded"):
         list(Video(web).frames(1, lambda said: None))
-
-
-def test_an_overlay_is_whole_or_not_there(tmp_path, corner):
-    path = tmp_path / "new" / "film.mp4"
-    with pytest.raises(RuntimeError, match="in the middle"), write_video(path, 2) as out:
-        out.add(corner)
-        raise RuntimeError("in the middle")
-    assert list(path.parent.iterdir()) == []
-    with pytest.raises(SettingError, match="no frame was added"), write_video(path, 2):
-        pass
-    assert list(path.parent.iterdir()) == []
-
-
-@pytest.mark.parametrize("size", [(63, 47), (64, 47), (1, 1)])
-def test_odd_sides_are_completed_not_stretched(tmp_path, size, corner):
-    path = tmp_path / "odd.mp4"
-    still(path, corner.crop((0, 0, *size)), 2)
-    shown = next(Video(path).frames()).picture
-    assert shown.size == (size[0] + size[0] % 2, size[1] + size[1] % 2)
-    kept = np.asarray(shown, float)[: size[1], : size[0]]
-    assert np.abs(kept - np.asarray(corner, float)[: size[1], : size[0]]).mean() < 6 or size == (1, 1)
-
-
-def test_without_x264_it_is_mpeg_4(tmp_path, corner, monkeypatch):
-    path = tmp_path / "old.mp4"
-    monkeypatch.setattr(av, "codecs_available", {"mpeg4"})
-    still(path, corner, 4, 2)
-    with av.open(str(path)) as container:
-        assert container.streams.video[0].codec_context.name == "mpeg4"
-    frames = list(Video(path).frames(2))
-    assert len(frames) == 4
-    assert np.abs(np.asarray(frames[3].picture, float) - np.asarray(corner, float)).mean() < 6
