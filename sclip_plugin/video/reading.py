@@ -100,8 +100,8 @@ class Video:
         if not self.path.is_file():
             raise FileFormatError(f"{self.path} is a folder, a device or a pipe; expected a video file.")
         try:
-            # Neither what the name looks like nor a playlist in the file leads elsewhere.
-            container = av.open(f"file:{self.path}", options={"protocol_whitelist": "file"})
+            # A file, whatever its name looks like; from a file FFmpeg follows playlists to no server.
+            container = av.open(f"file:{self.path}")
         except (av.error.FFmpegError, ValueError) as error:
             raise FileFormatError(
                 f"{self.path} cannot be read as a video ({_said(error)}); expected a file that FFmpeg reads, such as "

@@ -1,6 +1,9 @@
 """Frames of a file: which, when, upright, in colour, and what of a broken one."""
 
+import contextlib
+import socket
 import struct
+import threading
 from fractions import Fraction
 
 import av
@@ -184,11 +187,26 @@ def test_a_file_with_sound_alone_is_said(tmp_path):
         Video(path)
 
 
-def test_a_playlist_leads_nowhere(tmp_path, film):
+def test_a_playlist_leads_to_no_server(tmp_path):
     path = tmp_path / "list.m3u8"
-    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
-    with pytest.raises(FileFormatError):
-        list(Video(path).frames())
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
+        path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{address}\n#EXT-X-ENDLIST\n")
+        server.settimeout(0.2)
+        asked = []
+
+        def answer():
+            with contextlib.suppress(TimeoutError):
+                visitor, _ = server.accept()
+                asked.append(visitor.recv(1000))
+                visitor.close()
+
+        waiting = threading.Thread(target=answer)
+        waiting.start()
+        with pytest.raises(FileFormatError):
+            list(Video(path).frames())
+        waiting.join()
+    assert asked == []
 
 
 def test_a_name_is_not_a_protocol(tmp_path, monkeypatch, film):
