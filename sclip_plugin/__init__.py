@@ -43,6 +43,8 @@ _HOMES = {
     "SclipError": "errors",
     "demo_model": "demo",
     "draw_scene": "demo",
+    "search_video": "video",
+    "segment_video": "video",
 }
 __all__ = [
     "AttentionMethod",
@@ -71,6 +73,8 @@ __all__ = [
     "register_step",
     "register_tower",
     "restore",
+    "search_video",
+    "segment_video",
 ]
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)
 
@@ -88,6 +92,7 @@ if TYPE_CHECKING:
     from .settings import Settings
     from .steps import PostStep, list_steps, register_step
     from .towers import Tower, find_tower, list_towers, register_tower
+    from .video import search_video, segment_video
 
 
 def _register_pipeline() -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 
 import sclip_plugin as sp
 from sclip_plugin.protocols import load_benchmark
+from sclip_plugin.video.writing import write_video
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.stem: path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
@@ -97,6 +98,9 @@ def furnish(folder: Path) -> None:
     _mask(folder / "data/cityscapes/gtFine/val/ulm/ulm_0_gtFine_labelIds.png", 7)
     _mask(folder / "data/coco_stuff164k/annotations/val2017/1.png", 16)
     _geotiff(folder / "scene.tif")
+    with write_video(folder / "film.mp4", fps=2) as film:
+        for seed in range(2):
+            film.add(sp.draw_scene(seed).picture.resize((96, 72)))
     for place in VOC:
         write_dataset(load_benchmark("voc21"), folder / place, 2)
     _mvtec(folder / "mvtec/metal_nut")

@@ -31,6 +31,7 @@ from .search import search
 from .segment import segment
 from .serve import serve
 from .terminal import tell
+from .video import video
 
 app = typer.Typer(
     help="Segment pictures into any classes named in words, with a frozen CLIP and no training.",
@@ -39,7 +40,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (segment, label, anomaly, compare, geotiff, index, search, demo, methods, cache, web_page, serve):
+for command in (
+    segment, label, anomaly, compare, geotiff, index, search, video, demo, methods, cache, web_page, serve,
+):  # fmt: skip
     app.command(cls=RayCommand if command in (segment, index) else None)(command)
 app.add_typer(eval_app, name="eval")
 app.add_typer(convert_app, name="convert")

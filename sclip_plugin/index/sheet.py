@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from ..draw.colours import Colours
 from ..draw.overlay import legend_of, overlay
 from ..draw.sheet import side_by_side
 from ..errors import PictureError, SettingError
@@ -50,13 +51,26 @@ def with_places(hit: Hit, side: int = SIDE) -> tuple[Image.Image, np.ndarray]:
     words = list(hit.scores)
     shrink = min(1.0, side / max(hit.size))
     size = max(1, round(hit.size[0] * shrink)), max(1, round(hit.size[1] * shrink))
-    label_map = np.full(size, -1)
-    for index, word in reversed(list(enumerate(words))):
-        label_map[hit.mask(word, size)] = index
+    label_map = places(hit, size)
     try:
         picture = read_picture(hit.file).resize(size[::-1], Image.Resampling.LANCZOS, reducing_gap=2.0)
     except PictureError:
         return Image.new("RGB", size[::-1], "lightgrey"), label_map
+    return outlined(picture, label_map, words), label_map
+
+
+def places(hit: Hit, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Which word's place each pixel is: (H, W) integers, -1 where it is no word's. Arguments as for `Hit.heat`."""
+    label_map = np.full(size or hit.size, -1)
+    for index, word in reversed(list(enumerate(hit.scores))):
+        label_map[hit.mask(word, size)] = index
+    return label_map
+
+
+def outlined(
+    picture: Image.Image, label_map: np.ndarray, words: Sequence[str], colours: Colours | None = None
+) -> Image.Image:
+    """A picture, RGB, with the places that `places` gives outlined, and the rest faded."""
     around = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, "white"), FADED)
     shown = Image.composite(picture, around, Image.fromarray(label_map >= 0))
-    return overlay(shown, label_map, words, style="outline", legend=False), label_map
+    return overlay(shown, label_map, words, style="outline", legend=False, colours=colours)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ShapeError
+from ..errors import SettingError, ShapeError
 from ..settings import Settings
 from ..text.labels import Vocabulary
 from .windows import LogitMap
@@ -45,6 +45,40 @@ class GivenScores:
         maps = LogitMap(torch.from_numpy(self.values).permute(1, 2, 0).to(device))
         for place, tile in (maps if size == maps.size else maps.resized(size)).tiles():
             yield place, tile.permute(2, 0, 1)
+
+
+class MovingMean:
+    """The exponentially weighted mean of what is given one after the other.
+
+    Args:
+        share: of all before in each mean, from 0 to below 1.
+
+    Raises:
+        SettingError: another share.
+
+    Example:
+        >>> import torch
+        >>> mean = MovingMean(0.75)
+        >>> [float(mean(torch.tensor([value]))) for value in (0.0, 1.0, 1.0)]
+        [0.0, 0.25, 0.4375]
+    """
+
+    def __init__(self, share: float) -> None:
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+            raise SettingError(
+                f"smoothing={share!r}; expected the share of the frames before, from 0 (each by itself) to below 1."
+            )
+        self.share = share
+        self._before: Tensor | None = None
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """The mean so far; of values of another shape than those before it begins anew."""
+        if not self.share:
+            return values
+        if self._before is not None and self._before.shape == values.shape:
+            values = torch.lerp(values, self._before, self.share)
+        self._before = values
+        return values
 
 
 def class_scores(tile: Tensor, vocabulary: Vocabulary, settings: Settings, dropped: frozenset[int]) -> Tensor:

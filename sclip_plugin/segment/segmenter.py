@@ -43,7 +43,7 @@ from .memory import memory_of
 from .refining import refined
 from .regions import masks_in, regions_of
 from .running import Prepared, Seen, WindowRunner
-from .scores import NameScores
+from .scores import MovingMean, NameScores
 from .segmentation import Segmentation, closed, decide
 from .windows import LogitMap
 
@@ -230,18 +230,23 @@ class Segmenter:
         settings: Settings | None = None,
         *,
         on_error: OnError = "raise",
+        smoothing: float = 0.0,
         **changes: Any,
     ) -> Iterator[Segmentation]:
         """Segment pictures one after the other as they are needed; windows of several share batches.
 
         Arguments as for a call, but ``pictures`` may be any iterable, even an endless one. Up to 16 pictures are read
         ahead of the one that is given, as many as fill a batch on the device.
+
+        ``smoothing``, for frames of one camera, is the share s of the frames before, from 0 (off) to below 1: labels
+        are decided on m = s m' + (1 - s) x, where x are a frame's scores, the cosines of patches and names after
+        post-steps, and m' the frame before's m. A frame of another size begins anew.
         """
         chosen = _chosen(self.settings, settings, changes)
         vocabulary = self._vocabulary(labels, chosen)
         if on_error not in get_args(OnError):
             raise SettingError(f"on_error={on_error!r}; expected {' or '.join(map(repr, get_args(OnError)))}.")
-        return self._run(self._read(pictures, chosen, on_error), vocabulary, chosen)
+        return self._run(self._read(pictures, chosen, on_error), vocabulary, chosen, MovingMean(smoothing))
 
     def _read(self, pictures: Iterable[Picture], settings: Settings, on_error: OnError) -> Iterator[Any]:
         """Pictures prepared as they are needed; those that can't be read as ``on_error`` says."""
@@ -412,7 +417,9 @@ class Segmenter:
         return self._answered(encoded, self._vocabulary(labels, settings), settings)
 
     @torch.inference_mode()
-    def _answered(self, encoded: Encoded, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
+    def _answered(
+        self, encoded: Encoded, vocabulary: Vocabulary, settings: Settings, mean: MovingMean | None = None
+    ) -> Segmentation:
         text = self.text_bank.embed_vocabulary(vocabulary, settings.templates)
         steps, pixels = settings.make_steps(), encoded.pixels
         looks = settings.pamr_steps or settings.refine is not None or settings.memory is not None
@@ -428,7 +435,7 @@ class Segmenter:
             scores = self._stepped(step, scores, encoded, vocabulary, text, pixels, settings)
         seen = Seen(encoded.picture, pixels, encoded.size, encoded.plan, scores)  # type: ignore[arg-type]
         seen.regions = regions_of(masks_in(encoded.picture, pixels, settings), encoded.size)
-        return self._decided(seen, vocabulary, settings)
+        return self._decided(seen, vocabulary, settings, mean)
 
     def _stepped(
         self,
@@ -470,7 +477,9 @@ class Segmenter:
         return plan.side_by_side(stepped.float())
 
     @torch.inference_mode()
-    def _run(self, pictures: Iterable[Prepared], vocabulary: Vocabulary, settings: Settings) -> Iterator[Any]:
+    def _run(
+        self, pictures: Iterable[Prepared], vocabulary: Vocabulary, settings: Settings, mean: MovingMean | None = None
+    ) -> Iterator[Any]:
         """`encode` and `Encoded.segment` in one: the words are known, so a window leaves only its patches' scores.
 
         Post-steps see the features too, so with them it is the two, one after the other.
@@ -478,18 +487,23 @@ class Segmenter:
         text = self.text_bank.embed_vocabulary(vocabulary, settings.templates)
         if settings.post_steps:
             for encoded in self._encoded(pictures, settings, torch.float32, text):
-                yield encoded if isinstance(encoded, PictureError) else self._answered(encoded, vocabulary, settings)
+                failed = isinstance(encoded, PictureError)
+                yield encoded if failed else self._answered(encoded, vocabulary, settings, mean)
             return
         method = self._bound(settings, text)
         for seen in self._runner.run(pictures, method, settings, lambda features: features @ text.T):
-            yield seen if isinstance(seen, PictureError) else self._decided(seen, vocabulary, settings)
+            yield seen if isinstance(seen, PictureError) else self._decided(seen, vocabulary, settings, mean)
 
     def _bound(self, settings: Settings, text: Tensor) -> Method:
         return settings.running_method(
             text=text, logit_scale=settings.logit_scale, image_mean=self._mean, image_std=self._std
         )
 
-    def _decided(self, seen: Seen, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
+    def _decided(
+        self, seen: Seen, vocabulary: Vocabulary, settings: Settings, mean: MovingMean | None = None
+    ) -> Segmentation:
+        if mean is not None:
+            seen.kept = mean(seen.kept)
         steps = [step for step in settings.make_steps() if step.sees_pixels]
         size = seen.plan.size if steps or settings.memory is not None else seen.output_size
         logits = dataclasses.replace(seen.plan.stitched(seen.kept, size), limits=self.budget)

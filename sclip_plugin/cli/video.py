@@ -1,0 +1,282 @@
+"""``sclip video``: labels or search over a video, a table and an overlay video."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..defaults import DEFAULT_MODEL
+from .drawing import Colors, Opacity, Style, read_colors
+from .options import (
+    Background,
+    Changes,
+    Device,
+    Dtype,
+    Labels,
+    MethodName,
+    Model,
+    PresetName,
+    Refine,
+    Resize,
+    Stride,
+    Templates,
+    Threshold,
+    Window,
+    check_labels,
+    chosen_settings,
+    make_segmenter,
+    parse_changes,
+    parse_labels_option,
+    tell_of_long_bank,
+)
+from .terminal import AsJson, Quiet, say, tell
+
+if TYPE_CHECKING:
+    from ..segment.segmenter import Segmenter
+    from ..video.reading import Video
+    from ..video.searching import Moment
+
+SHOWN = 20  # moments that are printed; the table has all
+LABEL_COLUMNS = ("time", "frame", "label", "index", "share", "score")
+WORD_COLUMNS = ("time", "frame", "word", "score", "left", "top", "right", "bottom", "moment")
+
+
+def video(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A video, in any form that FFmpeg reads.")],
+    labels: Labels = None,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of labels: what to find, \"red umbrella\". Between commas all have to be there; '|' joins "
+            "synonyms."
+        ),
+    ] = None,
+    fps: Annotated[float, typer.Option(help="Frames a second that are looked at: 0.1 is one in ten seconds.")] = 1.0,
+    smoothing: Annotated[
+        float,
+        typer.Option(help="Share of the frames before in each frame's scores, from 0 to below 1, against flicker."),
+    ] = 0.0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made where it is missing.")] = Path(
+        "out"
+    ),
+    model: Model = DEFAULT_MODEL,
+    method: MethodName = None,
+    preset: PresetName = None,
+    background: Background = False,
+    threshold: Threshold = None,
+    refine: Refine = False,
+    opacity: Opacity = 0.55,
+    style: Style = "fill",
+    colors: Colors = None,
+    window: Window = None,
+    stride: Stride = None,
+    resize: Resize = None,
+    templates: Templates = None,
+    change: Changes = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    device: Device = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Segment a video by labels, or find when words are seen in it, and where.
+
+    With --labels: NAME.labels.csv has for each frame that is looked at the share of each label and its mean score, and
+    NAME.overlay.mp4 shows these frames in colours, with a legend.
+
+    With --search: the moments in which the words are seen are printed, the best first. NAME.search.csv has for each
+    frame and word the score, the box of its place, and the moment's rank where it is in one; NAME.search.mp4 outlines
+    the places in the moments, and fades the rest.
+
+    The new video plays as long as the old one, without sound, one frame for each that was looked at.
+
+    Exit code: 0, or 1 if the video is broken somewhere (what could be read is in the results), 2 if nothing could
+    start.
+
+    Example: sclip video film.mp4 --labels "cat, sofa, person" --fps 2 --model demo
+    """
+    from ..errors import SettingError
+    from ..files import check_writable, sweep
+    from ..segment.scores import MovingMean
+    from ..text.labels import parse_labels
+    from ..video.reading import Video, checked_rate
+
+    if search is not None and labels is not None:
+        raise SettingError("--labels and --search were both given; expected one: labels segment, search finds moments.")
+    of_labels = {"smoothing": smoothing, "background": background, "threshold": threshold, "refine": refine}
+    if search is not None and any(of_labels.values()):
+        unused = next(name for name, value in of_labels.items() if value)
+        raise SettingError(f"--{unused} is about --labels; with --search leave it out.")
+    checked_rate(fps)
+    MovingMean(smoothing)
+    parsed = parse_labels_option(labels if search is None else search)
+    settings = chosen_settings(
+        method, preset, parse_changes(change or []), refine, background=background or None, threshold=threshold,
+        window=window, stride=stride, resize_short_side=resize, templates=templates,
+    )  # fmt: skip
+    if search is None and labels is None and preset is None:
+        raise SettingError("neither --labels nor --search was given; expected one of them, or a --preset with labels.")
+    check_labels(parsed, preset, settings)
+    drawn = {"opacity": opacity, "style": style, "colours": read_colors(colors)}
+    opened = Video(file)
+    check_writable(out)
+    sweep(out)
+    segmenter = make_segmenter(model, device, dtype, preset, **settings)
+    if not quiet:
+        vocabulary = segmenter.vocabulary if parsed is None else parse_labels(parsed, segmenter.settings.background)
+        assert vocabulary is not None, "a preset has labels"
+        tell_of_long_bank(len(vocabulary.names), len(segmenter.settings.templates))
+        if model == "demo":
+            tell("demo is a small model that knows drawn things only; for photographs name another with --model.")
+    run = _Run(segmenter, opened, parsed, fps, out, drawn, quiet, as_json)
+    if search is None:
+        run.segment(smoothing)
+    else:
+        run.search()
+    if run.broken:
+        raise typer.Exit(1)
+
+
+class _Run:
+    """One call of the command."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        video: Video,
+        asked: Any,
+        fps: float,
+        out: Path,
+        drawn: dict[str, Any],
+        quiet: bool,
+        as_json: bool,
+    ) -> None:
+        self.segmenter = segmenter
+        self.video = video
+        self.asked = asked
+        self.fps = fps
+        self.drawn = drawn
+        self.quiet = quiet
+        self.as_json = as_json
+        self.out = out
+        self.broken: list[str] = []
+
+    def segment(self, smoothing: float) -> None:
+        from ..files import atomic_path
+        from ..video.segmenting import segment_video
+        from ..video.writing import Canvas, write_video
+
+        stream = segment_video(
+            self.segmenter, self.video.path, self.asked, fps=self.fps, smoothing=smoothing, report=self.broken.append
+        )
+        files = self._files("labels.csv", "overlay.mp4")
+        canvas, count = None, 0
+        areas: dict[str, float] = {}
+        with contextlib.ExitStack() as stack:
+            rows = self._rows(stack.enter_context(atomic_path(files["table"])), stack)
+            overlay = stack.enter_context(write_video(files["overlay"], self.fps))
+            advance = stack.enter_context(self._progress("segmenting"))
+            rows.writerow(LABEL_COLUMNS)
+            for frame, result in stream:
+                canvas = canvas or Canvas(frame.picture.size, result.labels, self.drawn["colours"])
+                scores, shares = result.mean_scores(), result.areas()
+                overlay.add(canvas(result.overlay(legend=False, **self.drawn), shares))
+                for index, (label, share) in enumerate(shares.items()):
+                    score = f"{scores[label]:.4f}" if label in scores else ""
+                    rows.writerow([f"{frame.time:.3f}", frame.index, label, index, f"{share:.6f}", score])
+                    areas[label] = areas.get(label, 0.0) + share
+                count += 1
+                advance(count)
+                if self.as_json:
+                    said = [{"label": k, "area": share, "score": scores.get(k)} for k, share in shares.items()]
+                    say(json.dumps({"time": frame.time, "frame": frame.index, "labels": said}))
+        listed = sorted(areas.items(), key=lambda entry: -entry[1])
+        words = ", ".join(f"{label} {100 * area / count:.0f} %" for label, area in listed if area / count >= 0.005)
+        self._report(count, words or "nothing labelled", files)
+
+    def search(self) -> None:
+        from ..files import atomic_path
+        from ..index.sheet import outlined, places
+        from ..video.searching import moments, search_frames
+        from ..video.writing import Canvas, write_video
+
+        stream = search_frames(self.segmenter, self.video.path, self.asked, fps=self.fps, report=self.broken.append)
+        with self._progress("searching") as advance:
+            seen = []
+            for each in stream:
+                seen.append(each)
+                advance(len(seen))
+        files = self._files("search.csv", "search.mp4")
+        found = moments(seen, self.fps)
+        ranks = [_rank(each.time + 0.5 / self.fps, found) for each in seen]
+        words = list(seen[0].hit.scores)
+        with contextlib.ExitStack() as stack:
+            rows = self._rows(stack.enter_context(atomic_path(files["table"])), stack)
+            overlay = stack.enter_context(write_video(files["overlay"], self.fps))
+            advance = stack.enter_context(self._progress("drawing"))
+            rows.writerow(WORD_COLUMNS)
+            colours = self.drawn["colours"]
+            canvas = Canvas(seen[0].hit.size[::-1], words, colours)
+            # What is shown where is known at the end only, so the frames are read a second time.
+            for frame, each, rank in zip(self.video.frames(self.fps, lambda _: None), seen, ranks, strict=False):
+                for word, score in each.hit.scores.items():
+                    place = [f"{each.time:.3f}", each.index, word, f"{score:.4f}", *each.hit.boxes[word]]
+                    rows.writerow([*place, rank or ""])
+                shown = outlined(frame.picture, places(each.hit), words, colours) if rank else frame.picture
+                overlay.add(canvas(shown, each.hit.scores))
+                advance(len(seen))
+        for rank, moment in enumerate(found[:SHOWN], start=1):
+            if self.as_json:
+                say(json.dumps({"rank": rank, **moment.to_dict()}))
+            elif not self.quiet:
+                left, top, right, bottom = moment.hit.box
+                box = f"{right - left} x {bottom - top} at {left}, {top}"
+                say(
+                    f"{moment.score:6.3f}  {moment.start:.1f} to {moment.end:.1f} s, best at {moment.time:.1f} s  {box}"
+                )
+        more = f", {len(found) - SHOWN} more in the table" if len(found) > SHOWN else ""
+        self._report(len(seen), f"{len(found)} moments{more}", files)
+
+    def _rows(self, path: str | Path, stack: contextlib.ExitStack) -> Any:
+        """A table that is written row by row."""
+        file = stack.enter_context(open(path, "w", newline="", encoding="utf-8", errors="backslashreplace"))
+        return csv.writer(file)
+
+    @contextlib.contextmanager
+    def _progress(self, what: str) -> Iterator[Any]:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        total = None if self.video.duration is None else max(1, round(self.video.duration * self.fps))
+        progress = Progress(
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=console, transient=True, redirect_stdout=os.isatty(1),
+            disable=self.quiet or not console.is_terminal,
+        )  # fmt: skip
+        with progress:
+            task = progress.add_task(what, total=total)
+            yield lambda done: progress.update(task, completed=done)
+
+    def _files(self, table: str, overlay: str) -> dict[str, str]:
+        stem = self.video.path.stem
+        return {"table": str(self.out / f"{stem}.{table}"), "overlay": str(self.out / f"{stem}.{overlay}")}
+
+    def _report(self, count: int, what: str, files: dict[str, str]) -> None:
+        for problem in self.broken:
+            tell(f"warning: {problem}")
+        if self.as_json:
+            say(json.dumps({"video": str(self.video.path), "status": "done", "frames": count, "files": files}))
+        elif not self.quiet:
+            say(f"{self.video.path}: {count} frames, {what} -> {', '.join(files.values())}")
+
+
+def _rank(time: float, found: list[Moment]) -> int | None:
+    """The rank of the moment that a time is in, from 1 on; None where it is in none."""
+    return next((rank for rank, each in enumerate(found, start=1) if each.start <= time < each.end), None)
