@@ -70,7 +70,7 @@ class Video:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         with self._opened() as container:
-            video = container.streams.video[0]
+            video = container.streams.best("video")
             if video.duration is not None:
                 self.duration: float | None = float(video.duration * video.time_base)
             else:  # in microseconds
@@ -151,7 +151,7 @@ class _Decoding:
         self._stopped = False
 
     def __iter__(self) -> Iterator[tuple[Fraction, int, Any]]:
-        stream = self.container.streams.video[0]
+        stream = self.container.streams.best("video")
         stream.thread_type = "AUTO"
         usual = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25)
         first: Fraction | None = None
@@ -225,7 +225,7 @@ class _Pictures:
 
     def __init__(self, container: Any) -> None:
         self.reformatter = needs("av.video.reformatter", "video").VideoReformatter()
-        self.aspect = Fraction(container.streams.video[0].sample_aspect_ratio or 1) or Fraction(1)
+        self.aspect = Fraction(container.streams.best("video").sample_aspect_ratio or 1) or Fraction(1)
 
     def __call__(self, frame: Any) -> Image.Image:
         width = round(frame.width * max(self.aspect, Fraction(1)))
