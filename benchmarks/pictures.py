@@ -7,6 +7,9 @@ The photographs are those that scikit-image ships: python -m pip install scikit-
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 import sclip_plugin as sp
 from sclip_plugin.defaults import PAMR_STEPS
@@ -44,6 +47,27 @@ def styles() -> None:
         ('a heat map, stretched: "crab"', result.heatmap("crab", stretch=True)),
     ]
     save_image(side_by_side(panels, legend=legend_of([cleaned.label_map], cleaned.labels)), IMAGES / "styles.png")
+
+
+def choosing() -> None:
+    """What goes wrong and what helps, for docs/choosing.md: words for what is around, and the size looked at."""
+    scene = sp.draw_scene(seed=0, scale=2)
+    segmenter = sp.Segmenter.from_pretrained("demo")
+    few, legend = ["crab", "sheep", "train"], legend_of([scene.label_map], scene.labels)
+
+    def panel(caption: str, labels: list[str], **changes: Any) -> tuple[str, Image.Image]:
+        return caption, segmenter(scene.picture, labels, **changes).overlay(legend=False)
+
+    words = [
+        panel("crab, sheep, train", few),
+        panel("the same, --background", few, background=True),
+        panel("the same, and sky", [*few, "sky"]),
+        panel("all that is there", list(scene.labels)),
+    ]
+    save_image(side_by_side(words, legend=legend), IMAGES / "words.png")
+    sizes = [panel(f"--resize {size}", list(scene.labels), resize_short_side=size) for size in (96, 144, 576)]
+    sizes.append(panel("--resize 144 --refine", list(scene.labels), pamr_steps=PAMR_STEPS))
+    save_image(side_by_side(sizes, legend=legend), IMAGES / "sizes.png")
 
 
 def page() -> None:
@@ -100,7 +124,6 @@ def found() -> None:
 
 def photographs() -> None:
     """Real ones for docs/photographs.md, free to use: scikit-image has them from NASA and under CC0."""
-    from PIL import Image
     from skimage import data
 
     for name in ("chelsea", "coffee", "astronaut", "rocket"):
@@ -117,4 +140,5 @@ if __name__ == "__main__":
     else:
         demo()
         styles()
+        choosing()
         found()

@@ -41,7 +41,7 @@ QUICKER = {
     "resize_short_side=448": "resize_short_side=144",
 }
 PICTURES = ("photo.jpg", "other.jpg", "nut.png", "nuts/0.png", "photos/0.jpg", "photos/1.jpg")
-PICTURES += ("cat.png", "coffee.png", "eva.png", "rocket.png")
+PICTURES += ("cat.png", "coffee.png", "eva.png", "rocket.png", "scene.png")
 VOC = ("VOCdevkit/VOC2012", "data/VOCdevkit/VOC2012", "DIR")
 
 

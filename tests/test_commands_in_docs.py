@@ -33,6 +33,7 @@ OTHERS = {
     "torchrun --nproc-per-node 2 -m sclip_plugin.integrations.detectron2.eval ": "the same",
     "export DETECTRON2_DATASETS=": "the same",
     'python -c "from skimage import data, io; ': "photographs; tests/pages.py draws pictures of these names",
+    'python -c "import sclip_plugin as sp; sp.draw_scene(': "choosing; tests/pages.py draws it",
     "curl -F ": "tests/integrations/serve",
 }
 # What would take minutes otherwise: one scene, smaller pictures, and SAM asked at 4 points in the place of 1,024.

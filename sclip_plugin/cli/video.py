@@ -241,7 +241,7 @@ class _Run:
                     f"{moment.score:6.3f}  {moment.start:.1f} to {moment.end:.1f} s, best at {moment.time:.1f} s  {box}"
                 )
         more = f", {len(found) - SHOWN} more in the table" if len(found) > SHOWN else ""
-        self._report(len(seen), f"{len(found)} moments{more}", files)
+        self._report(len(seen), f"{len(found)} moment{'s' * (len(found) != 1)}{more}", files)
 
     def _rows(self, path: str | Path, stack: contextlib.ExitStack) -> Any:
         """A table that is written row by row."""
