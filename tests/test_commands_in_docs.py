@@ -142,3 +142,11 @@ def test_extras():
     for page, text in TEXT.items():
         for named in re.findall(r"(?:sclip_plugin|install (?:-e )?\"\.)\[([\w,]+)\]", text):
             assert {*named.split(",")} <= extras, (page, named)
+
+
+def test_models_of_open_clip_are_published():
+    """`open_clip:ViT-B-16/openai`: the pages name architectures and weights that open_clip knows."""
+    import open_clip
+
+    named = {pair for text in TEXT.values() for pair in re.findall(r"open_clip:([\w.-]+)/([\w.-]+)", text)}
+    assert len(named) >= 5 and named - {("ARCH", "PRETRAINED")} <= set(open_clip.list_pretrained())
