@@ -59,8 +59,10 @@ class Guide(ABC):
     name: ClassVar[str] = ""
     models: ClassVar[str] = ""
     """What it supports, in a few words for error messages."""
-    mean: ClassVar[tuple[float, float, float]] = IMAGENET_MEAN
-    std: ClassVar[tuple[float, float, float]] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    normalised_as_published: ClassVar[bool] = False
+    """Whether what is published with weights of a name, in an image processor or by timm, says mean and std."""
     authors_norm_eps: ClassVar[float | None] = None
     """The epsilon of the authors' LayerNorms, where a library's configs have another; `load_guide` sets it."""
 

@@ -98,13 +98,16 @@ def as_guide(given: str | nn.Module | Guide, *, device: torch.device, dtype: tor
 def load_guide(name: str, position_resize: str | None = None) -> Guide:
     """The guide of a name, in single precision on the CPU; see `as_guide` for the forms of names.
 
-    LayerNorms get the authors' epsilon, 1e-6, where the library's config has another one (transformers' 1e-12).
+    LayerNorms get the authors' epsilon, 1e-6, where the library's config has another one (transformers' 1e-12). A plain
+    ViT is normalised as its image processor or timm's configuration of its weights says, where there is one.
     """
     kind, at, source = name.partition("@")
     if not at or kind not in list_guides():
         kind, source = "", name
     module = _load_timm(source) if source.startswith("timm:") else _load_transformers(source)
     guide = find_guide(module, kind or None, position_resize)
+    if guide.normalised_as_published and (found := _normalisation(module, source)):
+        guide.mean, guide.std = found
     if guide.authors_norm_eps is not None:
         for part in module.modules():
             if isinstance(part, nn.LayerNorm) and part.eps == 1e-12:
@@ -129,6 +132,24 @@ def _load_transformers(name: str) -> nn.Module:
             f"as {sorted(missing)[0]} ({len(missing)} in all): it would be read with random ones."
         )
     return model
+
+
+def _normalisation(module: nn.Module, source: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation that are published with the weights of a name, or None."""
+    if source.startswith("timm:"):
+        published: Any = {} if "@" in source else getattr(module, "pretrained_cfg", {})  # a file has no configuration
+        mean, std = published.get("mean"), published.get("std")
+    else:
+        folder = Path(source).expanduser()
+        try:
+            processor = _library("transformers", source).AutoImageProcessor.from_pretrained(
+                str(folder) if folder.is_dir() else source, trust_remote_code=False
+            )
+        except Exception:  # whatever is wrong with one that is not needed
+            return None
+        normalises = getattr(processor, "do_normalize", False)
+        mean, std = (getattr(processor, name, None) if normalises else None for name in ("image_mean", "image_std"))
+    return (tuple(mean), tuple(std)) if mean and std else None
 
 
 def _load_timm(name: str) -> nn.Module:

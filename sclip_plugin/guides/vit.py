@@ -19,28 +19,38 @@ from .base import Guide, Seen, stretched
 from .registry import register_guide
 
 
-class ViTSeen(Seen):
-    """The last block of a vision transformer with the tokens that enter it."""
+class BlockSeen(Seen):
+    """The last block of a vision transformer with the tokens that enter it, some of them before the patches."""
 
-    def __init__(self, tower: Tower, block: BlockInput, grid: tuple[int, int]) -> None:
-        self.tower, self.block, self.grid = tower, block, grid
-
-    @property
-    def tokens(self) -> Tensor:
-        tokens = self.tower.run_block(self.block.block, self.block.tokens)
-        return self.tower.project(tokens)[:, self.tower.prefix_tokens :]
+    def __init__(self, block: BlockInput, grid: tuple[int, int], prefix_tokens: int) -> None:
+        self.block, self.grid, self.prefix_tokens = block, grid, prefix_tokens
 
     def heads(self, name: str) -> Tensor:
-        return self.block.heads(name)[:, :, self.tower.prefix_tokens :]
+        return self.block.heads(name)[:, :, self.prefix_tokens :]
 
     def attention(self, head: int, rows: slice | Tensor) -> Tensor:
         q, k = self.heads("q")[:, head, rows], self.block.k[:, head]
         scores = self.block.scale * (q.float() @ k.float().mT)
-        return scores.softmax(dim=-1)[..., self.tower.prefix_tokens :]
+        return scores.softmax(dim=-1)[..., self.prefix_tokens :]
+
+
+class ViTSeen(BlockSeen):
+    """The same of a vision transformer that is a tower."""
+
+    def __init__(self, tower: Tower, block: BlockInput, grid: tuple[int, int]) -> None:
+        super().__init__(block, grid, tower.prefix_tokens)
+        self.tower = tower
+
+    @property
+    def tokens(self) -> Tensor:
+        tokens = self.tower.run_block(self.block.block, self.block.tokens)
+        return self.tower.project(tokens)[:, self.prefix_tokens :]
 
 
 class ViTGuide(Guide):
     """Looks at a picture at its own size; rows and columns of pixels that fill no patch are not seen."""
+
+    normalised_as_published = True
 
     def __init__(self, module: nn.Module, position_resize: str | None = None) -> None:
         super().__init__(module, position_resize)
@@ -126,4 +136,4 @@ class DINO(ViTGuide):
 
     @classmethod
     def knows(cls, module: nn.Module) -> bool:
-        return tower_of(module) is not None
+        return not said_to_be(module, "radio") and tower_of(module) is not None

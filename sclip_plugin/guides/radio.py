@@ -1,0 +1,61 @@
+"""C-RADIO (arXiv 2412.07679) as a guide: transformers' RadioModel, which has the authors' normalisation and positions.
+
+Positions are resized to a square of the longer side and cropped; timm's port resizes them to the grid: it is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import UnsupportedModelError
+from ..towers.vit import ViTBlockInput
+from .base import Guide, stretched
+from .registry import register_guide
+from .vit import BlockSeen
+
+
+class RadioSeen(BlockSeen):
+    """RADIO's last block; nothing comes after it."""
+
+    @property
+    def tokens(self) -> Tensor:
+        return self.block.block(self.block.tokens)[:, self.prefix_tokens :]
+
+
+@register_guide("radio")
+class Radio(Guide):
+    """Looks at a picture at its own size; rows and columns of pixels that fill no patch are not seen."""
+
+    models = "C-RADIO: transformers' RadioModel"
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # it normalises by itself
+
+    def __init__(self, module: nn.Module, position_resize: str | None = None) -> None:
+        super().__init__(module, position_resize)
+        if isinstance(self.module.input_conditioner, nn.Identity):
+            raise UnsupportedModelError("a RadioModel without its input_conditioner does not say how to normalise.")
+        side = self.module.patch_size
+        self.patch_size = (side, side)
+
+    @classmethod
+    def knows(cls, module: nn.Module) -> bool:
+        return hasattr(module, "input_conditioner") and hasattr(
+            getattr(module, "embeddings", None), "cls_register_token"
+        )
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        a, b = (max(1, side // patch) for side, patch in zip(size, self.patch_size, strict=True))
+        return a, b
+
+    def look(self, pixels: Tensor) -> RadioSeen:
+        model: Any = self.module
+        grid = self.grid((pixels.shape[-2], pixels.shape[-1]))
+        height, width = (max(side, patch) for side, patch in zip(pixels.shape[-2:], self.patch_size, strict=True))
+        shown = stretched(self.normalised(pixels), (height, width))
+        shown = shown[..., : grid[0] * self.patch_size[0], : grid[1] * self.patch_size[1]]
+        tokens = model.embeddings(model.input_conditioner(shown))
+        for layer in model.encoder.layer[:-1]:
+            tokens = layer(tokens)
+        prefix = tokens.shape[1] - grid[0] * grid[1]
+        return RadioSeen(ViTBlockInput(model.encoder.layer[-1], tokens), grid, prefix)
