@@ -36,8 +36,8 @@ class EmbeddingSeen(Seen):
 
     def _refused(self) -> UnsupportedModelError:
         return UnsupportedModelError(
-            "of SAM in its authors' layout only the features behind the encoder are known here, not its last block; "
-            "expected transformers' SamModel."
+            "only the features behind this SAM's encoder are known here, not its last block; expected transformers' "
+            "SamModel."
         )
 
 
