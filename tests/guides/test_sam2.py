@@ -46,5 +46,7 @@ def test_proxyclip_looks_through_it_and_trident_cannot(sam2):
     scene = sp.draw_scene(0)
     segmenter = sp.Segmenter.from_pretrained("demo")
     assert len(segmenter(scene.picture, list(scene.labels), method="proxyclip", vfm=sam2).areas()) > 1
-    with pytest.raises(UnsupportedModelError, match="trident got Sam2Model for sam; expected SAM: transformers' SamModel"):
+    with pytest.raises(
+        UnsupportedModelError, match="trident got Sam2Model for sam; expected SAM: transformers' SamModel"
+    ):
         segmenter(scene.picture, list(scene.labels), method="trident", vfm=sam2, sam=sam2)
