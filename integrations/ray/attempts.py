@@ -1,6 +1,8 @@
 """What a block remembers of workers that died on it, so that a picture that ends its process can't stop a job for ever.
 
-After two deaths a block is done one picture at a time; a picture on which two such attempts died is left out.
+After two deaths a block is done one picture at a time; a picture on which two such attempts died is left out. A block
+on which workers die between pictures, or before the first, is given up. Deaths of an earlier run do not count: a job
+that was stopped has killed its workers itself.
 """
 
 from __future__ import annotations
@@ -24,40 +26,49 @@ class Attempts:
 
     Args:
         path: of that file.
+        run: which call of the driver's this is; what others left is forgotten.
 
     Attributes:
         careful: whether this attempt shall take one picture at a time.
-        error: what is said of a picture that is left out.
+        hopeless: whether the block is to be given up.
+        error: what is said of what is left out.
     """
 
     error = PictureError(
-        f"the worker's process died {_BLAMED_FROM} times on this picture alone (out of memory?); it was left out."
+        f"the worker's process died {_BLAMED_FROM} times on this alone (out of memory?); it was left out."
     )
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, run: str) -> None:
         self.path = path
-        lines = path.read_text(encoding="utf-8").split() if path.exists() else []
+        self.run = run
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        if lines[:1] != [f"run {run}"]:
+            path.unlink(missing_ok=True)
+            lines = []
+        pairs = list(pairwise([*lines[1:], _BEGIN]))
         self.careful = lines.count(_BEGIN) >= _CAREFUL_FROM
-        # A picture's number that no "done" follows: there an attempt ended.
-        pairs = pairwise([*lines, _BEGIN])
-        self._deaths = Counter(int(line) for line, following in pairs if line.isdecimal() and following == _BEGIN)
+        # What no "done" follows is where an attempt ended.
+        self._deaths = Counter(line for line, following in pairs if following == _BEGIN)
+        self.hopeless = self._deaths[_BEGIN] + self._deaths[_DONE] >= _CAREFUL_FROM + _BLAMED_FROM
 
     def __enter__(self) -> Attempts:
+        if not self.path.exists():
+            self._note(f"run {self.run}")
         self._note(_BEGIN)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.path.unlink(missing_ok=True)
 
-    def blames(self, number: int) -> bool:
-        """Whether the picture of that number is to be left out."""
-        return self._deaths[number] >= _BLAMED_FROM
+    def blames(self, what: str) -> bool:
+        """Whether something is to be left out."""
+        return self._deaths[what] >= _BLAMED_FROM
 
     @contextlib.contextmanager
-    def at(self, number: int) -> Iterator[None]:
-        """While a picture is looked at, by its number in the block."""
+    def at(self, what: str) -> Iterator[None]:
+        """While something is done, such as ``"look 3"``: at the block's fourth picture."""
         if self.careful:
-            self._note(str(number))
+            self._note(what)
         yield
         if self.careful:
             self._note(_DONE)

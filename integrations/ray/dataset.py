@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...errors import FileFormatError
 from ...importing import needs
 from ...segment.segmenter import Segmenter
 from ...text.labels import Labels
-from .cluster import start_ray, workers_of
+from .cluster import rooted_changes, rooted_model, start_ray, workers_of
 
 if TYPE_CHECKING:
     import ray.data
@@ -64,17 +63,18 @@ def segment_dataset(
 
     needs("pycocotools.mask", "ray")
     start_ray()
-    schema = ds.schema()
-    if schema is None:
-        raise FileFormatError("the dataset has no rows; expected one with a column of pictures.")
-    column = picture_column(dict(zip(schema.names, schema.types, strict=True)), "the dataset", column)
+    first: Any = ds.take_batch(1, batch_format="pyarrow")  # whatever the dataset's blocks are, Arrow or pandas
+    column = picture_column({field.name: field.type for field in first.schema}, "the dataset", column)
     # The driver has the model too: what is wrong with it, the labels or the settings is said before a worker starts.
-    segmenter = Segmenter.from_pretrained(model, device="cpu", dtype="float32", preset=preset, **changes)
+    model = rooted_model(model)
+    changes = rooted_changes(changes)
+    segmenter = Segmenter.from_pretrained(model, device="cpu", dtype=dtype or "float32", preset=preset, **changes)
     segmenter.text_embeddings(labels)
     size, resources, chosen = workers_of(device, workers, spare=1)  # to read the pictures
+    work = Work.of(segmenter, chosen, labels, model=model, preset=preset, dtype=dtype)
     return ds.map_batches(
         TableWorker,
-        fn_constructor_args=(Work(model, preset, chosen, dtype, labels, segmenter.settings), column),
+        fn_constructor_args=(work, column),
         batch_size=16,
         batch_format="pyarrow",
         compute=data.ActorPoolStrategy(size=size),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ...errors import SettingError
 from ...evaluation.picture_log import ResumeError
 from ...evaluation.prediction import SegmenterPrediction
 from ...evaluation.processes import Processes
@@ -14,7 +15,7 @@ from ...evaluation.runner import EvaluationResult, evaluate
 from ...evaluation.sets import EvaluationSet
 from ...importing import needs
 from ...protocols.presets import Preset
-from .cluster import start_ray, workers_of
+from .cluster import in_a_sentence, rooted_changes, rooted_model, start_ray, workers_of
 
 T = TypeVar("T")
 
@@ -115,8 +116,11 @@ class RayEvaluation:
         start_ray(address)
         self.ray = needs("ray", "ray")
         self.world, resources, chosen = workers_of(device, workers)
+        room = workers_of(device)[0]
+        if self.world > room:  # all have to be there at once
+            raise SettingError(f"workers={workers}; expected {room} or fewer, which is what the cluster has room for.")
         kind = self.ray.remote(_Worker).options(max_restarts=_RETRIES, max_task_retries=_RETRIES, **resources)
-        self.workers = [kind.remote(rank, self.world, model, chosen, dtype) for rank in range(self.world)]
+        self.workers = [kind.remote(rank, self.world, rooted_model(model), chosen, dtype) for rank in range(self.world)]
 
     def evaluate(
         self,
@@ -140,13 +144,15 @@ class RayEvaluation:
         """
         meeting = self.ray.remote(_Meeting).options(num_cpus=0, max_concurrency=1000).remote(self.world)
         output = Path(output).absolute()
-        waiting = [worker.run.remote(data, preset, dict(changes), output, options, meeting) for worker in self.workers]
+        changes = rooted_changes(changes)
+        waiting = [worker.run.remote(data, preset, changes, output, options, meeting) for worker in self.workers]
         first = waiting[0]
-        while waiting:
-            done, waiting = self.ray.wait(waiting, timeout=0.5)
-            for error in self.ray.get(done):  # raises if a worker can't be had any more
-                if isinstance(error, ResumeError):
-                    raise error
-            if report and (progress := self.ray.get(meeting.progress.remote()))[0]:
-                report(*progress)
+        with in_a_sentence():
+            while waiting:
+                done, waiting = self.ray.wait(waiting, timeout=0.5)
+                for error in self.ray.get(done):
+                    if isinstance(error, ResumeError):
+                        raise error
+                if report and (progress := self.ray.get(meeting.progress.remote()))[0]:
+                    report(*progress)
         return self.ray.get(first)

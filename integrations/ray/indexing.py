@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import shutil
+import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ...importing import needs
 from ...index.building import File, Look, looked_at
@@ -18,7 +18,8 @@ from ...index.store import IndexStore, Row
 from ...segment.segmenter import Segmenter
 from ...settings import Settings
 from .attempts import Attempts
-from .cluster import start_ray, workers_of
+from .cluster import in_a_sentence, rooted_model, start_ray, workers_of
+from .rows import check_weights
 
 BLOCK = 32
 """Files in a block: what is done again of a worker that was killed."""
@@ -70,18 +71,20 @@ class RayLook:
             start_ray(self.address)
             workers, resources, device = workers_of(self.device, self.workers)
             size = min(workers, len(blocks))
-            loading = {"name": self.model, "device": device, "dtype": self.dtype}
+            loading = {"name": rooted_model(self.model), "device": device, "dtype": self.dtype or segmenter.dtype}
+            weights = (segmenter.dtype, segmenter.weights())
+            looker = (loading, root, settings, needs("ray", "ray").put(known), attempts, uuid.uuid4().hex, weights)
             data.DataContext.get_current().enable_progress_bars = False
             done = data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
                 _Looker,
-                fn_constructor_args=(loading, root, settings, needs("ray", "ray").put(known), attempts),
+                fn_constructor_args=(*looker, Image.MAX_IMAGE_PIXELS),
                 batch_size=1,
                 compute=data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
                 **resources,
             )
-            for row in done.iter_rows():
-                yield from pickle.loads(row["rows"])
-            shutil.rmtree(attempts, ignore_errors=True)
+            with in_a_sentence():
+                for row in done.iter_rows():
+                    yield from pickle.loads(row["rows"])
 
         return look
 
@@ -89,12 +92,25 @@ class RayLook:
 class _Looker:
     """One model in one process."""
 
-    def __init__(self, loading: dict[str, Any], root: Path, settings: Settings, known: Any, attempts: Path) -> None:
+    def __init__(
+        self,
+        loading: dict[str, Any],
+        root: Path,
+        settings: Settings,
+        known: Any,
+        attempts: Path,
+        run: str,
+        weights: tuple[str, str],
+        max_pixels: int | None,
+    ) -> None:
         self.segmenter = Segmenter.from_pretrained(**loading)
+        check_weights(self.segmenter, *weights)
+        Image.MAX_IMAGE_PIXELS = max_pixels
         self.root = root
         self.settings = settings
         self.known = needs("ray", "ray").get(known)
         self.attempts = attempts
+        self.run = run
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {"rows": np.array([pickle.dumps(self.rows(pickle.loads(block))) for block in batch["files"]], object)}
@@ -102,16 +118,15 @@ class _Looker:
     def rows(self, files: list[File]) -> list[Row]:
         """The rows of a block."""
         name = hashlib.sha256(repr(files).encode()).hexdigest()[:16]
-        with Attempts(self.attempts / f"{name}.txt") as attempts:
+        with Attempts(self.attempts / f"{name}.txt", self.run) as attempts:
             if not attempts.careful:
                 return list(self._looked_at(files))
             rows = []
             for number, file in enumerate(files):
-                row = Row(file.path, file.length, file.mtime)
-                if attempts.blames(number):
-                    rows.append(replace(row, error=str(attempts.error)))
+                if attempts.hopeless or attempts.blames(f"look {number}"):
+                    rows.append(Row(file.path, file.length, file.mtime, error=str(attempts.error)))
                     continue
-                with attempts.at(number):
+                with attempts.at(f"look {number}"):
                     rows += self._looked_at([file])
             return rows
 

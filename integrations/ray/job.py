@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from ...errors import SettingError
 from ...files import check_writable, sweep
 from ...importing import needs
 from ...text.labels import Labels
-from .cluster import start_ray, workers_of
+from .cluster import in_a_sentence, rooted_changes, rooted_model, start_ray, workers_of
 
 BLOCK = 64
 """Picture files in a block: what is done again of a worker that was killed."""
@@ -28,8 +28,8 @@ class Summary:
         folder: the Parquet folder with a row for every picture.
         blocks: how many the whole job has.
         computed: how many of them this call did.
-        pictures: that this call did.
-        failed: those of them whose row has an error.
+        pictures: in the blocks that this call did.
+        failed: pictures of the whole job whose row has an error.
     """
 
     folder: Path
@@ -51,6 +51,7 @@ def segment_files(
     dtype: str | None = None,
     workers: int | None = None,
     files: bool = False,
+    retry: bool = False,
     block: int = BLOCK,
     report: Callable[[int, int], None] | None = None,
     **changes: Any,
@@ -74,6 +75,7 @@ def segment_files(
         device: "cpu" keeps workers off GPUs.
         workers: how many; None for one a GPU, or one a processor where there are none. More than GPUs share them.
         files: write what `sclip segment` writes for each picture too.
+        retry: look again at pictures that failed in an earlier call.
         block: picture files in a block. A row group and a tar are a block each, whatever their size.
         report: called with (blocks done, blocks) as they are done.
         **changes: settings that differ.
@@ -92,22 +94,26 @@ def segment_files(
     """
     data = needs("ray.data", "ray")
     from ...segment.segmenter import Segmenter
-    from .plan import attempts_path, find_entries, part_path, plan_of
+    from .plan import find_entries, part_path, plan_of
     from .rows import Saving, Work
-    from .worker import Worker
+    from .worker import Worker, counts_of
 
-    if block < 1 or (workers is not None and workers < 1):
-        raise SettingError(f"block={block!r}, workers={workers!r}; expected 1 or more of each.")
+    if block < 1:
+        raise SettingError(f"block={block!r}; expected 1 or more.")
     needs("pycocotools.mask", "ray")
     folder = Path(out).absolute()
     check_writable(folder)
     # The driver has the model too: what is wrong with it, the labels or the settings is said before a worker starts.
-    segmenter = Segmenter.from_pretrained(model, device="cpu", dtype="float32", preset=preset, **changes)
+    # Workers may be elsewhere, so what names a file does it from the root.
+    model = rooted_model(model)
+    changes = rooted_changes(changes)
+    segmenter = Segmenter.from_pretrained(model, device="cpu", dtype=dtype or "float32", preset=preset, **changes)
     vocabulary = segmenter.text_embeddings(labels)[0]
     identity = {
         "model": model,
         "preset": preset,
         "dtype": str(dtype or "float32"),
+        "files": files,
         "labels": list(vocabulary.labels),
         **segmenter.settings.plain(),
         "identity": segmenter.identity(labels),
@@ -115,12 +121,15 @@ def segment_files(
     given = [pictures] if isinstance(pictures, (str, os.PathLike)) else pictures
     blocks = plan_of(folder, identity, find_entries([os.fspath(path) for path in given], folder), block)
     sweep(folder)
-    left = [number for number in range(len(blocks)) if not part_path(folder, number).exists()]
-    done = failed = count = 0
+    parts = [part_path(folder, number) for number in range(len(blocks))]
+    failures = {number: counts_of(part)[1] for number, part in enumerate(parts) if part.exists()}
+    left = [n for n, part in enumerate(parts) if n not in failures or (retry and failures[n])]
+    done = count = 0
     if left:
         start_ray(address)
         size, resources, chosen = workers_of(device, workers)
-        work = Work(model, preset, chosen, dtype, labels, segmenter.settings)
+        work = Work.of(segmenter, chosen, labels, model=model, preset=preset, dtype=dtype)
+        saving = Saving(folder, identity) if files else None
         rows = [
             {"block": number, "entries": json.dumps([(e.path, e.group, e.stem) for e in blocks[number]])}
             for number in left
@@ -128,14 +137,15 @@ def segment_files(
         data.DataContext.get_current().enable_progress_bars = False
         results = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             Worker,
-            fn_constructor_args=(work, folder, Saving(folder, identity) if files else None),
+            fn_constructor_args=(work, folder, uuid.uuid4().hex, saving),
             batch_size=1,
             compute=data.ActorPoolStrategy(size=min(size, len(left)), max_tasks_in_flight_per_actor=2),
             **resources,
         )
-        for row in results.iter_rows():
-            done, count, failed = done + 1, count + int(row["pictures"]), failed + int(row["failed"])
-            if report:
-                report(len(blocks) - len(left) + done, len(blocks))
-        shutil.rmtree(attempts_path(folder, 0).parent, ignore_errors=True)
-    return Summary(folder / "results.parquet", len(blocks), done, count, failed)
+        with in_a_sentence():
+            for row in results.iter_rows():
+                done, count = done + 1, count + int(row["pictures"])
+                failures[int(row["block"])] = int(row["failed"])
+                if report:
+                    report(len(blocks) - len(left) + done, len(blocks))
+    return Summary(folder / "results.parquet", len(blocks), done, count, sum(failures.values()))

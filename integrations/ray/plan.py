@@ -8,22 +8,25 @@ file, or a tar file.
 from __future__ import annotations
 
 import json
+import os
+import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...cli.pictures import NamedPicture, find_pictures, is_url, with_stems
-from ...errors import FileFormatError, SclipError
+from ...cli.pictures import NamedPicture, find_pictures, folded, is_url, unused, with_stems
+from ...errors import FileFormatError, PictureError, SclipError
 from ...files import atomic_path, locked_folder, save_json
 
+PLAN = "plan.parquet"
 SHARDS = (".parquet", ".tar")
 """Files that hold many pictures."""
 
-_PLAN = pa.schema([("block", pa.int32()), ("path", pa.string()), ("group", pa.int32()), ("stem", pa.string())])
+_PLAN = pa.schema([("block", pa.int32()), ("path", pa.binary()), ("group", pa.int32()), ("stem", pa.binary())])
 
 
 class JobError(SclipError, ValueError):
@@ -52,13 +55,20 @@ def find_entries(arguments: Sequence[str], out: Path) -> list[Entry]:
         PictureError: there are none.
         FileFormatError: a Parquet file that can't be read.
     """
+    found = find_pictures(list(arguments), out, shards=SHARDS)
     entries: list[Entry] = []
-    for picture, stem in with_stems(find_pictures(list(arguments), out, shards=SHARDS).pictures):
-        name = picture.given if is_url(picture.given) else str(Path(picture.given).absolute())
-        if _is_shard(picture):
-            entries += [Entry(name, group, stem) for group in range(_groups(name))]
-        else:
+    for picture, stem in with_stems(found.pictures):
+        name = picture.given if is_url(picture.given) else _in_its_folder(picture.given)
+        if not _is_shard(picture):
             entries.append(Entry(name, -1, stem))
+        elif _is_of_a_job(Path(name)):
+            found.own += 1
+        else:
+            entries += [Entry(name, group, str(picture.relative)) for group in range(_groups(name))]
+    if not entries:
+        raise PictureError(f"no pictures in {', '.join(arguments)}. Not looked at: {found.left_out()}.")
+    if found.left_out():
+        warnings.warn(f"not looked at: {found.left_out()}.", stacklevel=3)
     return entries
 
 
@@ -77,22 +87,54 @@ def plan_of(folder: Path, identity: dict[str, Any], entries: Iterable[Entry], si
     folder.mkdir(parents=True, exist_ok=True)
     with locked_folder(folder):
         _check_identity(folder / "job.json", json.loads(json.dumps(identity)))
-        path = folder / "plan.parquet"
+        path = folder / PLAN
         blocks = _read(path)
-        known = {(entry.path, entry.group) for block in blocks for entry in block}
-        new = [entry for entry in entries if (entry.path, entry.group) not in known]
+        new = _unknown(entries, [entry for block in blocks for entry in block])
         files = [entry for entry in new if entry.group < 0]
         blocks += [files[first : first + size] for first in range(0, len(files), size)]
         blocks += [[entry] for entry in new if entry.group >= 0]
         if new:
             rows = [
-                {"block": index, "path": entry.path, "group": entry.group, "stem": entry.stem}
+                {
+                    "block": index,
+                    "path": os.fsencode(entry.path),
+                    "group": entry.group,
+                    "stem": os.fsencode(entry.stem),
+                }
                 for index, block in enumerate(blocks)
                 for entry in block
             ]
             with atomic_path(path) as lent:
                 pq.write_table(pa.Table.from_pylist(rows, _PLAN), lent)
     return blocks
+
+
+def _unknown(entries: Iterable[Entry], known: Sequence[Entry]) -> list[Entry]:
+    """Entries that are not known yet, each once, under stems that nothing else has."""
+    seen = {(entry.path, entry.group) for entry in known}
+    stems = {entry.path: entry.stem for entry in known}
+    used = {folded(stem) for stem in stems.values()}
+    new = []
+    for entry in entries:
+        if (entry.path, entry.group) in seen:
+            continue
+        seen.add((entry.path, entry.group))
+        if entry.path not in stems:  # row groups of one file share theirs
+            stems[entry.path] = unused(entry.stem, used)
+        new.append(replace(entry, stem=stems[entry.path]))
+    return new
+
+
+def _in_its_folder(path: str) -> str:
+    """An absolute path that is the same by whatever way the folder was reached; the file itself may be a link."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name)
+
+
+def _is_of_a_job(path: Path) -> bool:
+    """Whether a Parquet file is the plan or a part of a job's results."""
+    job = path.parent.parent if path.parent.name == "results.parquet" else path.parent if path.name == PLAN else None
+    return job is not None and (job / "job.json").exists()
 
 
 def part_path(folder: Path, block: int) -> Path:
@@ -125,7 +167,7 @@ def _read(path: Path) -> list[list[Entry]]:
     for row in pq.read_table(path).to_pylist():
         if row["block"] == len(blocks):
             blocks.append([])
-        blocks[row["block"]].append(Entry(row["path"], row["group"], row["stem"]))
+        blocks[row["block"]].append(Entry(os.fsdecode(row["path"]), row["group"], os.fsdecode(row["stem"])))
     return blocks
 
 

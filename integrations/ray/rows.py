@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
-from ...errors import SclipError
+from ...errors import SclipError, SettingError
 from ...imaging.pictures import read_picture
 from ...importing import needs
 from ...segment.results import source_of
@@ -40,6 +42,8 @@ class Work:
         model, preset, device, dtype: of `Segmenter.from_pretrained`.
         labels: as for a segmenter's call.
         settings: all of them.
+        weights: the hash of the driver's, where workers have the same type of numbers.
+        max_pixels: of a picture, Pillow's limit.
     """
 
     model: str
@@ -48,6 +52,30 @@ class Work:
     dtype: str | None
     labels: Any
     settings: Settings
+    weights: tuple[str, str]
+    max_pixels: int | None
+
+    @classmethod
+    def of(cls, segmenter: Segmenter, device: str, labels: Any, **loading: Any) -> Work:
+        """What a driver's segmenter does."""
+        weights = (segmenter.dtype, segmenter.weights())
+        return cls(
+            device=device, labels=labels, settings=segmenter.settings, weights=weights,
+            max_pixels=Image.MAX_IMAGE_PIXELS, **loading,
+        )  # fmt: skip
+
+
+def check_weights(segmenter: Segmenter, dtype: str, weights: str) -> None:
+    """Refuse another model than the driver's under the same name.
+
+    Raises:
+        SettingError: the weights differ.
+    """
+    if segmenter.dtype == dtype and segmenter.weights() != weights:
+        raise SettingError(
+            "a worker's model has other weights than the driver's; expected the same files under that name on all "
+            "machines, and a model in hand as it was loaded."
+        )
 
 
 @dataclass(frozen=True)
@@ -72,6 +100,8 @@ class Rows:
         self.segmenter = Segmenter.from_pretrained(
             work.model, device=work.device, dtype=work.dtype, preset=work.preset, settings=work.settings
         )
+        check_weights(self.segmenter, *work.weights)
+        Image.MAX_IMAGE_PIXELS = work.max_pixels
 
     def __call__(self, items: Sequence[Item]) -> list[dict[str, Any]]:
         """A row of `ANSWER` for each picture; their windows go through the tower together."""
@@ -80,8 +110,9 @@ class Rows:
         for item in items:
             try:
                 content = item.content()
-                picture = read_picture(io.BytesIO(content) if isinstance(content, bytes) else content)
-                picture.filename = item.source  # type: ignore[attr-defined]  # by which a folder of masks finds its own
+                name = item.key or item.source
+                picture = read_picture(_named(content, name) if isinstance(content, bytes) else content)
+                picture.filename = name  # type: ignore[attr-defined]  # by which a folder of masks finds its own
                 contents.append(content)
                 pictures.append(picture)
             except Exception as error:  # a picture never ends the job
@@ -113,8 +144,14 @@ class Rows:
                 given = item.source if item.key is None else f"{item.source}#{item.key}"
                 result.save(self.saving.folder, item.stem, source=source_of(io.BytesIO(content), given))
             return row
-        except SclipError as error:
+        except Exception as error:  # a file that can't be written is its picture's, too
             return failed(error)
+
+
+def _named(data: bytes, name: str) -> io.BytesIO:
+    file = io.BytesIO(data)
+    file.name = os.path.basename(name)  # what errors call it
+    return file
 
 
 def row_of(result: Segmentation, device: Any) -> dict[str, Any]:

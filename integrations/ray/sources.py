@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...cli.pictures import PICTURE_SUFFIXES, NamedPicture
+from ...cli.pictures import PICTURE_SUFFIXES, NamedPicture, unused
 from ...errors import FileFormatError
 from .plan import Entry
 
@@ -67,6 +67,7 @@ def items_of(block: Sequence[Entry]) -> Iterator[Item]:
 
 
 def _members(shard: Entry) -> Iterator[Item]:
+    used: set[str] = set()
     with tarfile.open(shard.path, "r:") as tar:
         for member in tar:
             name = PurePosixPath(member.name)
@@ -75,7 +76,12 @@ def _members(shard: Entry) -> Iterator[Item]:
             file = tar.extractfile(member)
             assert file is not None, "an ordinary file"
             parts = [part for part in name.with_suffix("").parts if part not in ("/", "..")]
-            yield Item(shard.path, member.name, "/".join((shard.stem, *parts)), file.read())
+            yield Item(shard.path, member.name, unused("/".join((shard.stem, *parts)), used), file.read())
+        # Behind a header that is broken or missing tarfile sees the end, in silence.
+        file_of_all: Any = tar.fileobj
+        file_of_all.seek(tar.offset)
+        if file_of_all.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise FileFormatError(f"{shard.path} is broken from byte {tar.offset} on; what comes there is not read.")
 
 
 def _rows(shard: Entry) -> Iterator[Item]:
@@ -108,7 +114,8 @@ def picture_column(columns: Mapping[str, Any], where: str, given: str | None = N
     if len(found) != 1:
         raise FileFormatError(
             f"{where} has {len(found)} columns of pictures ({', '.join(found) or 'none'}) among {', '.join(columns)}"
-            f"{f', for {given!r}' if given else ''}; expected one, with a picture's file or its pixels in each row."
+            f"{f', for {given!r}' if given else ''}; expected one, with a picture's file or its pixels in each "
+            "row: leave the others out."
         )
     return found[0]
 

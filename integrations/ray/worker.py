@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,14 +23,24 @@ from .sources import Item, data_in, items_of
 RESULTS = pa.schema([("source", pa.string()), ("key", pa.string()), *ANSWER])
 """A row a picture: its file, which picture of a shard, and what `ANSWER` says."""
 
+Kept = dict[tuple[str, str | None], dict[str, Any]]
+
 _AT_ONCE = 16
 
 
 class Worker:
-    """One model in one process; Ray Data makes an actor of it."""
+    """One model in one process; Ray Data makes an actor of it.
 
-    def __init__(self, work: Work, folder: Path, saving: Saving | None) -> None:
+    Args:
+        work: what it does.
+        folder: of the job.
+        run: of the driver, see `Attempts`.
+        saving: where files of each picture go, if anywhere.
+    """
+
+    def __init__(self, work: Work, folder: Path, run: str, saving: Saving | None) -> None:
         self.folder = folder
+        self.run = run
         self.rows = Rows(work, saving)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -38,52 +50,71 @@ class Worker:
         return {name: np.array([row[name] for row in done]) for name in ("block", "pictures", "failed", "seconds")}
 
     def block(self, number: int, block: Sequence[Entry]) -> dict[str, Any]:
-        """Segment a block and write its part, unless an earlier attempt has."""
+        """Segment a block and write its part; of a part that is there, only what failed."""
         start = time.perf_counter()
         path = part_path(self.folder, number)
-        if not path.exists():
-            with (
-                Attempts(attempts_path(self.folder, number)) as attempts,
-                atomic_path(path) as lent,
-                pq.ParquetWriter(lent, RESULTS, compression="zstd") as writer,
-            ):
-                for rows in self._rows(block, attempts):
-                    writer.write_table(pa.Table.from_pylist(rows, RESULTS))
-        with pq.ParquetFile(path) as file:
-            errors = file.read(columns=["error"]).column(0)
-        return {
-            "block": number,
-            "pictures": len(errors),
-            "failed": len(errors) - errors.null_count,
-            "seconds": time.perf_counter() - start,
-        }
+        kept = {(row["source"], row["key"]): row for row in rows_of(path) if row["error"] is None}
+        with (
+            Attempts(attempts_path(self.folder, number), self.run) as attempts,
+            atomic_path(path) as lent,
+            pq.ParquetWriter(lent, RESULTS, compression="zstd") as writer,
+        ):
+            for rows in self._rows(block, attempts, kept):
+                writer.write_table(pa.Table.from_pylist(rows, RESULTS))
+        count, failures = counts_of(path)
+        return {"block": number, "pictures": count, "failed": failures, "seconds": time.perf_counter() - start}
 
-    def _rows(self, block: Sequence[Entry], attempts: Attempts) -> Iterator[list[dict[str, Any]]]:
+    def _rows(self, block: Sequence[Entry], attempts: Attempts, kept: Kept) -> Iterator[list[dict[str, Any]]]:
         """Rows of a block, some pictures at a time; a shard that ends in the middle gives a row that says so."""
+        if attempts.hopeless:
+            yield [_of_entry(entry) | failed(attempts.error) for entry in block]
+            return
         items = items_of(block)
-        number = 0
         at_once = 1 if attempts.careful else _AT_ONCE
-        while True:
+        for number in itertools.count():
             taken: list[Item] = []
-            broken: Exception | None = None
+            broken: Exception | None = attempts.error if attempts.blames(f"read {number}") else None
             try:
-                while len(taken) < at_once and (item := next(items, None)) is not None:
-                    taken.append(item)
+                with attempts.at(f"read {number}"):
+                    while broken is None and len(taken) < at_once and (item := next(items, None)) is not None:
+                        taken.append(item)
             except Exception as error:  # whatever readers of tars and tables make of a broken file
                 broken = error
             if taken:
-                if attempts.blames(number):
-                    rows = [failed(attempts.error)]
-                else:
-                    with attempts.at(number):
-                        rows = self.rows(taken)
-                yield [_of(item) | row for item, row in zip(taken, rows, strict=True)]
+                yield self._of_items(taken, attempts, f"look {number}", kept)
             if broken is not None:
-                yield [_of(Item(block[-1].path, None, "", None)) | failed(broken)]
+                yield [_of_entry(block[-1]) | failed(broken)]
                 return
             if len(taken) < at_once:
                 return
-            number += 1
+
+    def _of_items(self, items: Sequence[Item], attempts: Attempts, what: str, kept: Kept) -> list[dict[str, Any]]:
+        names = [_of(item) for item in items]
+        known = [kept.get((name["source"], name["key"])) for name in names]
+        new = [item for item, row in zip(items, known, strict=True) if row is None]
+        if attempts.blames(what):
+            made = [failed(attempts.error) for _ in new]
+        else:
+            with attempts.at(what):
+                made = self.rows(new) if new else []
+        left = iter(made)
+        return [row or name | next(left) for name, row in zip(names, known, strict=True)]
+
+
+def rows_of(part: Path) -> list[dict[str, Any]]:
+    """The rows of a part; none where there is none yet."""
+    if not part.exists():
+        return []
+    with pq.ParquetFile(part) as file:
+        return file.read().to_pylist()
+
+
+def counts_of(part: Path) -> tuple[int, int]:
+    """How many rows a part has, and how many of them say an error; from its metadata alone."""
+    about = pq.read_metadata(part)
+    column = about.schema.names.index("error")
+    nulls = sum(about.row_group(group).column(column).statistics.null_count for group in range(about.num_row_groups))
+    return about.num_rows, about.num_rows - nulls
 
 
 class TableWorker:
@@ -106,4 +137,13 @@ class TableWorker:
 
 
 def _of(item: Item) -> dict[str, Any]:
-    return {"source": item.source, "key": item.key}
+    return {"source": _text(item.source), "key": item.key and _text(item.key)}
+
+
+def _of_entry(entry: Entry) -> dict[str, Any]:
+    return {"source": _text(entry.path), "key": None}
+
+
+def _text(name: str) -> str:
+    """A name that is no UTF-8 with its odd bytes written out: Parquet's texts are UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

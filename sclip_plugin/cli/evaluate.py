@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..defaults import DEFAULT_MODEL
+from ..errors import SettingError
 from .anomaly import evaluate_anomalies
 from .options import Changes, Device, Dtype, parse_changes, quiet_transformers, tell_of_long_bank
 from .ray import Ray, RayGroup
@@ -103,6 +104,8 @@ def evaluate_command(
     from ..evaluation.processes import Processes
 
     processes = Processes.start()
+    if ray is not None and (check is not None or benchmark == "mvtec" or processes.world > 1):
+        raise SettingError("--ray goes with benchmarks of classes; not with --check, mvtec, or torchrun.")
     try:
         if check is not None:
             _check(benchmark, check, limit, workers, processes)
@@ -193,7 +196,8 @@ def _evaluate(
     quiet_transformers()
     if device is None and processes.world > 1:
         device = processes.device()
-    segmenter = Segmenter.from_pretrained(model, device=device, dtype=dtype)
+    # On Ray this process computes nothing; it knows the settings and labels.
+    segmenter = Segmenter.from_pretrained(model, device=device if ray is None else "cpu", dtype=dtype)
     workers = None
     if ray is not None:
         from ..integrations.ray.evaluation import RayEvaluation

@@ -55,7 +55,7 @@ def index(
     changes = given(method=method, window=window, stride=stride, resize_short_side=resize) | parse_changes(change or [])
     named = Index.named(out)
     name = model or named.get("model") or DEFAULT_MODEL
-    segmenter = make_segmenter(name, device, dtype or named.get("dtype") or "float32")
+    segmenter = make_segmenter(name, device if ray is None else "cpu", dtype or named.get("dtype") or "float32")
 
     def progress(now: Progress) -> None:
         if not quiet:

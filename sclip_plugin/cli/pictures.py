@@ -143,19 +143,24 @@ def with_stems(pictures: list[NamedPicture]) -> list[tuple[NamedPicture, str]]:
 
     No two are the same on a file system that takes "A" for "a", and none is too long for a file name.
     """
-    stems = Counter(_folded(str(picture.relative.with_suffix(""))) for picture in pictures)
+    stems = Counter(folded(str(picture.relative.with_suffix(""))) for picture in pictures)
     used: set[str] = set()
     named = []
     for picture in pictures:
         stem = str(picture.relative.with_suffix(""))
-        stem = _bounded(stem if stems[_folded(stem)] == 1 else str(picture.relative))
-        candidate, count = stem, 1
-        while _folded(candidate) in used:
-            count += 1
-            candidate = f"{stem}.{count}"
-        used.add(_folded(candidate))
-        named.append((picture, candidate))
+        stem = _bounded(stem if stems[folded(stem)] == 1 else str(picture.relative))
+        named.append((picture, unused(stem, used)))
     return named
+
+
+def unused(stem: str, used: set[str]) -> str:
+    """The stem, or with a number behind it where ``used`` has it, folded; it is added there."""
+    candidate, count = stem, 1
+    while folded(candidate) in used:
+        count += 1
+        candidate = f"{stem}.{count}"
+    used.add(folded(candidate))
+    return candidate
 
 
 def limit_pixels(most: int | None) -> None:
@@ -193,7 +198,7 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _folded(stem: str) -> str:
+def folded(stem: str) -> str:
     return unicodedata.normalize("NFC", stem).casefold()
 
 

@@ -75,20 +75,21 @@ def segment_on_ray(
         if value:
             raise SettingError(f"{flag} does not go with --ray; leave it out, or segment without Ray.")
     quiet_transformers()
-    with shown_progress("segmenting", quiet=quiet) as report:
-        summary = segment_files(
-            pictures, labels, out=out, address=address or None, report=report, **options, **settings
-        )
+    try:
+        with shown_progress("segmenting", quiet=quiet) as report:
+            summary = segment_files(
+                pictures, labels, out=out, address=address or None, report=report, **options, **settings
+            )
+    except KeyboardInterrupt:
+        tell("stopped; the same command goes on where it was.")
+        raise typer.Exit(130) from None
     if as_json:
         counts = {name: getattr(summary, name) for name in ("blocks", "computed", "pictures", "failed")}
         say(json.dumps({"results": str(summary.folder), **counts}))
     elif not quiet and not summary.computed:
         say(f"nothing left to do: all {summary.blocks} blocks are in {summary.folder}")
     elif not quiet:
-        say(
-            f"{summary.pictures} pictures in {summary.computed} of {summary.blocks} blocks, {summary.failed} failed "
-            f"-> {summary.folder}"
-        )
+        say(f"{summary.pictures} pictures in {summary.computed} of {summary.blocks} blocks -> {summary.folder}")
     if summary.failed:
-        tell(f"{summary.failed} failed; their rows have the reason in the column error.")
+        tell(f"{summary.failed} failed; their rows have the reason in the column error. --retry looks at them again.")
         raise typer.Exit(1)

@@ -86,6 +86,9 @@ def segment(
     max_pixels: MaxPixels = None,
     ray: Ray = None,
     files: Annotated[bool, typer.Option("--files", help="With --ray: write each picture's files beside, too.")] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="With --ray: look again at pictures that failed before.")
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
     device: Device = None,
@@ -117,14 +120,18 @@ def segment(
     if ray is not None:
         unused = {
             "--format": formats, "--regions": regions, "--heatmaps": heatmaps, "--stretch": stretch, "--colors": colors,
-            "--min-area": min_area, "--max-pixels": max_pixels, "--style": style != "fill",
+            "--min-area": min_area, "--style": style != "fill",
             "--opacity": opacity != 0.55, "--picture-format": picture_format != "png",
         }  # fmt: skip
         segment_on_ray(
             ray, pictures, parsed, out, settings, unused, quiet, as_json, model=model, preset=preset, device=device,
-            dtype=dtype, files=files,
+            dtype=dtype, files=files, retry=retry,
         )  # fmt: skip
         return
+    if files or retry:
+        from ..errors import SettingError
+
+        raise SettingError("--files and --retry go with --ray; without it files are written, and --resume goes on.")
     wanted = split_formats(formats, regions)
     drawn = {
         "opacity": opacity, "style": style, "colours": read_colors(colors), "stretch": stretch,

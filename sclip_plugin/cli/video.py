@@ -94,7 +94,7 @@ def video(
     frame and word the score, the box of its place, and the moment's rank where it is in one; NAME.search.mp4 outlines
     the places in the moments, and fades the rest.
 
-    The new video plays as long as the old one, without sound, one frame for each that was looked at.
+    The new video plays as long as the old one, up to a step longer, without sound: 1 / fps seconds a frame.
 
     Exit code: 0, or 1 if the video is broken somewhere (what could be read is in the results), 2 if nothing could
     start.
@@ -109,7 +109,10 @@ def video(
 
     if search is not None and labels is not None:
         raise SettingError("--labels and --search were both given; expected one: labels segment, search finds moments.")
-    of_labels = {"smoothing": smoothing, "background": background, "threshold": threshold, "refine": refine}
+    of_labels = {
+        "smoothing": smoothing, "background": background, "threshold": threshold, "refine": refine,
+        "style": style != "fill", "opacity": opacity != 0.55,
+    }  # fmt: skip
     if search is not None and any(of_labels.values()):
         unused = next(name for name, value in of_labels.items() if value)
         raise SettingError(f"--{unused} is about --labels; with --search leave it out.")

@@ -51,7 +51,7 @@ def folder_set(benchmark: Benchmark, root: str | Path) -> EvaluationSet:
     """
     from ..imaging.pictures import PictureError, read_picture
 
-    root = Path(root)
+    root = Path(root).absolute()  # workers may be in another folder
     samples, problems = find_samples(benchmark, root)
     by_name = {sample.name: sample for sample in samples}
 

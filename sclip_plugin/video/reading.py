@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -71,10 +72,14 @@ class Video:
         self.path = Path(path)
         with self._opened() as container:
             video = container.streams.best("video")
+            tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", video.metadata.get("DURATION", ""))
+            self.duration: float | None = None
             if video.duration is not None:
-                self.duration: float | None = float(video.duration * video.time_base)
-            else:  # in microseconds
-                self.duration = container.duration / 1e6 if container.duration else None
+                self.duration = float(video.duration * video.time_base)
+            elif tag:  # Matroska's
+                self.duration = int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+            elif container.duration and len(container.streams) == 1:  # in microseconds, of the longest stream
+                self.duration = container.duration / 1e6
 
     def frames(self, fps: float = 1.0, report: Report = warnings.warn) -> Iterator[Frame]:
         """What is shown at 0, 1 / fps, 2 / fps, … seconds, each when it is asked for; no other frame is kept.

@@ -85,7 +85,7 @@ def test_a_video_is_searched(film, scenes, tmp_path):
     said = run("video", film, "--search", word, "--fps", 2, "-o", tmp_path, "-m", "demo")
     assert said.exit_code == 0, said.output
     first, last = said.stdout.splitlines()
-    assert " 4.0 to 6.0 s, best at " in first and last.startswith(f"{film}: 16 frames, 1 moments")
+    assert " 4.0 to 6.0 s, best at " in first and last.startswith(f"{film}: 16 frames, 1 moment ")
     rows = table(tmp_path / "film.search.csv")
     assert [row["time"] for row in rows if row["moment"] == "1"] == ["4.000", "4.500", "5.000", "5.500"]
     assert len(rows) == 16 and {row["word"] for row in rows} == {word}

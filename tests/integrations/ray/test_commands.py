@@ -5,12 +5,13 @@ import os
 import signal
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import sclip_plugin as sp
 from sclip_plugin.cli.program import app
 from sclip_plugin.cli.ray import with_address
-from sclip_plugin.errors import SettingError
+from sclip_plugin.errors import SclipError, SettingError
 
 pytest.importorskip("ray.data", reason="needs Ray Data: pip install 'sclip_plugin[ray]'")
 import pyarrow.parquet as pq  # noqa: E402
@@ -47,12 +48,13 @@ def test_segment(tmp_path):
     }  # fmt: skip
     assert len(pq.read_table(said["results"])) == 2 and (tmp_path / "out/a.overlay.png").is_file()
     again = CliRunner().invoke(app, [*command, *QUICK, "--files"])
-    assert again.exit_code == 0 and again.stdout.startswith("nothing left to do: all 1 blocks are in")
+    assert again.exit_code == 1 and again.stdout.startswith("nothing left to do: all 1 blocks are in")
+    assert "1 failed; their rows have the reason" in again.stderr
     refused = CliRunner().invoke(app, [*command, "--format", "coco"])
     assert "--format does not go with --ray" in str(refused.exception)
 
 
-def test_nobody_at_the_address(tmp_path, local_ray):
+def test_nobody_at_the_address(monkeypatch, local_ray):
     """Said at once: ray.init alone would try for minutes. In a process that has no Ray yet."""
     import ray
     from sclip_plugin.integrations.ray import start_ray
@@ -60,7 +62,46 @@ def test_nobody_at_the_address(tmp_path, local_ray):
     ray.shutdown()
     with pytest.raises(SettingError, match="no Ray at '127.0.0.1:1'"):
         start_ray("127.0.0.1:1")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:2")
+    with pytest.raises(SettingError, match="no Ray at '127.0.0.1:2'"):
+        start_ray()
+    monkeypatch.delenv("RAY_ADDRESS")
     ray.init(**local_ray)
+
+
+@pytest.mark.parametrize(
+    "command, says",
+    [
+        (["segment", "p.png", "-l", "cat", "-m", "demo", "--files"], "--files and --retry go with --ray"),
+        (["segment", "p.png", "-l", "cat", "-m", "demo", "--ray", "--dtype", "nonsense"], "nonsense"),
+        (["segment", "p.png", "-l", "cat", "-m", "demo", "--ray", "--device", "cuda"], "0 GPUs; expected 'cpu'"),
+        (["segment", "p.png", "-l", "cat", "-m", "demo", "--ray", "--style", "outline"], "--style does not go with"),
+        (["eval", "mvtec", "--ray", "--data", "."], "not with --check, mvtec, or torchrun"),
+        (["eval", "--check", ".", "--ray"], "not with --check, mvtec, or torchrun"),
+        (["eval", "demo", "--scenes", "2", "--ray", "--set", "masks=empty"], "empty"),
+    ],
+)
+def test_what_does_not_go_together_is_said_in_a_sentence(tmp_path, monkeypatch, command, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    sp.draw_scene(0).picture.save("p.png")
+    refused = CliRunner().invoke(app, [*command, *(["-o", "out"] if "segment" in command else [])])
+    assert says in str(refused.exception) and isinstance(refused.exception, SclipError), refused.exception
+    assert len(str(refused.exception)) < 500
+
+
+def test_a_limit_on_pixels_reaches_the_workers(tmp_path, monkeypatch):
+    """Of a picture that is too large for it, as without Ray, nothing comes but why."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back afterwards
+    (tmp_path / "in").mkdir()
+    sp.draw_scene(0).picture.save(tmp_path / "in/0.png")
+    common = ["-m", "demo", *QUICK, "--max-pixels", "100", "--ray"]
+    index = CliRunner().invoke(app, ["index", str(tmp_path / "in"), "-o", str(tmp_path / "index"), *common])
+    assert index.exit_code == 1 and "0.png: " in index.stderr and "0 pictures" in index.stdout
+    segment = ["segment", str(tmp_path / "in"), "-l", "cat", "-o", str(tmp_path / "out"), *common]
+    assert CliRunner().invoke(app, segment).exit_code == 1
+    (row,) = pq.read_table(tmp_path / "out/results.parquet").to_pylist()
+    assert "pixels" in row["error"] and "0.png" in row["error"]
 
 
 def test_index_is_the_one_of_a_process(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import tarfile
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ import pytest
 from PIL import Image
 
 import sclip_plugin as sp
-from sclip_plugin.errors import SettingError
+from sclip_plugin.errors import SclipError, SettingError
 
 pytest.importorskip("ray.data", reason="needs Ray Data: pip install 'sclip_plugin[ray]'")
 import pyarrow as pa  # noqa: E402
@@ -75,11 +77,54 @@ def test_results_are_a_segmenters_and_a_second_call_has_nothing_to_do(pictures, 
         assert (label_map != result.label_map).mean() < 1e-3  # batches differ, and with them the last digits
         saved = sp.Segmentation.load(tmp_path, Path(row["source"]).stem)
         assert (saved.label_map == label_map).all()
-    assert segment_files(pictures, LABELS, **call).computed == 0
+    again = segment_files(pictures, LABELS, **call)
+    assert (again.computed, again.failed) == (0, 1)
     with pytest.raises(JobError, match="labels was"):
         segment_files(pictures, ["dog"], **call)
     with pytest.raises(JobError, match="method was 'csa', now it is 'naclip'"):
         segment_files(pictures, LABELS, method="naclip", **call)
+
+
+def test_what_failed_is_looked_at_again(pictures, tmp_path):
+    """Nothing else is: rows of the others are those of before."""
+    for path in sorted(pictures.glob("*.png"))[-5:]:
+        shutil.copy(path, tmp_path / path.name)  # the broken one among them
+    call = dict(out=tmp_path / "out", model="demo", block=2, workers=1, **QUICK)
+    segment_files(tmp_path, LABELS, **call)
+    before = {row["source"]: row for row in rows_of(tmp_path / "out")}
+    sp.draw_scene(5, size=(96, 72)).picture.save(tmp_path / "broken.png")
+    assert segment_files(tmp_path, LABELS, **call).failed == 1
+    summary = segment_files(tmp_path, LABELS, retry=True, **call)
+    assert (summary.computed, summary.failed) == (1, 0)
+    after = {row["source"]: row for row in rows_of(tmp_path / "out")}
+    changed = {source for source, row in after.items() if row != before[source]}
+    assert changed == {str(tmp_path / "broken.png")} and after.keys() == before.keys()
+
+
+def test_another_model_on_the_workers_is_refused(pictures, tmp_path, monkeypatch):
+    """In one sentence, without the traces that Ray puts around it."""
+    from sclip_plugin.integrations.ray import rows
+
+    made = rows.Work.of
+    monkeypatch.setattr(
+        rows.Work, "of", lambda *given, **options: replace(made(*given, **options), weights=("float32", "other"))
+    )
+    with pytest.raises(SclipError, match="has other weights than the driver's") as caught:
+        segment_files(pictures, LABELS, out=tmp_path, model="demo", workers=1, **QUICK)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_masks_of_a_folder_are_found_from_anywhere(pictures, tmp_path, monkeypatch):
+    """Workers stay in the folder in which Ray was started; members of a tar have masks by their names."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").mkdir()
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        tar.add(pictures / "00.png", "x/00.png")
+    ids = np.zeros((72, 96), np.uint8)
+    ids[20:40] = 1
+    Image.fromarray(ids).save(tmp_path / "m/00.png")
+    summary = segment_files("t.tar", LABELS, out="out", model="demo", masks="m", workers=1, **QUICK)
+    assert (summary.pictures, summary.failed) == (1, 0), rows_of("out")
 
 
 def test_a_worker_is_killed(pictures, tmp_path, workers):
@@ -130,6 +175,16 @@ def test_shards(pictures, tmp_path):
 def test_workers_take_what_the_cluster_has(monkeypatch, has, given, expected):
     monkeypatch.setattr("ray.cluster_resources", lambda: has)
     assert workers_of(**{"device": None, **given}) == expected
+
+
+@pytest.mark.parametrize(
+    "device, workers, says",
+    [(None, 0, "workers=0; expected 1 or more"), ("cuda", None, "0 GPUs; expected 'cpu'"), ("cpu:1", None, "'cpu:1'")],
+)
+def test_what_the_cluster_cannot_give_is_refused(monkeypatch, device, workers, says):
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0})
+    with pytest.raises(SettingError, match=says):
+        workers_of(device, workers)
 
 
 def test_workers_that_leave_nothing_to_a_reader_are_refused(monkeypatch):
