@@ -20,12 +20,11 @@ _EXCEPTION = re.compile(r"^[\w.]+\.\w+: ")  # in front of a message
 _PLACE = re.compile(r"(ray://)?\[?(?P<host>[^/\]]+?)\]?:(?P<port>\d+)")
 
 
-def start_ray(address: str | None = None, **options: Any) -> None:
+def start_ray(address: str | None = None) -> None:
     """Join the cluster at ``address``, or start this machine's own Ray (``"local"``); nothing if Ray runs already.
 
     Args:
         address: as ``ray.init`` takes it; None: RAY_ADDRESS, else a cluster on this machine, else one of its own.
-        **options: of ``ray.init``.
 
     Raises:
         MissingPackageError: without the extra ``ray``.
@@ -40,7 +39,7 @@ def start_ray(address: str | None = None, **options: Any) -> None:
     try:
         if address and (place := _PLACE.fullmatch(address)):  # ray.init would try for minutes
             socket.create_connection((place["host"], int(place["port"])), timeout=5).close()
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (OSError, ValueError, RuntimeError) as error:
         raise SettingError(f"no Ray at {address!r} ({error}); expected 'local', 'auto' or HOST:PORT.") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow as pa
 from PIL import Image
 
 from ...errors import SclipError, SettingError
+from ...imaging.opening import named_bytes
 from ...imaging.pictures import read_picture
 from ...importing import needs
 from ...segment.results import source_of
@@ -111,7 +111,7 @@ class Rows:
             try:
                 content = item.content()
                 name = item.key or item.source
-                picture = read_picture(_named(content, name) if isinstance(content, bytes) else content)
+                picture = read_picture(named_bytes(content, name) if isinstance(content, bytes) else content)
                 picture.filename = name  # type: ignore[attr-defined]  # by which a folder of masks finds its own
                 contents.append(content)
                 pictures.append(picture)
@@ -146,12 +146,6 @@ class Rows:
             return row
         except Exception as error:  # a file that can't be written is its picture's, too
             return failed(error)
-
-
-def _named(data: bytes, name: str) -> io.BytesIO:
-    file = io.BytesIO(data)
-    file.name = os.path.basename(name)  # what errors call it
-    return file
 
 
 def row_of(result: Segmentation, device: Any) -> dict[str, Any]:

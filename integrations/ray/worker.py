@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,14 +43,13 @@ class Worker:
         self.rows = Rows(work, saving)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Blocks, by number and entries, to how many pictures each had, how many failed, and seconds."""
+        """Blocks, by number and entries, to how many pictures each had, and how many failed."""
         pairs = zip(batch["block"], batch["entries"], strict=True)
         done = [self.block(int(number), [Entry(*entry) for entry in json.loads(entries)]) for number, entries in pairs]
-        return {name: np.array([row[name] for row in done]) for name in ("block", "pictures", "failed", "seconds")}
+        return {name: np.array([row[name] for row in done]) for name in ("block", "pictures", "failed")}
 
     def block(self, number: int, block: Sequence[Entry]) -> dict[str, Any]:
         """Segment a block and write its part; of a part that is there, only what failed."""
-        start = time.perf_counter()
         path = part_path(self.folder, number)
         kept = {(row["source"], row["key"]): row for row in rows_of(path) if row["error"] is None}
         with (
@@ -62,7 +60,7 @@ class Worker:
             for rows in self._rows(block, attempts, kept):
                 writer.write_table(pa.Table.from_pylist(rows, RESULTS))
         count, failures = counts_of(path)
-        return {"block": number, "pictures": count, "failed": failures, "seconds": time.perf_counter() - start}
+        return {"block": number, "pictures": count, "failed": failures}
 
     def _rows(self, block: Sequence[Entry], attempts: Attempts, kept: Kept) -> Iterator[list[dict[str, Any]]]:
         """Rows of a block, some pictures at a time; a shard that ends in the middle gives a row that says so."""

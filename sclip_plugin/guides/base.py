@@ -96,6 +96,19 @@ class Guide(ABC):
         return ((pixels.to(weight.device).float() - mean) / std).to(weight.dtype)
 
 
+class OwnSizeGuide(Guide):
+    """Looks at a picture at its own size; rows and columns of pixels that fill no patch are not seen."""
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        a, b = (max(1, side // patch) for side, patch in zip(size, self.patch_size, strict=True))
+        return a, b
+
+    def shown(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels; a side of less than one patch is stretched to one."""
+        height, width = (max(side, patch) for side, patch in zip(pixels.shape[-2:], self.patch_size, strict=True))
+        return stretched(self.normalised(pixels), (height, width))
+
+
 def stretched(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear without antialiasing, (B, 3, H, W) to ``size``; the same pixels where they have it."""
     if tuple(pixels.shape[-2:]) == tuple(size):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
 from ..towers.vit import ViTBlockInput
-from .base import Guide, stretched
+from .base import OwnSizeGuide
 from .registry import register_guide
 from .vit import BlockSeen
 
@@ -25,11 +25,11 @@ class RadioSeen(BlockSeen):
 
 
 @register_guide("radio")
-class Radio(Guide):
-    """Looks at a picture at its own size; rows and columns of pixels that fill no patch are not seen."""
+class Radio(OwnSizeGuide):
+    """RADIO, which normalises by itself."""
 
     models = "C-RADIO: transformers' RadioModel"
-    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # it normalises by itself
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
     def __init__(self, module: nn.Module, position_resize: str | None = None) -> None:
         super().__init__(module, position_resize)
@@ -44,16 +44,10 @@ class Radio(Guide):
             getattr(module, "embeddings", None), "cls_register_token"
         )
 
-    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        a, b = (max(1, side // patch) for side, patch in zip(size, self.patch_size, strict=True))
-        return a, b
-
     def look(self, pixels: Tensor) -> RadioSeen:
         model: Any = self.module
         grid = self.grid((pixels.shape[-2], pixels.shape[-1]))
-        height, width = (max(side, patch) for side, patch in zip(pixels.shape[-2:], self.patch_size, strict=True))
-        shown = stretched(self.normalised(pixels), (height, width))
-        shown = shown[..., : grid[0] * self.patch_size[0], : grid[1] * self.patch_size[1]]
+        shown = self.shown(pixels)[..., : grid[0] * self.patch_size[0], : grid[1] * self.patch_size[1]]
         tokens = model.embeddings(model.input_conditioner(shown))
         for layer in model.encoder.layer[:-1]:
             tokens = layer(tokens)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import UnsupportedModelError
 from ..towers import BlockInput, Tower, find_tower
 from ..towers.running import before_last_block
-from .base import Guide, Seen, stretched
+from .base import OwnSizeGuide, Seen
 from .registry import register_guide
 
 
@@ -47,8 +47,8 @@ class ViTSeen(BlockSeen):
         return self.tower.project(tokens)[:, self.prefix_tokens :]
 
 
-class ViTGuide(Guide):
-    """Looks at a picture at its own size; rows and columns of pixels that fill no patch are not seen."""
+class ViTGuide(OwnSizeGuide):
+    """A vision transformer that is a tower."""
 
     normalised_as_published = True
 
@@ -57,15 +57,8 @@ class ViTGuide(Guide):
         self.tower = find_tower(module)
         self.patch_size = self.tower.patch_size
 
-    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        a, b = (max(1, side // patch) for side, patch in zip(size, self.patch_size, strict=True))
-        return a, b
-
     def look(self, pixels: Tensor) -> ViTSeen:
-        # A side of less than one patch is stretched to one.
-        height, width = (max(side, patch) for side, patch in zip(pixels.shape[-2:], self.patch_size, strict=True))
-        shown = stretched(self.normalised(pixels), (height, width))
-        block, context = before_last_block(self.tower, shown, position_resize=self.position_resize)
+        block, context = before_last_block(self.tower, self.shown(pixels), position_resize=self.position_resize)
         return ViTSeen(context.tower, block, context.grid)
 
 

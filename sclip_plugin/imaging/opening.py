@@ -6,6 +6,7 @@ Imports no torch: data sets are looked over without it.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
 import warnings
@@ -91,6 +92,13 @@ def opened(source: Source) -> Iterator[Image.Image]:
     except Exception as error:  # Pillow's readers raise almost anything on a broken file
         reason = str(error) or type(error).__name__
         raise PictureError(f"{name} cannot be read as a picture: {reason:.500}") from error
+
+
+def named_bytes(data: bytes, name: str) -> io.BytesIO:
+    """A picture's file in memory, under the name that errors call it by."""
+    file = io.BytesIO(data)
+    file.name = os.path.basename(name)
+    return file
 
 
 @contextlib.contextmanager

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import os
 import stat
 import time
 from collections import deque
@@ -15,7 +13,7 @@ from typing import Any
 
 from ..errors import PictureError
 from ..imaging.finding import PICTURE_SUFFIXES, files_in, is_in
-from ..imaging.opening import open_file
+from ..imaging.opening import named_bytes, open_file
 from ..segment.results import is_result
 from ..segment.running import Prepared
 from ..segment.segmenter import Segmenter
@@ -132,7 +130,7 @@ def look_here(segmenter: Segmenter, root: Path, settings: Settings) -> Look:
 
         for start in range(0, len(files), FILES_AT_ONCE):
             # Another process may do some of them meanwhile.
-            some = (file for file in files[start : start + FILES_AT_ONCE])
+            some = files[start : start + FILES_AT_ONCE]
             left = (file for file in some if not store.is_done(file.path, file.length, file.mtime))
             yield from looked_at(left, known, segmenter, root, settings)
 
@@ -173,7 +171,7 @@ def looked_at(
                 ready.append(replace(row, size=size))
                 continue
             try:
-                prepared = segmenter.prepare(_named(data, file.path), settings)
+                prepared = segmenter.prepare(named_bytes(data, file.path), settings)
             except PictureError as error:
                 ready.append(replace(row, error=str(error)))
                 continue
@@ -187,9 +185,3 @@ def looked_at(
         while ready:
             yield ready.pop()
     yield from ready
-
-
-def _named(data: bytes, name: str) -> io.BytesIO:
-    file = io.BytesIO(data)
-    file.name = os.path.basename(name)  # what errors call it
-    return file

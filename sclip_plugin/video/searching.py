@@ -86,7 +86,7 @@ def search_video(
         segmenter: any.
         path: of a video file.
         words: one word; a list of them, which all have to be there, a list in it joins synonyms; or a dict of names to
-            class vectors, as `Encoded.vector_of` gives them.
+            class vectors, as `Segmenter.vector_of` gives them.
         settings, changes: as for a segmenter's call.
         fps: frames a second that are looked at; see `Video.frames`.
         report: is told, at the end, what was broken; a warning by default.

@@ -86,3 +86,31 @@ def test_a_driver_that_was_stopped_blames_nobody(tmp_path):
         attempts.at("look 0").__enter__()
         again = Attempts(tmp_path / "0.txt", str(run + 1))
         assert not again.careful and not again.blames("look 0") and not again.hopeless
+
+
+def test_an_index_leaves_the_same_out(tmp_path, monkeypatch):
+    """What earlier attempts of the run died on is a row with its error; the others are looked at one by one."""
+    from sclip_plugin.integrations.ray import indexing
+
+    from sclip_plugin.index.building import File
+    from sclip_plugin.index.store import Row
+
+    looked = []
+    monkeypatch.setattr(
+        indexing, "looked_at", lambda files, *_: looked.append(files) or [Row(file.path) for file in files]
+    )
+    looker = indexing._Looker.__new__(indexing._Looker)
+    looker.attempts, looker.run, looker.known = tmp_path, "a run", {}
+    looker.segmenter = looker.root = looker.settings = None
+    files = [File("a", 1, 1), File("deadly", 1, 1), File("b", 1, 1)]
+    assert [row.error for row in looker.rows(files)] == [None] * 3 and looked == [files]
+
+    died = ["run a run", "begin", "begin"] + ["begin", "look 0", "done", "look 1"] * 2
+    monkeypatch.setattr(Attempts, "__exit__", lambda *_: None)  # so that the name of the file is seen
+    looker.rows(files)
+    (notes,) = tmp_path.iterdir()
+    notes.write_text("\n".join(died) + "\n")
+    looked.clear()
+    rows = looker.rows(files)
+    assert [(row.path, row.error is None) for row in rows] == [("a", True), ("deadly", False), ("b", True)]
+    assert looked == [files[:1], files[2:]]

@@ -69,6 +69,18 @@ def test_nobody_at_the_address(monkeypatch, local_ray):
     ray.init(**local_ray)
 
 
+def test_an_index_of_another_model_than_the_workers_is_refused(tmp_path):
+    """Its vectors would be signed with the driver's weights."""
+    from sclip_plugin.integrations.ray import RayLook
+
+    (tmp_path / "in").mkdir()
+    sp.draw_scene(0).picture.save(tmp_path / "in/0.png")
+    segmenter = sp.Segmenter.from_pretrained("demo", device="cpu", **PLAIN)
+    next(segmenter.model.parameters()).data.add_(0.1)
+    with pytest.raises(SclipError, match="has other weights than the driver's"):
+        sp.Index.build(segmenter, tmp_path / "in", tmp_path / "index", look=RayLook(None, "demo", workers=1))
+
+
 @pytest.mark.parametrize(
     "command, says",
     [
