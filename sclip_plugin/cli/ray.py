@@ -89,7 +89,8 @@ def segment_on_ray(
     elif not quiet and not summary.computed:
         say(f"nothing left to do: all {summary.blocks} blocks are in {summary.folder}")
     elif not quiet:
-        say(f"{summary.pictures} pictures in {summary.computed} of {summary.blocks} blocks -> {summary.folder}")
+        pictures_done = f"{summary.pictures} picture{'s' * (summary.pictures != 1)}"
+        say(f"{pictures_done} in {summary.computed} of {summary.blocks} blocks -> {summary.folder}")
     if summary.failed:
         tell(f"{summary.failed} failed; their rows have the reason in the column error. --retry looks at them again.")
         raise typer.Exit(1)

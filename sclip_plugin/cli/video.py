@@ -277,7 +277,7 @@ class _Run:
         if self.as_json:
             say(json.dumps({"video": str(self.video.path), "status": "done", "frames": count, "files": files}))
         elif not self.quiet:
-            say(f"{self.video.path}: {count} frames, {what} -> {', '.join(files.values())}")
+            say(f"{self.video.path}: {count} frame{'s' * (count != 1)}, {what} -> {', '.join(files.values())}")
 
 
 def _rank(time: float, found: list[Moment]) -> int | None:
