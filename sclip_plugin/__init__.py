@@ -25,9 +25,10 @@ _HOMES = {
     "dense_features": "dense",
     "AttentionMethod": "methods",
     "Method": "methods",
+    "PictureMethod": "methods",
     "list_methods": "methods",
     "register_method": "methods",
-    "PostStep": "steps",
+    "Step": "steps",
     "list_steps": "steps",
     "register_step": "steps",
     "Tower": "towers",
@@ -36,8 +37,9 @@ _HOMES = {
     "register_tower": "towers",
     "Encoded": "segment.encoded",
     "Index": "index.collection",
-    "MemoryBank": "segment.memory",
+    "MemoryBank": "steps.memory",
     "Segmentation": "segment.segmentation",
+    "Prepared": "segment.encoding",
     "Segmenter": "segment.segmenter",
     "Settings": "settings",
     "SclipError": "errors",
@@ -52,11 +54,13 @@ __all__ = [
     "Index",
     "MemoryBank",
     "Method",
-    "PostStep",
+    "PictureMethod",
+    "Prepared",
     "Segmentation",
     "SclipError",
     "Segmenter",
     "Settings",
+    "Step",
     "Tower",
     "__version__",
     "applied",
@@ -83,14 +87,15 @@ if TYPE_CHECKING:
     from .dense import dense_features
     from .errors import SclipError
     from .index.collection import Index
-    from .methods import AttentionMethod, Method, list_methods, register_method
+    from .methods import AttentionMethod, Method, PictureMethod, list_methods, register_method
     from .patching import applied, apply, apply_csa, restore
     from .segment.encoded import Encoded
-    from .segment.memory import MemoryBank
+    from .segment.encoding import Prepared
     from .segment.segmentation import Segmentation
     from .segment.segmenter import Segmenter
     from .settings import Settings
-    from .steps import PostStep, list_steps, register_step
+    from .steps import Step, list_steps, register_step
+    from .steps.memory import MemoryBank
     from .towers import Tower, find_tower, list_towers, register_tower
     from .video import search_video, segment_video
 

@@ -6,8 +6,9 @@ The one mechanism behind both uses: `dense_features` calls it on a model that st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,29 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from .methods import Method
-    from .towers.base import Tower
+    from .towers.base import BlockInput, Tower
     from .towers.running import Context, Window
+
+Reach: TypeAlias = "Callable[[Tower, Tensor, Sequence[Window]], tuple[BlockInput, Context]]"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a method made of a batch of pictures.
+
+    Attributes:
+        tokens: what the method gave: (B, P + N, C), or of a `PictureMethod` (B, N, D) in the joint space.
+        grid: (a, b) that the patches stand on.
+        spread: see `Dense`; None where rows are patches.
+        for_embedding: the tokens to read the image embedding off; None unless asked for.
+        context: of the blocks that ran.
+    """
+
+    tokens: Tensor
+    grid: tuple[int, int]
+    spread: Callable[[Tensor], Tensor] | None
+    for_embedding: Tensor | None
+    context: Context
 
 
 def run_method(
@@ -27,7 +49,8 @@ def run_method(
     keep_cls: bool,
     hidden_states: list[Tensor] | None = None,
     windows: Sequence[Window] = (),
-) -> tuple[Tensor, Tensor, Context]:
+    reach: Reach | None = None,
+) -> Ran:
     """Tokens that leave the last block under a method, before post-norm and projection.
 
     Args:
@@ -35,29 +58,28 @@ def run_method(
         pixel_values: (B, 3, H, W), normalised.
         method: what replaces the last block.
         keep_cls: the prefix rows (CLS) are those of the ordinary block, so that the image embedding stays what it was.
+            On a tower that pools its patches, the embedding is read off all that the ordinary block gives.
         hidden_states: if given, the tokens that enter each block are appended to it.
         windows: what the pictures of the batch are windows of, for methods that want to know.
-
-    Returns:
-        The dense tokens, (B, P + N, C), N of the method's own grid; the tokens to read the image embedding off: the
-        same ones, or with ``keep_cls`` on a tower that pools its patches all that the ordinary block gives; and the
-        context, whose ``output_grid``, or ``grid`` where that is None, is the grid.
+        reach: how the last block is reached, in place of the method's own way.
     """
+    from .methods import Dense, PictureMethod
+
     method.check_tower(tower)
-    block, context = method.reach_last_block(tower, pixel_values, hidden_states, windows)
-    tokens = method(block, context) if tower.attends else block.tokens
-    prefix = tower.prefix_tokens
-    for_embedding = None
-    if method.in_joint_space:
-        if keep_cls:
-            whole = tower.pools_patches or not prefix
-            for_embedding = context.tower.run_block(block.block, block.tokens) if whole else block.ordinary_rows(prefix)
-    elif keep_cls and tower.pools_patches:
-        for_embedding = context.tower.run_block(block.block, block.tokens)
-        tokens = torch.cat([for_embedding[:, :prefix].to(tokens.dtype), tokens[:, prefix:]], dim=1)
-    elif keep_cls and prefix:
-        tokens = torch.cat([block.ordinary_rows(prefix).to(tokens.dtype), tokens[:, prefix:]], dim=1)
-    return tokens, tokens if for_embedding is None else for_embedding, context
+    if reach is None:
+        block, context = method.reach_last_block(tower, pixel_values, hidden_states, windows)
+    else:
+        block, context = reach(tower, pixel_values, windows)
+    given = method(block, context) if tower.attends else block.tokens
+    dense = given if isinstance(given, Dense) else Dense(given)
+    tokens, prefix, ordinary = dense.tokens, tower.prefix_tokens, None
+    if keep_cls and (tower.pools_patches or prefix or isinstance(method, PictureMethod)):
+        whole = tower.pools_patches or not prefix
+        ordinary = context.tower.run_block(block.block, block.tokens) if whole else block.ordinary_rows(prefix)
+    if ordinary is not None and not isinstance(method, PictureMethod):
+        tokens = torch.cat([ordinary[:, :prefix].to(tokens.dtype), tokens[:, prefix:]], dim=1)
+        ordinary = ordinary if tower.pools_patches else tokens
+    return Ran(tokens, dense.grid or context.grid, dense.spread, ordinary if keep_cls else None, context)
 
 
 def dense_tokens(
@@ -72,14 +94,16 @@ def dense_tokens(
 
     Sides that the patch does not divide are refused. Patches that a method has on another grid are resized, bilinear.
     The dense tokens are the last of the hidden states.
+
+    Returns:
+        The dense tokens (B, P + N, C), and the tokens to read the image embedding off.
     """
     tower.grid(pixel_values)  # raises where there is a remainder
-    tokens, for_embedding, context = run_method(
-        tower, pixel_values, method, keep_cls=keep_cls, hidden_states=hidden_states
-    )
-    if context.output_grid not in (None, context.grid):
-        patches = tokens[:, tower.prefix_tokens :].mT.unflatten(2, context.output_grid)
-        resized = F.interpolate(patches.float(), size=context.grid, mode="bilinear", align_corners=False)
+    ran = run_method(tower, pixel_values, method, keep_cls=keep_cls, hidden_states=hidden_states)
+    tokens, for_embedding = ran.tokens, ran.tokens if ran.for_embedding is None else ran.for_embedding
+    if ran.grid != ran.context.grid:
+        patches = tokens[:, tower.prefix_tokens :].mT.unflatten(2, ran.grid)
+        resized = F.interpolate(patches.float(), size=ran.context.grid, mode="bilinear", align_corners=False)
         resized = resized.flatten(2).mT.to(tokens.dtype)
         whole = torch.cat([tokens[:, : tower.prefix_tokens], resized], dim=1)
         tokens, for_embedding = whole, whole if for_embedding is tokens else for_embedding
@@ -89,19 +113,27 @@ def dense_tokens(
 
 
 def projected(
-    tower: Tower, pixel_values: Tensor, method: Method, windows: Sequence[Window] = (), embedding: bool = True
-) -> tuple[Tensor, Context, Tensor | None]:
+    tower: Tower,
+    pixel_values: Tensor,
+    method: Method,
+    windows: Sequence[Window] = (),
+    embedding: bool = True,
+    reach: Reach | None = None,
+) -> tuple[Tensor, Ran, Tensor | None]:
     """What a method's rows are in the joint space, and what the model itself says of each window.
 
     Returns:
-        (B, N, D), not normalised; the context, which says on which grid they are, or how they are spread over it; and
-        (B, D) image embeddings, not normalised, None where ``embedding`` is False.
+        (B, N, D), not normalised; what the method made, which says on which grid they are; and (B, D) image
+        embeddings, not normalised, None where ``embedding`` is False.
     """
-    tokens, for_embedding, context = run_method(tower, pixel_values, method, keep_cls=embedding, windows=windows)
-    features = tokens if method.in_joint_space else tower.project(tokens[:, tower.prefix_tokens :])
-    for branch, weight in context.branches:
-        features = features + weight * tower.project(branch)
-    return features, context, tower.embedding(for_embedding) if embedding else None
+    from .methods import PictureMethod
+
+    ran = run_method(tower, pixel_values, method, keep_cls=embedding, windows=windows, reach=reach)
+    joint = isinstance(method, PictureMethod)
+    features = ran.tokens if joint else tower.project(ran.tokens[:, tower.prefix_tokens :])
+    if not embedding:
+        return features, ran, None
+    return features, ran, tower.embedding(ran.tokens if ran.for_embedding is None else ran.for_embedding)
 
 
 def dense_and_embedding(
@@ -113,8 +145,8 @@ def dense_and_embedding(
         (B, D, a, b) on the method's own grid, and (B, D) image embeddings, not normalised; None for those where
         ``embedding`` is False.
     """
-    features, context, embedded = projected(tower, pixel_values, method, windows, embedding)
-    return features.mT.unflatten(2, context.output_grid or context.grid), embedded
+    features, ran, embedded = projected(tower, pixel_values, method, windows, embedding)
+    return features.mT.unflatten(2, ran.grid), embedded
 
 
 def image_embeddings(tower: Tower, pixel_values: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from typing import Any, Literal, Union
 
 from .errors import SettingError
 
+Holds = Literal["path", "model"]
+
 
 def field_of(
     default: Any = dataclasses.MISSING,
@@ -27,6 +29,8 @@ def field_of(
     high: float | None = None,
     above: float | None = None,
     factory: Any = dataclasses.MISSING,
+    holds: Holds | None = None,
+    features: bool = False,
     **options: Any,
 ) -> Any:
     """A dataclass field with its meaning and range.
@@ -36,6 +40,9 @@ def field_of(
         help: what it is, in one line.
         low, high: the smallest and the largest value, of each number where the field holds several.
         above: what the value must be larger than.
+        holds: ``"path"``: a text names a file or folder; ``"model"``: it names an outside model, which may be a file.
+            A server lets no visitor set such a field, and Ray's workers get its paths as absolute ones.
+        features: of a setting: other values give other features, so what is kept of a picture depends on it.
         **options: of ``dataclasses.field``, such as ``repr=False``.
 
     Example:
@@ -47,7 +54,7 @@ def field_of(
         >>> Options().steps
         0
     """
-    metadata = {"help": help, "low": low, "high": high, "above": above}
+    metadata = {"help": help, "low": low, "high": high, "above": above, "holds": holds, "features": features}
     if factory is not dataclasses.MISSING:
         options["default_factory"] = factory
     else:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .dense import dense_tokens
 from .errors import UnsupportedModelError
-from .methods import Method, make_method
+from .methods import Method, PictureMethod, make_method
 from .towers import Tower, find_tower
 
 M = TypeVar("M", bound=nn.Module)
@@ -144,7 +144,7 @@ def apply(model: M, method: str | Method = "csa", *, keep_cls: bool = True, **op
     tower = find_tower(model)
     chosen = make_method(method, options)
     chosen.check_tower(tower)
-    if not chosen.in_place or chosen.in_joint_space:
+    if isinstance(chosen, PictureMethod):
         raise UnsupportedModelError(
             f"{chosen.name!r} can't be applied in place: a forward of {type(model).__name__} norms and projects its "
             "tokens once, behind its last block. dense_features and Segmenter run it on the same model."

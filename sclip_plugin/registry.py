@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import dataclasses
 import warnings
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from .errors import RegistrationError, SettingError, unknown_name
+from .errors import RegistrationError, unknown_name
 
 T = TypeVar("T", bound=type)
 
@@ -93,52 +91,3 @@ class Registry(Generic[T]):
                     f"{type(error).__name__}: {error}",
                     stacklevel=3,
                 )
-
-
-def made_of_text(registry: Registry[Any], text: str) -> Any:
-    """An entry of a registry of dataclasses, from ``"name"`` or ``"name(option=value, …)"``.
-
-    Raises:
-        SettingError: not such a text, or an option of another type.
-        UnknownNameError: no such name or option.
-    """
-    try:
-        call = ast.parse(text, mode="eval").body
-        if isinstance(call, ast.Name):
-            call = ast.Call(call, [], [])
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
-            raise ValueError
-        name = call.func.id
-        options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (TypeError, ValueError, SyntaxError) as error:
-        raise SettingError(
-            f"{registry.kind} {text!r} can't be read; expected a name, or a name with options such as "
-            "'name(option=0.9)'."
-        ) from error
-    known = [field.name for field in dataclasses.fields(registry[name])]
-    for option in options:
-        if option not in known:
-            raise unknown_name(f"option of {name}", option, known)
-    return registry[name](**options)
-
-
-def text_of(registry: Registry[Any], entry: Any) -> Any:
-    """The text that `made_of_text` reads back, with the options that differ from their defaults; the entry itself
-    where it is not a registered one, or an option is no plain value."""
-    said = []
-    for field in dataclasses.fields(entry):
-        value: Any = getattr(entry, field.name)
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        if value is not default and value != default:
-            if not _is_literal(value):
-                return entry
-            said.append(f"{field.name}={value!r}")
-    if type(entry) not in registry:
-        return entry
-    return f"{entry.name}({', '.join(said)})" if said else entry.name
-
-
-def _is_literal(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return all(_is_literal(entry) for entry in value)
-    return value is None or isinstance(value, (str, int, float, bool))

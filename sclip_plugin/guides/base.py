@@ -17,7 +17,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class Seen(ABC):
+class GuideView(ABC):
     """What a guide saw in a batch of pictures; each part is computed when it is first asked for.
 
     Attributes:
@@ -86,7 +86,7 @@ class Guide(ABC):
         """Patches (a, b) of a picture of (height, width) pixels."""
 
     @abstractmethod
-    def look(self, pixels: Tensor) -> Seen:
+    def look(self, pixels: Tensor) -> GuideView:
         """See a batch of pictures: (B, 3, H, W), values 0 to 1, any device and floating-point dtype."""
 
     def normalised(self, pixels: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ class PromptedGuide(Guide):
 
     @abstractmethod
     def seen(self, pixels: Tensor) -> Any:
-        """What the model sees of a square of normalised pixels, (B, 3, side, side): a `Seen` with an ``embedding``."""
+        """What the model sees of a square of normalised pixels, (B, 3, side, side): a `GuideView` with an ``embedding``."""
 
     @abstractmethod
     def decode(

@@ -63,8 +63,8 @@ def find_guide(module: nn.Module, kind: str | None = None, position_resize: str 
 def as_guide(given: str | nn.Module | Guide, *, device: torch.device, dtype: torch.dtype) -> Guide:
     """What a method's option names, as a guide beside a tower: on its device and in its dtype.
 
-    A name is loaded once for each device and dtype, and shared. A module in hand, or a guide made of one, is moved
-    where the tower is; its weights are left as they are.
+    A name is loaded once for each device and dtype, and shared. A module in hand, or a guide made of one, is used as it
+    is, on its own device and in its own dtype: it is never moved or cast.
 
     Args:
         given: ``"facebook/dino-vitb8"`` or another name of transformers, a folder, ``"timm:vit_base_patch8_224.dino"``;
@@ -76,12 +76,11 @@ def as_guide(given: str | nn.Module | Guide, *, device: torch.device, dtype: tor
         UnsupportedModelError: no registered guide knows the model.
     """
     if isinstance(given, Guide):
-        given.module.to(device=device, dtype=dtype)
         return given
     if isinstance(given, nn.Module):
         if given not in _OF_MODULE:
             _OF_MODULE[given] = find_guide(given)
-        return as_guide(_OF_MODULE[given], device=device, dtype=dtype)
+        return _OF_MODULE[given]
     if not isinstance(given, str) or not given:
         raise ArgumentTypeError(
             f"an outside model was given as {given!r}; expected a name such as 'facebook/dino-vitb8', a folder, "

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
-from .base import Seen, stretched
+from .base import GuideView, stretched
 from .prompts import PromptedGuide, row_blocks
 from .registry import register_guide
 
@@ -82,7 +82,7 @@ class SamBlock:
         return tokens + self.layer.mlp(self.layer.layer_norm2(tokens))
 
 
-class SamSeen(Seen):
+class SamSeen(GuideView):
     """SAM's last block with the tokens that enter it."""
 
     def __init__(self, encoder: Any, block: SamBlock) -> None:

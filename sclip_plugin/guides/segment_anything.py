@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
-from .base import Seen, stretched
+from .base import GuideView, stretched
 from .prompts import PromptedGuide
 from .registry import register_guide
 
 
-class EmbeddingSeen(Seen):
+class EmbeddingSeen(GuideView):
     """What leaves an image encoder, (B, C', a, b), and nothing of what is inside it."""
 
     def __init__(self, embedding: Tensor) -> None:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from ..errors import UnsupportedModelError
 from ..towers import BlockInput, Tower, find_tower
 from ..towers.running import before_last_block
-from .base import OwnSizeGuide, Seen
+from .base import GuideView, OwnSizeGuide
 from .registry import register_guide
 
 
-class BlockSeen(Seen):
+class BlockSeen(GuideView):
     """The last block of a vision transformer with the tokens that enter it, some of them before the patches."""
 
     def __init__(self, block: BlockInput, grid: tuple[int, int], prefix_tokens: int) -> None:

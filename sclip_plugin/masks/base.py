@@ -9,16 +9,15 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ShapeError
-from ..fields import check_fields
+from ..grammar import Part
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskSource:
+class MaskSource(Part):
     """Where the masks of a picture come from. Subclass it as a frozen dataclass whose fields are the options.
 
     Class attributes:
-        name: the name in the registry, set by `register_mask_source`.
-        summary: one line.
+        name, summary: see `Part`.
         kept: whether what it gives is kept on disk, by picture and options.
 
     Example:
@@ -34,12 +33,7 @@ class MaskSource:
         ...         return ids
     """
 
-    name: ClassVar[str] = ""
-    summary: ClassVar[str] = ""
     kept: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_fields(self, self.name or type(self).__name__)
 
     def __call__(self, picture: Image.Image) -> np.ndarray:
         """Masks of an RGB picture.

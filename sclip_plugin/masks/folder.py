@@ -34,7 +34,7 @@ class FolderMasks(MaskSource):
 
     summary = "a folder of files by the pictures' stems: id maps as PNG, npz, npy; COCO RLE as JSON"
     kept = False
-    path: str = field_of("masks", "the folder")
+    path: str = field_of("masks", "the folder", holds="path")
 
     def __call__(self, picture: Image.Image) -> np.ndarray:
         folder = Path(self.path).expanduser()

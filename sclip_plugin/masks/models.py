@@ -32,7 +32,7 @@ class AutomaticMasks(MaskSource):
     """
 
     summary = "automatic masks of SAM, SAM 2, EdgeTAM (transformers): sam:NAME"
-    model: str = field_of("facebook/sam-vit-base", "a hub id or folder of transformers")
+    model: str = field_of("facebook/sam-vit-base", "a hub id or folder of transformers", holds="model")
     points: int = field_of(32, "points on a side of the grid", low=1, high=256)
     pred_iou_thresh: float = field_of(0.88, "masks with a lower predicted IoU are left out", low=0, high=1)
     stability_score_thresh: float = field_of(0.95, "masks that are less stable are left out", low=0, high=1)
@@ -61,7 +61,7 @@ class MobileSamMasks(MaskSource):
     """
 
     summary = "automatic masks of MobileSAM (pip install mobilesam-mirror): mobile_sam:WEIGHTS"
-    weights: str = field_of("mobile_sam.pt", "the checkpoint")
+    weights: str = field_of("mobile_sam.pt", "the checkpoint", holds="model")
     points: int = field_of(32, "points on a side of the grid", low=1, high=256)
     pred_iou_thresh: float = field_of(0.88, "masks with a lower predicted IoU are left out", low=0, high=1)
     stability_score_thresh: float = field_of(0.95, "masks that are less stable are left out", low=0, high=1)
@@ -89,7 +89,9 @@ class PanopticMasks(MaskSource):
     """
 
     summary = "segments of a panoptic model, such as Mask2Former (transformers): panoptic:NAME"
-    model: str = field_of("facebook/mask2former-swin-large-coco-panoptic", "a hub id or folder of transformers")
+    model: str = field_of(
+        "facebook/mask2former-swin-large-coco-panoptic", "a hub id or folder of transformers", holds="model"
+    )
 
     @torch.inference_mode()
     def __call__(self, picture: Image.Image) -> np.ndarray:

@@ -12,19 +12,17 @@ from PIL import Image
 
 from ..cache import DiskCache, cache_root
 from ..errors import ArgumentTypeError
-from ..registry import Registry, made_of_text, text_of
+from ..grammar import Parts, registering
 from .base import MaskSource, checked
 
-MASK_SOURCES: Registry[type[MaskSource]] = Registry("mask source", "sclip_plugin.masks")
+MASK_SOURCES = Parts("mask source", "sclip_plugin.masks", MaskSource)
 """Maps a name to a `MaskSource` subclass."""
 
+register_mask_source = registering(MASK_SOURCES)
+"""Class decorator: make a `MaskSource` subclass known by a name.
 
-def register_mask_source(name: str, *, replace: bool = False):
-    """Class decorator: make a `MaskSource` subclass known by a name.
-
-    An installed package can do the same with an entry point in the group ``sclip_plugin.masks``.
-    """
-    return MASK_SOURCES.register(name, replace=replace)
+An installed package can do the same with an entry point in the group ``sclip_plugin.masks``.
+"""
 
 
 def list_mask_sources() -> tuple[str, ...]:
@@ -56,15 +54,16 @@ def find_masks(source: str | MaskSource) -> MaskSource:
             f"masks were given as {type(source).__name__}; expected a text such as 'slic', 'sam:NAME' or a folder, "
             "or a MaskSource. Masks in hand go to sclip_plugin.masks.mask_vote and Encoded.classify."
         )
-    kind, colon, model = source.partition(":")
-    if colon and kind in list_mask_sources():
-        option = dataclasses.fields(MASK_SOURCES[kind])[0].name
-        return MASK_SOURCES[kind](**{option: int(model) if model.isdecimal() else model})
-    if not source.endswith(")") and (Path(source).expanduser().is_dir() or "/" in source):
+    if _names_a_folder(source):
         from .folder import FolderMasks
 
         return FolderMasks(path=source)
-    return made_of_text(MASK_SOURCES, source)
+    return MASK_SOURCES.make(source)
+
+
+def _names_a_folder(text: str) -> bool:
+    kind = text.partition(":")[0].partition("(")[0]
+    return kind not in list_mask_sources() and ("/" in text or Path(text).expanduser().is_dir())
 
 
 def masks_of(source: MaskSource, picture: Image.Image) -> np.ndarray:
@@ -77,8 +76,8 @@ def masks_of(source: MaskSource, picture: Image.Image) -> np.ndarray:
         ShapeError: a source gave masks of another size.
     """
     size = (picture.height, picture.width)
-    said = text_of(MASK_SOURCES, source)
-    if not source.kept or not isinstance(said, str):
+    said = source.text()
+    if not source.kept or said is None:
         return checked(source(picture), size, f"the masks of {source.name or type(source).__name__}")
     cache = DiskCache(cache_root() / "masks")
     key = f"{said}{_weights_of(source)} {size} {hashlib.sha256(picture.tobytes()).hexdigest()}"

@@ -2,16 +2,17 @@
 
 # The order of these modules is the order in which `list_methods` and `sclip methods` show what they register.
 from . import attention, gem, surgery, itaclip, dinoiser, resclip, scclip, proxy, trident, corrclip, textregion  # noqa: F401, I001
-from .base import AttentionMethod, Method
-from .registry import METHODS, list_methods, make_method, methods_alone, options_of, register_method
+from .base import AttentionMethod, Dense, Method, PictureMethod
+from .registry import METHODS, list_methods, make_method, methods_alone, register_method
 
 __all__ = [
     "METHODS",
     "AttentionMethod",
+    "Dense",
     "Method",
+    "PictureMethod",
     "list_methods",
     "make_method",
     "methods_alone",
-    "options_of",
     "register_method",
 ]

@@ -1,13 +1,13 @@
 """What a method is: a replacement of the last block's forward, written in the last block's own q, k and v.
 
 A method knows no framework. It is handed a `BlockInput` (the last block with the tokens that enter it) and a `Context`
-(the patch grid, what earlier blocks saw, the projection), and returns the tokens that leave the block.
+(the patch grid, what earlier blocks saw, the projection), and returns what it computed: tokens, or a `Dense`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UnsupportedModelError
-from ..fields import check_fields, field_of
+from ..fields import field_of
+from ..grammar import Part
 from ..towers.running import before_last_block
 
 if TYPE_CHECKING:
@@ -26,9 +27,27 @@ if TYPE_CHECKING:
 PositionResize = Literal["scale_factor", "size", "size_antialias", "bilinear"]
 
 
+@dataclass(frozen=True)
+class Dense:
+    """What a method computed, where it is more than one token for each patch of the tower.
+
+    Attributes:
+        tokens: of a `Method` (B, P + N, C), P prefix tokens first; of a `PictureMethod` (B, N, D) in the joint space.
+        grid: (a, b) that the N patches stand on; None for the tower's own.
+        spread: where rows are no patches (one for each region, say): a linear function from values of rows (N, K) to a
+            map (a, b, K).
+    """
+
+    tokens: Tensor
+    grid: tuple[int, int] | None = None
+    spread: Callable[[Tensor], Tensor] | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
-class Method:
-    """Replacement of a vision transformer's last block. Subclass it as a frozen dataclass whose fields are the options.
+class Method(Part):
+    """Replacement of a vision transformer's last block: a block in, tokens out. `apply` puts it into a model in place.
+
+    Subclass it as a frozen dataclass whose fields are the options.
 
     Fields:
         position_resize: how positional embeddings reach another patch grid, bicubic but for the last:
@@ -37,33 +56,18 @@ class Method:
             size, as CLIP Surgery does.
 
     Class attributes:
-        name: the name in the registry, set by `register_method`.
-        summary, source: one line each for ``sclip methods``: what it does, and the paper.
-        needs_outside_model: it looks through a second model, which a comparison of all methods does not fetch.
-        in_joint_space: the rows that it returns are features in the joint space already, (B, N, D) without prefix rows:
-            it works with `dense_features` and the segmenter, and can't be applied to a model in place.
-        windows_itself: it is handed whole pictures, one at a time, and cuts and joins windows itself, by what
-            ``context.windows[0].picture`` says.
-        resized_once: with ``windows_itself``, its patches are resized to the label map at once; otherwise to the pixels
-            of the picture first, as a window's are.
-        in_place: `apply` can give its tokens to a model's own forward, which norms and projects them once.
-        sees_masks: its features depend on the regions of the settings' masks, ``window.picture.regions``.
+        name, summary, source: see `Part`.
+        sees_regions: its features depend on the regions of the settings' masks, ``window.picture.regions``.
     """
 
+    bound: ClassVar[frozenset[str]] = frozenset({"text"})
+    sees_regions: ClassVar[bool] = False
     position_resize: PositionResize = "scale_factor"
 
-    name: ClassVar[str] = ""
-    summary: ClassVar[str] = ""
-    source: ClassVar[str] = ""
-    needs_outside_model: ClassVar[bool] = False
-    in_joint_space: ClassVar[bool] = False
-    windows_itself: ClassVar[bool] = False
-    resized_once: ClassVar[bool] = True
-    in_place: ClassVar[bool] = True
-    sees_masks: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_fields(self, self.name or type(self).__name__)
+    @classmethod
+    def needs_outside_model(cls) -> bool:
+        """Whether an option names an outside model, which a comparison of all methods does not fetch."""
+        return any(field.metadata.get("holds") == "model" for field in cls.options())
 
     @property
     def needs_text(self) -> bool:
@@ -87,8 +91,12 @@ class Method:
         """Indices (from 0, of ``depth`` blocks) of earlier blocks whose input the method needs in ``context.taps``."""
         return ()
 
+    def window(self, asked: int) -> int:
+        """Side in pixels of the windows that the method is handed, of those asked for; 0: the whole picture."""
+        return asked
+
     def tokens_at_once(self, tower: Tower, size: tuple[int, int]) -> int:
-        """Tokens of the largest map that a window of (height, width) pixels goes through: how much a batch may hold."""
+        """Peak number of tokens for one window of (height, width) pixels; used to choose the batch size."""
         height, width = (max(1, side // patch) for side, patch in zip(size, tower.patch_size, strict=True))
         return height * width + tower.prefix_tokens
 
@@ -111,7 +119,7 @@ class Method:
         Raises:
             UnsupportedModelError: it has no attention, or one block where the method looks at earlier ones.
         """
-        name, trunk = self.name or type(self).__name__, type(tower.trunk).__name__
+        name, trunk = self.called(), type(tower.trunk).__name__
         if not tower.attends and not self.is_the_block:
             raise UnsupportedModelError(
                 f"{trunk} is a convolutional tower: no last block with queries, keys and values stands before its head "
@@ -129,16 +137,38 @@ class Method:
         pixel_values: Tensor,
         hidden_states: list[Tensor] | None = None,
         windows: Sequence[Window] = (),
+        taps: Sequence[int] = (),
     ) -> tuple[BlockInput, Context]:
         """Run all blocks but the last; see `sclip_plugin.towers.running.before_last_block`, which this calls.
 
-        A method that puts windows together before the last block overrides it.
+        ``taps`` are indices of blocks that somebody else wants beside the method's own.
         """
-        taps = self.taps(len(tower.blocks))
-        return before_last_block(tower, pixel_values, taps, self.position_resize, hidden_states, windows)
+        wanted = (*self.taps(len(tower.blocks)), *taps)
+        return before_last_block(tower, pixel_values, wanted, self.position_resize, hidden_states, windows)
 
-    def __call__(self, block: BlockInput, context: Context) -> Tensor:
-        """Tokens that leave the last block, (B, P + N, C): P prefix tokens (CLS), then N patches."""
+    def __call__(self, block: BlockInput, context: Context) -> Tensor | Dense:
+        """Tokens that leave the last block, (B, P + N, C): P prefix tokens (CLS), then N patches.
+
+        A `Dense` where the patches stand on another grid.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureMethod(Method):
+    """Features of windows, or of a whole picture, in the joint space. It is never applied in place.
+
+    Subclass it for what is more than a block: several branches projected one by one, windows joined by the method. One
+    that takes whole pictures gives 0 for `window`, is called with one picture at a time, and cuts windows by what
+    ``context.windows[0].picture`` says; its map is resized straight to the size of the label map.
+    """
+
+    @property
+    def takes_whole_pictures(self) -> bool:
+        return not self.window(1)
+
+    def __call__(self, block: BlockInput, context: Context) -> Dense:
+        """Features (B, N, D) in the joint space, without prefix rows."""
         raise NotImplementedError
 
 

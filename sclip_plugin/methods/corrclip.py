@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..device import without_autocast
 from ..fields import field_of
 from ..guides import Guide
 from ..guides.base import stretched
 from ..imaging.resampling import bilinear_matrix, weighted
+from .base import Dense, PictureMethod
 from .proxy import ProxyCLIP, resized_values, row_blocks
 from .registry import register_method
 
@@ -42,14 +43,14 @@ SPATIAL_BLOCKS = {12: 5, 24: 12, 32: 28}
 
 @register_method("corrclip")
 @dataclass(frozen=True, kw_only=True)
-class CorrCLIP(ProxyCLIP):
+class CorrCLIP(ProxyCLIP, PictureMethod):
     """Attention within regions, and between cells without a region by an outside model; regions by ``masks=``.
 
     Without masks, and in `dense_features`, the whole picture is without regions. A tower without CLS has no semantic
     branch. In place (`apply`) it is refused: no forward of a model sums three projected branches.
 
     Fields:
-        vfm: the outside model; see `ProxyCLIP`.
+        guide: the outside model; see `ProxyCLIP`.
         correlation: what correlates: ``"window"``, q + k of the outside model's last block on each window, on its grid;
             ``"picture"``, its final features of the whole picture, on twice CLIP's grid (the second version).
         merge: regions whose mean features' similarity is this close to the largest one become one; None for never.
@@ -58,9 +59,7 @@ class CorrCLIP(ProxyCLIP):
 
     summary = "attention within regions of masks, by an outside model's likeness; region tokens beside CLIP's stream"
     source = "CorrCLIP, arXiv 2411.10086"
-    in_place = False
-    sees_masks = True
-    vfm: str | nn.Module | Guide = field_of("facebook/dino-vitb8", "the outside model: a name, a folder, or a model")
+    sees_regions = True
     beta: float = field_of(1.0, "share of the mean similarity that cells without a region must exceed", low=0)
     gamma: float = field_of(SHARPNESS, "sharpness of the softmax", above=0)
     correlation: Literal["window", "picture"] = field_of("window", "what the outside model sees: window or picture")
@@ -75,19 +74,18 @@ class CorrCLIP(ProxyCLIP):
         h, w = (max(1, side // patch) for side, patch in zip(size, tower.patch_size, strict=True))
         return max(4 * h * w, super().tokens_at_once(tower, size))
 
-    def __call__(self, block: BlockInput, context: Context) -> Tensor:
+    def __call__(self, block: BlockInput, context: Context) -> Dense:
         prefix, depth = context.prefix_tokens, context.depth
         if self.correlation == "window":
             mean, std = self.statistics(context.pixel_values)
             with torch.no_grad():
-                seen = self.guide(context.tower).look(context.pixel_values.float() * std + mean)
+                seen = self.guide_of(context.tower).look(context.pixel_values.float() * std + mean)
             grid = seen.grid
             features = (seen.heads("q") + seen.heads("k")).transpose(1, 2).flatten(2)
         else:
             grid = (2 * context.grid[0], 2 * context.grid[1])
             features = self.of_picture(context, grid)
         features = F.normalize(features.to(block.tokens.device).float(), dim=-1)
-        context.output_grid = grid
         cells = [on_grid(ids, grid) for ids in window_ids(context)]
         if self.merge is not None:
             cells = [merged(ids, f, self.merge) for ids, f in zip(cells, features, strict=True)]
@@ -103,10 +101,12 @@ class CorrCLIP(ProxyCLIP):
             ]
         branches = torch.stack(attended).to(values.dtype).chunk(len(streams), dim=-1)
         outs = [block.out(b.unflatten(2, (block.num_heads, -1)).transpose(1, 2)) for b in branches]
-        context.branches = [(out, self.spatial) for out in outs[1:]]
+        rows = context.project(outs[0])
+        for out in outs[1:]:
+            rows = rows + self.spatial * context.project(out)
         if prefix and self.semantic:
-            context.branches.append((self.region_tokens(block, context, patches, grid), self.semantic))
-        return torch.cat([block.tokens[:, :prefix].to(outs[0].dtype), outs[0]], dim=1)
+            rows = rows + self.semantic * context.project(self.region_tokens(block, context, patches, grid))
+        return Dense(rows, grid)
 
     def region_tokens(
         self, block: BlockInput, context: Context, patches: Sequence[Tensor], grid: tuple[int, int]
@@ -132,7 +132,7 @@ class CorrCLIP(ProxyCLIP):
         They are resized to the picture's pixels, made unit vectors there, cut into windows, the border repeated where a
         window is padded, and resized to the cells: computed at those pixels only that cells take.
         """
-        guide, found = self.guide(context.tower), []
+        guide, found = self.guide_of(context.tower), []
         size = (context.pixel_values.shape[-2], context.pixel_values.shape[-1])
         mean, std = self.statistics(context.pixel_values)
         for index, pixels in enumerate(context.pixel_values):

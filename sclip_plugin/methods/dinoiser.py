@@ -12,7 +12,7 @@ from ..device import without_autocast
 from ..errors import SettingError, UnsupportedModelError
 from ..fields import field_of
 from ..guides.dinoiser import intermediate_tap, load_dinoiser
-from .base import Method, PositionResize
+from .base import Dense, PictureMethod, PositionResize
 from .registry import register_method
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @register_method("dinoiser")
 @dataclass(frozen=True, kw_only=True)
-class CLIPDINOiser(Method):
+class CLIPDINOiser(PictureMethod):
     """F'_i = Σ_j A_ij F_j / (Σ_j A_ij + 1e-6): F are MaskCLIP's features, A correlations of the third last block.
 
     G is ln2's output in the third last block, P a 3 x 3 convolution of it, A_ij = ⟨P_i⟩·⟨P_j⟩ with entries below γ set
-    to 0. F keep residual and FFN, as in MaskCLIP's own repository. The background of the paper is the post-step
+    to 0. F keep residual and FFN, as in MaskCLIP's own repository. The background of the paper is the step
     ``"dinoiser(weights=FILE)"``.
 
     Fields:
@@ -37,10 +37,8 @@ class CLIPDINOiser(Method):
 
     summary = "patches pooled by correlations that a convolution learned from DINO; weights=FILE"
     source = "CLIP-DINOiser, arXiv 2312.12359"
-    needs_outside_model = True
-    in_joint_space = True
     position_resize: PositionResize = "size"
-    weights: str = field_of("", "the authors' checkpoint, last.pt")
+    weights: str = field_of("", "the authors' checkpoint, last.pt", holds="model")
     gamma: float = field_of(0.2, "correlations below it count as 0", low=-1, high=1)
 
     def taps(self, depth: int) -> tuple[int, ...]:
@@ -51,14 +49,15 @@ class CLIPDINOiser(Method):
         if not self.weights:
             raise SettingError("dinoiser got no weights; expected weights=FILE, the authors' checkpoint last.pt.")
 
-    def __call__(self, block: BlockInput, context: Context) -> Tensor:
+    def __call__(self, block: BlockInput, context: Context) -> Dense:
         prefix = context.prefix_tokens
         tokens = block.tokens + block.out(block.v)
         features = context.project(tokens + block.ffn(tokens))[:, prefix:]
         tap = context.taps[intermediate_tap(context.depth)]
         G = tap.norm2(tap.after_attention())[:, prefix:]
         with without_autocast(G.device):
-            return self.pool(features.float(), self.correlations(G.float(), context.grid)).to(features.dtype)
+            pooled = self.pool(features.float(), self.correlations(G.float(), context.grid))
+        return Dense(pooled.to(features.dtype))
 
     def correlations(self, G: Tensor, grid: tuple[int, int]) -> Tensor:
         """A before γ: (B, N, C) to (B, N, N)."""

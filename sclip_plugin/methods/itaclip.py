@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class ITACLIP(AttentionMethod):
     """½ A v + ½ Ā v: A the last block's csa map softmax(s q qᵀ) + softmax(s k kᵀ), Ā the mean of earlier blocks' own.
 
-    The picture's other views, the auxiliary texts and the closing of the label map, which are the rest of the paper,
-    are settings and a post-step, for any method: ``image_engineering``, ``"auxiliary"`` and ``closing``.
+    The rest of the paper works after any method: the setting ``views`` and the steps ``"auxiliary"`` and
+    ``"closing(3)"``.
 
     Fields:
         maps: ``"csa"``, or ``"ordinary"`` attention softmax(s q kᵀ) in all blocks, the authors' ``attn_self`` off.
@@ -67,7 +67,7 @@ class ITACLIP(AttentionMethod):
 class CLIPtrase(CorrelativeSelfAttention):
     """(softmax(s q qᵀ) + softmax(s k kᵀ) + softmax(s v vᵀ)) v, residual and FFN kept: `csa` with three projections.
 
-    The clusters of patches that the paper labels by majority are the post-step ``"clusters"``.
+    The clusters of patches that the paper labels by majority are the step ``"clusters"``.
     """
 
     summary = "q-q, k-k and v-v attention added, residual and FFN kept"

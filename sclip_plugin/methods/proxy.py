@@ -9,6 +9,7 @@ mean is each window's own; oblong windows have their right grids.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from ..device import without_autocast
 from ..errors import SettingError
 from ..fields import field_of
 from ..guides import Guide, as_guide
-from .base import Method
+from .base import Dense, Method
 from .registry import register_method
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class ProxyCLIP(Method):
     """Attention of an outside model's features over CLIP's values, on the outside model's grid.
 
     Fields:
-        vfm: the outside model: a name (``"facebook/dino-vitb8"``, a folder, ``"timm:vit_base_patch8_224.dino"``), a
+        guide: the outside model: a name (``"facebook/dino-vitb8"``, a folder, ``"timm:vit_base_patch8_224.dino"``), a
             model in hand, or a `Guide`; see `sclip_plugin.guides.as_guide`.
         beta: β, the share of the mean similarity that is the threshold.
         gamma: γ, the sharpness of the softmax.
@@ -48,8 +49,9 @@ class ProxyCLIP(Method):
 
     summary = "similarity of an outside model's features (DINO, SAM, ...) as attention, on that model's grid"
     source = "ProxyCLIP, arXiv 2408.04883"
-    needs_outside_model = True
-    vfm: str | nn.Module | Guide = field_of("facebook/dino-vitb8", "the outside model: a name, a folder, or a model")
+    guide: str | nn.Module | Guide = field_of(
+        "facebook/dino-vitb8", "the outside model: a name, a folder, or a model", holds="model"
+    )
     beta: float = field_of(1.2, "β, share of the mean similarity that is the threshold", low=0)
     gamma: float = field_of(3.0, "γ, sharpness of the softmax", above=0)
     image_mean: tuple[float, ...] | None = field_of(None, "of the pixels; CLIP's where None", repr=False)
@@ -57,20 +59,19 @@ class ProxyCLIP(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.vfm, (str, nn.Module, Guide)) or not self.vfm:
-            raise SettingError(f"proxyclip got vfm={self.vfm!r}; expected a model's name or a folder, or a model.")
+        if not isinstance(self.guide, (str, nn.Module, Guide)) or not self.guide:
+            raise SettingError(f"{self.name} got guide={self.guide!r}; expected a model's name, a folder, or a model.")
 
     def bind(self, *, text: Tensor, logit_scale: float, image_mean: Tensor, image_std: Tensor) -> Method:
-        from dataclasses import replace
+        return dataclasses.replace(self, image_mean=tuple(image_mean.tolist()), image_std=tuple(image_std.tolist()))
 
-        return replace(self, image_mean=tuple(image_mean.tolist()), image_std=tuple(image_std.tolist()))
-
-    def guide(self, tower: Tower) -> Guide:
+    def guide_of(self, tower: Tower) -> Guide:
+        """The outside model beside a tower."""
         weight = next(tower.trunk.parameters())
-        return as_guide(self.vfm, device=weight.device, dtype=weight.dtype)
+        return as_guide(self.guide, device=weight.device, dtype=weight.dtype)
 
     def guides(self, tower: Tower) -> tuple[Guide, ...]:
-        return (self.guide(tower),)
+        return (self.guide_of(tower),)
 
     def statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation, (3, 1, 1), that pixels are normalised with."""
@@ -81,7 +82,7 @@ class ProxyCLIP(Method):
         return mean, std
 
     def tokens_at_once(self, tower: Tower, size: tuple[int, int]) -> int:
-        a, b = self.guide(tower).grid(size)
+        a, b = self.guide_of(tower).grid(size)
         return max(a * b, super().tokens_at_once(tower, size))
 
     def padded(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -89,8 +90,8 @@ class ProxyCLIP(Method):
         height, width = (-(-side // 56) * 56 for side in size)
         return height, width
 
-    def __call__(self, block: BlockInput, context: Context) -> Tensor:
-        guide, prefix = self.guide(context.tower), context.prefix_tokens
+    def __call__(self, block: BlockInput, context: Context) -> Dense:
+        guide, prefix = self.guide_of(context.tower), context.prefix_tokens
         mean, std = self.statistics(context.pixel_values)
         with torch.no_grad():
             seen = guide.look(context.pixel_values.float() * std + mean)
@@ -99,9 +100,8 @@ class ProxyCLIP(Method):
         with without_autocast(v.device):
             attended = proxy_attention(features, v.float(), self.beta, self.gamma).to(v.dtype)
         out = block.out(attended.unflatten(2, (block.num_heads, -1)).transpose(1, 2))
-        context.output_grid = seen.grid
         # Rows for CLS and registers, which the method does not compute.
-        return torch.cat([block.tokens[:, :prefix].to(out.dtype), out], dim=1)
+        return Dense(torch.cat([block.tokens[:, :prefix].to(out.dtype), out], dim=1), seen.grid)
 
 
 def resized_values(v: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:

@@ -20,40 +20,23 @@ if TYPE_CHECKING:
     from ..towers.base import BlockInput, Tower
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stitched(Method):
-    """A method whose windows go through all blocks but the last by themselves, and through the last one together.
+@dataclass(frozen=True)
+class Stitched:
+    """How the last block is reached: windows go one by one through the blocks before it, and are joined there.
 
-    Tokens of a patch are averaged over the windows that hold it, CLS over all windows; what the method looks at of
-    earlier blocks likewise. Windows stand on whole patches. Where there is one window, it is the method as it is.
+    Tokens of a patch are averaged over the windows that hold it, CLS over all windows; what is tapped of earlier blocks
+    likewise. Windows stand on whole patches. Where there is one window, the method reaches the block in its own way.
 
     Fields:
-        base: the method; not one that cuts windows itself.
+        method: what runs then; not one that takes whole pictures.
+        taps: of earlier blocks, which somebody else wants.
     """
 
-    windows_itself = True
-    resized_once = False
-    base: Method
+    method: Method
+    taps: tuple[int, ...] = ()
 
-    @property
-    def in_joint_space(self) -> bool:  # type: ignore[override]
-        return self.base.in_joint_space
-
-    def taps(self, depth: int) -> tuple[int, ...]:
-        return self.base.taps(depth)
-
-    def tokens_at_once(self, tower: Tower, size: tuple[int, int]) -> int:
-        return self.base.tokens_at_once(tower, size)
-
-    def padded(self, size: tuple[int, int]) -> tuple[int, int]:
-        return self.base.padded(size)
-
-    def reach_last_block(
-        self,
-        tower: Tower,
-        pixel_values: Tensor,
-        hidden_states: list[Tensor] | None = None,
-        windows: Sequence[Window] = (),
+    def __call__(
+        self, tower: Tower, pixel_values: Tensor, windows: Sequence[Window] = ()
     ) -> tuple[BlockInput, Context]:
         (given,) = windows
         seen = drop_remainder(pixel_values, tower.patch_size)
@@ -66,11 +49,11 @@ class Stitched(Method):
         tops, lefts = (sorted({*range(0, n - s, step), n - s}) for n, s, step in zip(grid, side, steps, strict=True))
         corners = [(top, left) for top in tops for left in lefts]
         if len(corners) == 1:
-            return self.base.reach_last_block(tower, pixel_values, hidden_states, windows)
+            return self.method.reach_last_block(tower, pixel_values, None, windows, self.taps)
         cut = torch.cat([seen[..., y * ph : (y + side[0]) * ph, x * pw : (x + side[1]) * pw] for y, x in corners])
-        limits, taps = picture.limits or budget(cut.device), self.taps(len(tower.blocks))
-        at_once = max(1, limits.tokens // self.tokens_at_once(tower, (cut.shape[2], cut.shape[3])))
-        parts = [before_last_block(tower, p, taps, self.base.position_resize) for p in cut.split(at_once)]
+        limits, taps = picture.limits or budget(cut.device), (*self.method.taps(len(tower.blocks)), *self.taps)
+        at_once = max(1, limits.tokens // self.method.tokens_at_once(tower, (cut.shape[2], cut.shape[3])))
+        parts = [before_last_block(tower, p, taps, self.method.position_resize) for p in cut.split(at_once)]
         whole = tower.at_grid(grid)
 
         def joined(blocks: list[BlockInput]) -> BlockInput:
@@ -80,9 +63,6 @@ class Stitched(Method):
         context = Context(whole, pixel_values[:, :3], grid, windows=windows)
         context.taps = {tap: joined([context.taps[tap] for _, context in parts]) for tap in taps}
         return joined([block for block, _ in parts]), context
-
-    def __call__(self, block: BlockInput, context: Context) -> Tensor:
-        return self.base(block, context)
 
 
 def join(

@@ -26,7 +26,7 @@ from ..fields import field_of
 from ..imaging.resampling import upsampled
 from ..towers.running import Context, Window, before_last_block
 from .attention import CorrelativeSelfAttention
-from .base import Method
+from .base import Dense, PictureMethod
 from .registry import register_method
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @register_method("textregion")
 @dataclass(frozen=True, kw_only=True)
-class TextRegion(Method):
+class TextRegion(PictureMethod):
     """A token for each mask; masks by ``masks=``, which may overlap. For segmenters alone.
 
     Fields:
@@ -47,13 +47,13 @@ class TextRegion(Method):
 
     summary = "a token for each mask: the sum of the last block's values in it"
     source = "TextRegion, arXiv 2505.23769"
-    windows_itself = True
-    in_place = False
-    in_joint_space = True
-    sees_masks = True
+    sees_regions = True
     threshold: float | None = field_of(0.07, "patches that are like all masks alike are taken out; none: no patch")
     ffn: bool = field_of(False, "add the last block's feed-forward network")
     fill: bool = field_of(True, "pixels in no mask take SCLIP's scores")
+
+    def window(self, asked: int) -> int:
+        return 0
 
     def reach_last_block(
         self,
@@ -61,6 +61,7 @@ class TextRegion(Method):
         pixel_values: Tensor,
         hidden_states: list[Tensor] | None = None,
         windows: Sequence[Window] = (),
+        taps: Sequence[int] = (),
     ) -> tuple[BlockInput, Context]:
         """The last block with the tokens of the whole picture and of its cells, each squashed to the native square."""
         if not windows or windows[0].picture.masks is None:
@@ -78,7 +79,7 @@ class TextRegion(Method):
             tower, torch.cat(squashed).to(pixel_values.dtype), (), self.position_resize, windows=windows
         )
 
-    def __call__(self, block: BlockInput, context: Context) -> Tensor:
+    def __call__(self, block: BlockInput, context: Context) -> Dense:
         (window,), prefix, tower = context.windows, context.prefix_tokens, context.tower
         picture, native = window.picture, context.pixel_values.shape[-2:]
         assert picture.masks is not None, "reach_last_block has seen to it"
@@ -119,8 +120,7 @@ class TextRegion(Method):
                     out[nowhere] = upsampled(whole, (weights.shape[1], weights.shape[2]))[nowhere]
             return out
 
-        context.spread, context.output_grid = spread, (soft.shape[1], soft.shape[2])
-        return torch.cat(rows, dim=1)
+        return Dense(torch.cat(rows, dim=1), (soft.shape[1], soft.shape[2]), spread)
 
 
 def cells(size: Sequence[int], native: Sequence[int]) -> list[tuple[int, int, int, int]]:

@@ -33,6 +33,7 @@ from ..guides.prompts import SamPicture, part_of, row_blocks
 from ..guides.sam import Sam
 from ..imaging.resampling import to_picture
 from ..towers.running import WholePicture, Window, before_last_block
+from .base import Dense, PictureMethod
 from .proxy import ProxyCLIP, mean_similarity, proxy_attention, resized_values
 from .registry import register_method
 
@@ -46,14 +47,14 @@ REPLACED, AT_MOST = 0.6, 0.9
 
 @register_method("trident")
 @dataclass(frozen=True, kw_only=True)
-class Trident(ProxyCLIP):
+class Trident(ProxyCLIP, PictureMethod):
     """`ProxyCLIP` in windows, put together for the picture, then aggregated by SAM's last block, on SAM's grid.
 
-    SAM sees the picture as it was given. Without windows (`dense_features`, `apply`) the pixels are taken for a picture
-    with one window, and SAM sees what they were before normalisation, rounded to 8 bits.
+    SAM sees the picture as it was given. In `dense_features` the pixels are taken for a picture with one window, and
+    SAM sees what they were before normalisation, rounded to 8 bits.
 
     Fields:
-        vfm: the outside model beside each window; see `ProxyCLIP`.
+        guide: the outside model beside each window; see `ProxyCLIP`.
         sam: SAM: a name (``"facebook/sam-vit-base"``), a folder, a ``SamModel`` in hand, or a `Guide`.
         cos_fac: c, the share of a place's mean similarity that is its threshold.
         keep_negative: thresholds below 0 stay; otherwise they become 0.6.
@@ -62,9 +63,10 @@ class Trident(ProxyCLIP):
 
     summary = "proxyclip in windows, put together and aggregated by SAM's last block, on SAM's grid"
     source = "Trident, arXiv 2411.09219"
-    windows_itself = True
-    vfm: str | nn.Module | Guide = field_of("facebook/dino-vitb16", "the outside model: a name, a folder, or a model")
-    sam: str | nn.Module | Guide = field_of("facebook/sam-vit-base", "SAM: a name, a folder, or a model")
+    guide: str | nn.Module | Guide = field_of(
+        "facebook/dino-vitb16", "the outside model: a name, a folder, or a model", holds="model"
+    )
+    sam: str | nn.Module | Guide = field_of("facebook/sam-vit-base", "SAM: a name, a folder, or a model", holds="model")
     cos_fac: float = field_of(1.2, "c, share of a place's mean similarity that is its threshold")
     keep_negative: bool = field_of(True, "thresholds below 0 stay; otherwise they become 0.6")
     halves: int = field_of(1, "parts of the picture, side by side, that SAM sees one by one", low=1, high=16)
@@ -73,6 +75,9 @@ class Trident(ProxyCLIP):
         super().__post_init__()
         if not isinstance(self.sam, (str, nn.Module, Guide)) or not self.sam:
             raise SettingError(f"trident got sam={self.sam!r}; expected a model's name or a folder, or a model.")
+
+    def window(self, asked: int) -> int:
+        return 0
 
     def padded(self, size: tuple[int, int]) -> tuple[int, int]:
         return size
@@ -87,7 +92,7 @@ class Trident(ProxyCLIP):
         return guide
 
     def guides(self, tower: Tower) -> tuple[Guide, ...]:
-        return self.guide(tower), self.sam_guide(tower)
+        return self.guide_of(tower), self.sam_guide(tower)
 
     def reach_last_block(
         self,
@@ -95,6 +100,7 @@ class Trident(ProxyCLIP):
         pixel_values: Tensor,
         hidden_states: list[Tensor] | None = None,
         windows: Sequence[Window] = (),
+        taps: Sequence[int] = (),
     ) -> tuple[BlockInput, Context]:
         """The last block with the tokens of all windows of the picture, and the windows as ``context.windows``."""
         if not windows:
@@ -124,23 +130,22 @@ class Trident(ProxyCLIP):
         tokens = torch.cat([block.tokens for block, _ in parts])
         return context.tower.block_input(tower.blocks[-1], tokens), context
 
-    def __call__(self, block: BlockInput, context: Context) -> Tensor:
-        prefix, first, rows = context.prefix_tokens, 0, []
+    def __call__(self, block: BlockInput, context: Context) -> Dense:
+        first, rows, grid = 0, [], context.grid
         sam = self.sam_guide(context.tower)
         for _, windows in itertools.groupby(context.windows, key=lambda window: id(window.picture)):
             cut = list(windows)
             attended = self.attended(block, context, slice(first, first + len(cut)))
             spliced = splice(attended, cut, context.grid, context.tower.patch_size)
             with without_autocast(spliced.device):
-                patches, context.output_grid = self.aggregated(spliced, cut[0].picture, sam, context.tower.patch_size)
-            # Rows for CLS and registers, which the method does not compute.
-            rows.append(torch.cat([block.tokens[first, :prefix].to(patches.dtype), patches]))
+                patches, grid = self.aggregated(spliced, cut[0].picture, sam, context.tower.patch_size)
+            rows.append(patches)
             first += len(cut)
-        return torch.stack(rows)
+        return Dense(context.project(torch.stack(rows)), grid)
 
     def attended(self, block: BlockInput, context: Context, windows: slice) -> Tensor:
         """What leaves ``out`` for the windows of one picture, (n, C, a, b)."""
-        guide = self.guide(context.tower)
+        guide = self.guide_of(context.tower)
         pixels = context.pixel_values[windows].float()
         mean, std = self.statistics(pixels)
         picture = context.windows[windows.start].picture

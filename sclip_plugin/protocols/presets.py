@@ -132,16 +132,22 @@ def preset_for_method(benchmark: Benchmark, method: str) -> Preset:
     >>> preset_for_method(load_benchmark("voc21"), "maskclip").settings.logit_scale
     65.0
     """
-    own = PRESET_OF_METHOD.get(method)
+    from ..methods import make_method
+
+    own = PRESET_OF_METHOD.get(make_method(method).name)
     if own and (own in benchmark.presets or not benchmark.presets):
-        return benchmark_preset(benchmark, own)
+        return with_method(benchmark_preset(benchmark, own), method)
     base = next(iter(benchmark.presets), "sclip")
     preset = benchmark_preset(benchmark, "sclip" if "sclip" in benchmark.presets else base)
     return with_method(preset, method)
 
 
 def with_method(preset: Preset, method: str) -> Preset:
-    """The preset with another method in its place, with that method's own options; itself where it has the method."""
-    if preset.settings.method == Settings(method=method).method:
+    """The preset with another method in its place, with that method's own options; itself where it has the method, and
+    no other options are asked for."""
+    from ..methods import make_method
+
+    asked = make_method(method)
+    if asked.name == preset.settings.method_name and not asked.changed_options():
         return preset
     return replace(preset, settings=preset.settings.changed(method=method), published_as="")

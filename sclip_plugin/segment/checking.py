@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import LabelError, SettingError, ShapeError
 from ..imaging.pictures import Picture, read_picture
+from ..steps.scores import ClassScores, GivenScores, NameScores
 
 UNLABELLED = -1
 LABELS_LIMIT = 2**15 - 1
@@ -51,3 +52,24 @@ def checked_picture(picture: Picture | None, size: tuple[int, int]) -> Image.Ima
             " for both."
         )
     return picture
+
+
+def checked_scores(scores: np.ndarray | Tensor | ClassScores | None, shape: tuple[int, int, int]) -> ClassScores | None:
+    """Class scores on the CPU.
+
+    Raises:
+        ShapeError: they do not fit the label map, whose classes, height and width are ``shape``.
+    """
+    if isinstance(scores, NameScores):
+        return scores.on_cpu()
+    if isinstance(scores, GivenScores):
+        scores = scores.values
+    if scores is None or isinstance(scores, ClassScores):
+        return scores
+    values = scores.detach().float().cpu().numpy() if isinstance(scores, Tensor) else np.asarray(scores, np.float32)
+    fits = values.ndim == 3 and len(values) == shape[0]
+    if not fits or any(not 0 < have <= most for have, most in zip(values.shape, shape, strict=True)):
+        raise ShapeError(
+            f"the scores have shape {values.shape}; expected (classes, H, W), here {shape}, or smaller sides."
+        )
+    return GivenScores(values)

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from ..dense import image_embeddings
 from ..device import budget, without_autocast
 from ..errors import SettingError
 from ..imaging.pictures import to_tensor
@@ -136,10 +135,11 @@ def _embedded(encoded: Encoded, masks: np.ndarray, boxes: np.ndarray, view: str)
         )
     native = tower.native_grid[0] * tower.patch_size[0], tower.native_grid[1] * tower.patch_size[1]
     at_once = max(1, budget(device).tokens // (tower.native_grid[0] * tower.native_grid[1]))
-    views = _views(encoded.picture, masks, boxes, view, segmenter._mean, native)
+    encoder = segmenter.encoder
+    views = _views(encoded.picture, masks, boxes, view, encoder.mean, native)
     batches = [torch.stack(list(views_of)) for views_of in _batched(views, at_once)]
-    embedded = [image_embeddings(tower, normalise(b.to(device), segmenter._mean, segmenter._std)) for b in batches]
-    return F.normalize(torch.cat(embedded).float(), dim=1)
+    embedded = [encoder.embed_pixels(normalise(b.to(device), encoder.mean, encoder.std)) for b in batches]
+    return torch.cat(embedded)
 
 
 def _batched(views: Iterator[Tensor], count: int) -> Iterator[list[Tensor]]:

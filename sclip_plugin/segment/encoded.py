@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..errors import FileFormatError, SettingError, ShapeError
+from ..errors import FileFormatError, PictureError, SettingError, ShapeError
 from ..files import write_atomically
 from ..settings import Settings
 from ..text.labels import Labels
-from .running import plan_of
+from .encoding import Look, plan_of
 from .windows import WindowPlan
 
 if TYPE_CHECKING:
@@ -33,22 +32,11 @@ if TYPE_CHECKING:
     from .segmentation import Segmentation
     from .segmenter import Segmenter
 
-HEADER = "sclip_plugin encoded 2"
-FEATURE_SETTINGS = (
-    "method",
-    "method_options",
-    "resize_short_side",
-    "window",
-    "stride",
-    "remainder",
-    "stitched",
-    "image_engineering",
-)
-"""What decides the features; the rest is about words and decisions, and may differ from question to question."""
+HEADER = "sclip_plugin encoded 3"
 
 
-@dataclass
-class Encoded:
+@dataclass(eq=False, kw_only=True)
+class Encoded(Look):
     """The features of a picture's windows; `Segmenter.encode` makes it.
 
     Attributes:
@@ -59,9 +47,10 @@ class Encoded:
         plan: how the picture was cut.
         size: (height, width) of label maps and similarities.
         windows: (n, D), the unit image embedding of each window, as the model itself pools it.
-        image: (D,), that of the whole picture, squashed to the model's native size: for searching and classifying.
-        picture: the picture, RGB, for overlays and refinement; None where it is not known.
+        image: (D,), that of the whole picture, resized to the model's native size: for searching and classifying.
+        picture: the picture, RGB, for overlays and steps; None where it is not known.
         pixels: (3, H, W) as the tower saw them, where the picture is not known.
+        looked: what steps keep of the tower's blocks.
 
     Example:
         >>> import sclip_plugin as sp
@@ -75,13 +64,17 @@ class Encoded:
 
     segmenter: Segmenter = field(repr=False)
     settings: Settings
-    vectors: Tensor = field(repr=False)
-    plan: WindowPlan = field(repr=False)
-    size: tuple[int, int]
     windows: Tensor = field(repr=False)
     image: Tensor = field(repr=False)
-    picture: Image.Image | None = field(default=None, repr=False)
-    pixels: Tensor | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, segmenter: Segmenter, settings: Settings, look: Look | PictureError) -> Encoded:
+        """A look of the segmenter's model."""
+        assert isinstance(look, Look), "a picture that can't be read raises"
+        known = {f.name: getattr(look, f.name) for f in dataclasses.fields(Look)}
+        if look.picture is not None:
+            known["pixels"] = None  # resized anew where a step wants them
+        return cls(segmenter=segmenter, settings=settings, **known)
 
     def segment(self, labels: Labels | None = None, settings: Settings | None = None, **changes: Any) -> Segmentation:
         """A segmentation by these labels, as `Segmenter` gives it.
@@ -92,11 +85,11 @@ class Encoded:
             **changes: settings that differ. What decides the features (method, window, stride, size) can't be changed.
 
         Raises:
-            SettingError: a setting that decides the features, or refinement of a picture that is not known.
+            SettingError: a setting that decides the features, or a step that looks at a picture that is not known.
             LabelError: as for a segmenter's call.
         """
-        chosen = self._chosen(settings, changes)
-        return self.segmenter._answer(self, labels, chosen)
+        chosen = self.chosen(settings, changes)
+        return self.segmenter.chain.asked(self, self.segmenter.vocabulary_of(labels, chosen), chosen)
 
     def similarity(self, words: str | Sequence[str] | Mapping[str, Any], **changes: Any) -> np.ndarray:
         """How alike each pixel and each word are.
@@ -109,14 +102,15 @@ class Encoded:
             Cosines, float32.
         """
         asked = {words: [words]} if isinstance(words, str) else words
-        chosen = self._chosen(None, changes)
+        chosen = self.chosen(None, changes)
         vocabulary, text = self.segmenter.text_embeddings(asked, chosen)
         if len(vocabulary.names) != len(vocabulary.labels):
             of_class = torch.tensor(vocabulary.class_of_name)
             text = torch.stack([text[of_class == i].mean(dim=0) for i in range(len(vocabulary.labels))])
         with torch.inference_mode():
-            cosines = self.plan.stitched(self._cosines(text), self.size).full()
-        maps = cosines.permute(2, 0, 1).contiguous().cpu().numpy()
+            cosines = self.vectors.float() @ text.to(self.vectors.device).T
+            values = self.plan.stitched(cosines, self.size).full()
+        maps = values.permute(2, 0, 1).contiguous().cpu().numpy()
         return maps[0] if isinstance(words, str) else maps
 
     def features(self) -> Tensor:
@@ -168,7 +162,7 @@ class Encoded:
         """
         from .classify import classify
 
-        return classify(self, masks, labels, view, weight, self._chosen(None, changes))
+        return classify(self, masks, labels, view, weight, self.chosen(None, changes))
 
     def vector_of(self, mask: np.ndarray | Tensor) -> Tensor:
         """The mean feature of a region, to be used as a class vector: ``labels={"this": encoded.vector_of(mask)}``.
@@ -198,16 +192,16 @@ class Encoded:
             SettingError: made with a method or an outside model in hand, which a file can't name.
         """
         settings = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(Settings)}
-        settings["method_options"] = dict(self.settings.method_options)
+        said = {"identity": self._identity(), "size": self.size, "pixels": self.plan.size, "settings": settings}
         try:
-            said = json.dumps({"identity": self._identity(), "size": self.size, "pixels": self.plan.size, **settings})
+            header = json.dumps(said)
         except TypeError as error:
             raise SettingError(
-                "an encoded picture can be written only where its settings are plain values, and these hold a model or "
-                f"a method in hand ({error}); name the method, and an outside model by its name or folder."
+                "an encoded picture can be written only where its settings are plain values, and these hold a part in "
+                f"hand ({error}); name the method, and an outside model by its name or folder."
             ) from error
         tensors = {name: getattr(self, name).cpu().contiguous() for name in ("vectors", "windows", "image")}
-        write_atomically(path, save(tensors, {HEADER: said}))
+        write_atomically(path, save(tensors, {HEADER: header}))
 
     @classmethod
     def load(cls, path: str | Path, segmenter: Segmenter, picture: Any = None) -> Encoded:
@@ -227,16 +221,16 @@ class Encoded:
             with safe_open(path, framework="pt") as file:
                 said = json.loads((file.metadata() or {})[HEADER])
                 tensors = {name: file.get_tensor(name) for name in ("vectors", "windows", "image")}
-            identity, size, pixels = said.pop("identity"), tuple(said.pop("size")), tuple(said.pop("pixels"))
-            settings = Settings(**said)
-            plan = plan_of(pixels, settings, segmenter.tower.patch_size, settings.running_method())
+            identity, size, pixels = said["identity"], tuple(said["size"]), tuple(said["pixels"])
+            settings = Settings(**said["settings"])
+            plan = plan_of(pixels, settings, segmenter.tower.patch_size, settings.make_method())
             plan = plan.with_patches(_patches(plan, tensors))
         except FileNotFoundError:
             raise
         except Exception as error:  # whatever a broken or foreign file makes of the readers
             raise FileFormatError(f"{path} is no encoded picture, as Encoded.save writes it: {error}") from error
         tensors = {name: tensor.to(segmenter.device) for name, tensor in tensors.items()}
-        encoded = cls(segmenter, settings, plan=plan, size=size, **tensors)
+        encoded = cls(segmenter=segmenter, settings=settings, plan=plan, size=size, **tensors)
         if encoded._identity() != identity:
             raise FileFormatError(
                 f"{path} was encoded with other weights, another normalisation or another method than this segmenter "
@@ -245,29 +239,21 @@ class Encoded:
         encoded.picture = None if picture is None else read_picture(picture)
         return encoded
 
-    def _decides(self) -> tuple[str, ...]:
-        return FEATURE_SETTINGS + (("masks",) if self.settings.make_method().sees_masks else ())
-
     def _identity(self) -> str:
-        plain = Settings().changed(**{name: getattr(self.settings, name) for name in self._decides()})
-        return self.segmenter.identity(["-"], plain)
+        return self.segmenter.model_identity() + self.settings.feature_identity()
 
-    def _chosen(self, settings: Settings | None, changes: dict[str, Any]) -> Settings:
+    def chosen(self, settings: Settings | None, changes: dict[str, Any]) -> Settings:
+        """The settings of a question; those that decide features are as the picture was encoded."""
         chosen = (settings or self.settings).changed(**changes)
-        for name in self._decides():
+        for name in self.settings.deciding_features():
+            name = "window_stride" if name == "stride" else name
             ours, asked = getattr(self.settings, name), getattr(chosen, name)
-            if name == "stride":
-                ours, asked = self.settings.window_stride, chosen.window_stride
             if ours != asked:
                 raise SettingError(
                     f"{name}={asked!r}, but the picture was encoded with {ours!r}, on which its features depend; "
                     "encode it again, or leave the setting as it is."
                 )
         return chosen
-
-    def _cosines(self, text: Tensor) -> Tensor:
-        """(gh, gw, D) and (K, D) to (gh, gw, K)."""
-        return self.vectors.float() @ text.to(self.vectors.device).T
 
 
 def _patches(plan: WindowPlan, tensors: dict[str, Tensor]) -> tuple[int, int]:

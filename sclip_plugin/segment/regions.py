@@ -13,6 +13,8 @@ from ..errors import SettingError
 from ..masks import find_masks, id_map, masks_of
 from ..settings import Settings
 
+Regions = Callable[[], np.ndarray]
+
 
 def regions_of(masks: Callable[[], np.ndarray] | None, size: tuple[int, int]) -> Callable[[], np.ndarray] | None:
     """What gives the id map (H, W) int32 of masks at ``size``; None where there are none."""

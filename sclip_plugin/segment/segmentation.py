@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -23,25 +22,21 @@ from ..imaging.marks import save_options
 from ..imaging.pictures import Picture
 from ..imaging.regions import without_specks
 from ..settings import Settings
-from ..text.labels import Vocabulary
+from ..steps.scores import ClassScores, Tiles
 from . import results
-from .checking import UNLABELLED, checked_labels, checked_map, checked_picture
-from .scores import NameScores, Tiles, checked_scores
-from .windows import LogitMap
+from .checking import UNLABELLED, checked_labels, checked_map, checked_picture, checked_scores
 
 if TYPE_CHECKING:
     from ..export.base import Regions
     from ..export.instances import Instances
 
-SCORES_LIMIT = 2**26
 PIXELS_AT_ONCE = 2**22
 
 
 class Segmentation:
     """A segmented picture: what a segmenter returns, and what can be made of labels that came from elsewhere.
 
-    Everything lies in the computer's memory, nothing on an accelerator; of a segmenter's scores only the small array
-    that they are computed from.
+    Data is kept on the CPU. Scores are stored at patch resolution and upsampled on demand.
 
     Args:
         labels: names of the classes.
@@ -76,7 +71,7 @@ class Segmentation:
         labels: Sequence[str],
         label_map: np.ndarray | Tensor,
         picture: Picture | None = None,
-        scores: np.ndarray | Tensor | NameScores | None = None,
+        scores: np.ndarray | Tensor | ClassScores | None = None,
         settings: Mapping[str, Any] | Settings | None = None,
     ) -> None:
         self.labels = checked_labels(labels)
@@ -110,15 +105,7 @@ class Segmentation:
         Of a picture so large that they would take more than 256 MiB, they are given at the largest size, with the same
         proportions, that takes no more; `label_map` always has the picture's own size.
         """
-        if self._scores is None:
-            return None
-        height, width = self.size
-        shrink = max(1.0, (height * width * len(self.labels) / SCORES_LIMIT) ** 0.5)
-        size = (max(1, int(height / shrink)), max(1, int(width / shrink)))
-        out = np.empty((len(self.labels), *size), dtype=np.float32)
-        for (rows, columns), scores in self._scores.tiles(size, torch.device("cpu")):
-            out[:, rows, columns] = scores.numpy()
-        return out
+        return None if self._scores is None else self._scores.full(self.size)
 
     def score_tiles(self, device: str | torch.device = "cpu") -> Tiles:
         """Class scores of the whole picture, a tile at a time: its rows and columns, and (classes, h, w), computed on
@@ -423,49 +410,3 @@ def _counts(label_map: np.ndarray, classes: int) -> np.ndarray:
     for start in range(0, len(pixels), PIXELS_AT_ONCE):
         counts += np.bincount(pixels[start : start + PIXELS_AT_ONCE] + 1, minlength=classes + 1)
     return counts
-
-
-def decide(logits: LogitMap, vocabulary: Vocabulary, settings: Settings) -> tuple[np.ndarray, frozenset[int]]:
-    """The label map (H, W) int16, and the classes that the area threshold dropped."""
-    label_map = _argmax(logits, vocabulary, settings, frozenset())
-    dropped: frozenset[int] = frozenset()
-    if settings.area_threshold is not None:
-        areas = _counts(label_map, len(vocabulary.labels))[2:]
-        if areas.sum():
-            small = np.flatnonzero(~(areas > settings.area_threshold * areas.sum())) + 1
-            dropped = frozenset(int(index) for index in small)
-    if dropped or settings.prob_threshold or settings.threshold:
-        label_map = _argmax(logits, vocabulary, settings, dropped, thresholds=True)
-    return label_map, dropped
-
-
-def closed(label_map: np.ndarray, side: int) -> np.ndarray:
-    """A label map closed morphologically over squares of ``side`` pixels: the highest label near, then the lowest."""
-    if side <= 1:
-        return label_map
-    labels = torch.from_numpy(label_map).float()[None, None]
-    dilated = F.max_pool2d(labels, side, stride=1, padding=side // 2)
-    return (-F.max_pool2d(-dilated, side, stride=1, padding=side // 2))[0, 0].numpy().astype(label_map.dtype)
-
-
-def _argmax(
-    logits: LogitMap, vocabulary: Vocabulary, settings: Settings, dropped: frozenset[int], thresholds: bool = False
-) -> np.ndarray:
-    """The class of the best name of each pixel; with ``thresholds``, those too."""
-    class_of_name = torch.tensor(vocabulary.class_of_name, device=logits.logits.device)
-    gone = torch.tensor([c in dropped for c in vocabulary.class_of_name], device=logits.logits.device)
-    label_map = np.empty(logits.size, dtype=np.int16)
-    thresholds = thresholds and bool(settings.prob_threshold or settings.threshold)
-    for place, tile in logits.tiles():
-        # The softmax keeps the order, so the best class is that of the best name.
-        total = (tile * settings.logit_scale).logsumexp(dim=-1) if thresholds and settings.softmax else None
-        best, name = (tile.masked_fill(gone, -torch.inf) if dropped else tile).max(dim=-1)
-        labels = class_of_name[name]
-        if thresholds:
-            score = best if total is None else (best * settings.logit_scale - total).exp()
-            if settings.prob_threshold:
-                labels = labels.masked_fill(score < settings.prob_threshold, 0)
-            if settings.threshold:
-                labels = labels.masked_fill(score < settings.threshold, UNLABELLED)
-        label_map[place] = labels.to(torch.int16).cpu().numpy()
-    return label_map

@@ -12,17 +12,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..device import Budget, budget
-from ..imaging.resampling import bilinear_matrix, weighted
-
-if TYPE_CHECKING:
-    from ..methods import Method
+from ..imaging.resampling import bilinear_matrix
+from ..imaging.tiles import TiledMap
+from ..methods import Method, PictureMethod
 
 
 def window_starts(size: int, window: int, stride: int) -> list[int]:
@@ -71,12 +68,11 @@ class WindowPlan:
     ) -> WindowPlan:
         """A plan for a picture of ``size``; ``window`` 0 takes it whole. Sides of at least one patch are expected.
 
-        A method that cuts windows itself gets the picture whole; one that wants windows padded gets them so. ``black``
+        A method that takes whole pictures gets one; a method that wants windows padded gets them so. ``black``
         completes the last patches of a window.
         """
-        itself = method is not None and method.windows_itself
-        direct = method is not None and itself and method.resized_once
-        window = 0 if itself else window
+        direct = isinstance(method, PictureMethod) and method.takes_whole_pictures
+        window = window if method is None else method.window(window)
         cut = (min(window, size[0]), min(window, size[1])) if window else size
         rows, columns = (window_starts(size[axis], cut[axis], stride) for axis in (0, 1))
         padded = cut if method is None else method.padded(cut)
@@ -114,9 +110,9 @@ class WindowPlan:
         """One window of (3, H, W)."""
         return pixels[:, top : top + height, left : left + width]
 
-    def empty_logits(self, names: int, like: Tensor) -> Tensor:
-        """Room for the scores of all windows side by side, (gh, gw, names)."""
-        return like.new_empty(len(self.rows) * self.patches[0], len(self.columns) * self.patches[1], names)
+    def empty_values(self, channels: int, like: Tensor) -> Tensor:
+        """Room for the values of all windows side by side, (gh, gw, channels)."""
+        return like.new_empty(len(self.rows) * self.patches[0], len(self.columns) * self.patches[1], channels)
 
     def place(self, logits: Tensor, index: int) -> Tensor:
         """The view of ``logits`` that holds window ``index``, (h, w, names)."""
@@ -134,10 +130,10 @@ class WindowPlan:
         (h, w), rows, columns = self.patches, len(self.rows), len(self.columns)
         return windows.view(rows, columns, h, w, -1).transpose(1, 2).reshape(rows * h, columns * w, -1)
 
-    def stitched(self, logits: Tensor, output_size: tuple[int, int] | None = None) -> LogitMap:
+    def stitched(self, logits: Tensor, output_size: tuple[int, int] | None = None) -> TiledMap:
         """Scores of every pixel of the picture, or of the picture resized to ``output_size`` afterwards."""
         if self.direct:
-            return LogitMap(logits).resized(output_size or self.size)
+            return TiledMap(logits).resized(output_size or self.size)
         rows, columns = (
             _stitching(starts, cut, padded, count, size, target)
             for starts, cut, padded, count, size, target in zip(
@@ -150,7 +146,7 @@ class WindowPlan:
                 strict=True,
             )
         )
-        return LogitMap(logits, rows, columns)
+        return TiledMap(logits, rows, columns)
 
 
 def _stitching(starts: list[int], cut: int, padded: int, patches: int, size: int, target: int) -> Tensor:
@@ -171,70 +167,3 @@ def _stitching(starts: list[int], cut: int, padded: int, patches: int, size: int
     first = position.long()
     weight = (position - first)[:, None]
     return stitched[first] * (1 - weight) + stitched[(first + 1).clamp(max=size - 1)] * weight
-
-
-@dataclass
-class LogitMap:
-    """Scores of names at every pixel, kept as the small array and the two matrices that they are made of.
-
-    Attributes:
-        logits: (gh, gw, K).
-        rows: (H, gh) on the CPU, each pixel row as weights of the rows of ``logits``; None where they are the pixel
-            rows.
-        columns: (W, gw), or None.
-        limits: how much is computed at once; what suits the device where None.
-    """
-
-    logits: Tensor
-    rows: Tensor | None = None
-    columns: Tensor | None = None
-    limits: Budget | None = None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        height, width = self.logits.shape[:2]
-        return height if self.rows is None else len(self.rows), width if self.columns is None else len(self.columns)
-
-    def tiles(self) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
-        """All pixels, in tiles of bounded size: the rows and columns of each, and its scores (h, w, K)."""
-        (height, width), limits = self.size, self.limits or budget(self.logits.device)
-        across = min(width, limits.tile_columns)
-        down = max(1, limits.tile_values // (across * self.logits.shape[2]))
-        blocks = [(columns, self._weights(self.columns, columns)) for columns in _parts(width, across)]
-        for rows in _parts(height, down):
-            weights, used = self._weights(self.rows, rows)
-            # (h, gh) by (gh, gw K), then (w, gw) by (gw, K) for each pixel row.
-            taken = self.logits[used]
-            band = weighted(weights, taken.flatten(1)[None])[0].unflatten(1, taken.shape[1:])
-            for columns, (across_weights, across_used) in blocks:
-                yield (rows, columns), weighted(across_weights, band[:, across_used])
-
-    def full(self) -> Tensor:
-        """Scores of every pixel at once, (H, W, K)."""
-        out = self.logits.new_empty(*self.size, self.logits.shape[2])
-        for place, tile in self.tiles():
-            out[place] = tile
-        return out
-
-    def resized(self, size: tuple[int, int]) -> LogitMap:
-        """The same scores at another size, bilinear."""
-        operators = []
-        for old, new, operator in zip(self.size, size, (self.rows, self.columns), strict=True):
-            if old != new:
-                resizing = bilinear_matrix(old, new)
-                operator = resizing if operator is None else weighted(resizing, operator[None])[0]
-            operators.append(operator)
-        rows, columns = operators
-        return LogitMap(self.logits, rows, columns, self.limits)
-
-    def _weights(self, matrix: Tensor | None, part: slice) -> tuple[Tensor | None, slice]:
-        """Of a banded matrix the rows ``part`` without the columns that are all zero, and where those left stand."""
-        if matrix is None:
-            return None, part
-        used = matrix[part].ne(0).any(dim=0).nonzero()
-        first, last = int(used[0]), int(used[-1]) + 1
-        return matrix[part, first:last].to(self.logits), slice(first, last)
-
-
-def _parts(size: int, step: int) -> list[slice]:
-    return [slice(start, min(start + step, size)) for start in range(0, size, step)]

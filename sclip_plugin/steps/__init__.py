@@ -1,7 +1,24 @@
-"""Steps between a picture's scores and its pixels: one file a paper, and the registry."""
+"""Steps on a picture's scores and labels: one file a family, and the registry."""
 
-from . import cliptrase, dinoiser, excel, freecp, itaclip, lposs, surgery  # noqa: F401
-from .base import PatchScores, PostStep
-from .registry import STEPS, list_steps, make_step, register_step
+# The order of these modules is the order in which `list_steps` and `sclip methods` show what they register.
+from . import surgery, itaclip, excel, cliptrase, dinoiser, freecp, lposs, memory, pamr, decisions, sam  # noqa: F401, I001
+from .base import Decided, PatchScores, PixelScores, Shown, Step, Words
+from .registry import STEPS, list_steps, listed, make_step, register_step
+from .scores import ClassScores, GivenScores, NameScores
 
-__all__ = ["STEPS", "PatchScores", "PostStep", "list_steps", "make_step", "register_step"]
+__all__ = [
+    "STEPS",
+    "ClassScores",
+    "Decided",
+    "GivenScores",
+    "NameScores",
+    "PatchScores",
+    "PixelScores",
+    "Shown",
+    "Step",
+    "Words",
+    "list_steps",
+    "listed",
+    "make_step",
+    "register_step",
+]

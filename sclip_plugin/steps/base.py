@@ -1,167 +1,273 @@
-"""What a post-step is: a rule on the scores of all windows of a picture, before anything is upsampled."""
+"""What a step is: a rule on what is known of a picture after its windows went through the tower.
+
+A step has one place. On ``"patches"`` it changes the scores of all windows' patches; on ``"pixels"`` the scores of
+pixels, once the windows are stitched; on ``"labels"`` the label map, once it is decided. The steps of a picture run in
+the order of their list, patches before pixels before labels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..device import Budget
 from ..errors import SettingError
-from ..fields import check_fields
-from ..towers import Tower
-from ..towers.running import Context, before_last_block
+from ..grammar import Part
+from ..imaging.resampling import normalise, to_picture
+from ..imaging.tiles import TiledMap
+from ..text.labels import Vocabulary
+from .scores import ClassScores, Kind
+
+if TYPE_CHECKING:
+    from ..towers.running import Context
+
+Place = Literal["patches", "pixels", "labels"]
+PLACES: tuple[Place, ...] = ("patches", "pixels", "labels")
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of a question.
+
+    Attributes:
+        vocabulary: classes and their names.
+        text: (K, D) float32, the unit embeddings of all names.
+        templates: the prompts that names went through.
+        logit_scale: the factor on scores before the softmax over names.
+        embed: names to their unit embeddings (K', D), through the same templates.
+    """
+
+    vocabulary: Vocabulary
+    text: Tensor
+    templates: tuple[str, ...]
+    logit_scale: float
+    embed: Callable[[Sequence[str]], Tensor] = field(repr=False)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.vocabulary.labels
+
+    @property
+    def class_of_name(self) -> tuple[int, ...]:
+        return tuple(self.vocabulary.class_of_name)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The picture itself, as far as it is known.
+
+    Attributes:
+        original: as it was given, RGB; None where it is not known.
+        pixels: (3, H, W) as windows were cut from it: uint8, or floating point and normalised; None where only the
+            features are known.
+        mean, std: (3,), what pixels are normalised with.
+        regions: the id map (H, W) int32 of the settings' masks at the size of the label map; None without masks.
+    """
+
+    original: Image.Image | None
+    pixels: Tensor | None
+    mean: Tensor
+    std: Tensor
+    regions: Callable[[], np.ndarray] | None = None
+
+    def known_pixels(self) -> Tensor:
+        """``pixels``.
+
+        Raises:
+            SettingError: they are not known.
+        """
+        if self.pixels is None:
+            raise SettingError(
+                "a step looks at the picture, which an encoded picture read from a file does not have; expected "
+                "Encoded.load(path, segmenter, picture=...)."
+            )
+        return self.pixels
+
+    def plain(self) -> Tensor:
+        """(3, H, W) of values 0 to 1, of the size that windows were cut from."""
+        pixels = self.known_pixels()
+        if not pixels.is_floating_point():
+            return pixels.float() / 255
+        mean, std = (values.to(pixels.device)[:, None, None] for values in (self.mean, self.std))
+        return pixels.float() * std + mean
+
+    def normalised(self) -> Tensor:
+        """(3, H, W), normalised as the tower reads them."""
+        return normalise(self.known_pixels(), self.mean, self.std)
+
+    def picture(self) -> Image.Image:
+        """The picture as it was given, or its pixels rounded to 8 bits."""
+        return self.original or to_picture(self.known_pixels(), self.mean, self.std)
+
+    def known_regions(self, who: str) -> np.ndarray:
+        """The id map of the settings' masks.
+
+        Raises:
+            SettingError: there are none.
+        """
+        if self.regions is None:
+            raise SettingError(f"{who} needs regions; also pass masks='slic' or masks='sam:NAME'.")
+        return self.regions()
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatchScores:
-    """Everything that is known of a picture when its windows have gone through the tower.
+class _Given:
+    """What a step on scores knows.
 
     Attributes:
-        scores: (n, h, w, K), of all n windows each patch and each name: cosines, or what an earlier step made of them.
+        kind: of the scores: cosines, logits, or probabilities.
+        words: of the question.
+        shown: the picture.
+        model: a hash of the model's weights and of what its pictures are normalised with, when it is called.
+        limits: how much is computed at once; what suits the device where None.
+    """
+
+    kind: Kind
+    words: Words
+    shown: Shown
+    model: Callable[[], str] = field(repr=False)
+    limits: Budget | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchScores(_Given):
+    """What a step on patches knows: see `Words` and `Shown` for the words and the picture.
+
+    Attributes:
+        scores: (n, h, w, K), of all n windows each patch and each name.
         features: (n, h, w, D), the patches' unit features.
-        text: (K, D), the names' unit embeddings.
-        labels: the classes.
-        class_of_name: (K,), of each name the index of its class.
         windows: (n, D), the unit image embedding of each window.
-        image: (D,), that of the whole picture, squashed to the model's native size.
-        boxes: (top, left, height, width) of each window, in ``pixels``.
+        image: (D,), that of the whole picture, resized to the model's native size.
+        boxes: (top, left, height, width) of each window, in the picture's pixels.
         patch_size: (height, width) of a patch of the tower in pixels.
-        pixels: (3, H, W) as windows were cut from it: uint8, or floating point and normalised; None where only the
-            features are known.
-        picture: as it was given, RGB; None where it is not known.
-        logit_scale: the factor on cosines before a softmax, of the settings.
-        image_mean, image_std: (3,), what pixels are normalised with.
-        embed_text: names to their unit embeddings (K', D), through the settings' templates.
-        tower: the image tower.
+        looked: what the step's own `Step.look` gave for all windows, (n, ...); None where it has no taps.
+        embed_pixels: normalised pixels (B, 3, H, W) to the model's own unit image embeddings (B, D).
     """
 
     scores: Tensor
     features: Tensor
-    text: Tensor
-    labels: tuple[str, ...]
-    class_of_name: tuple[int, ...]
     windows: Tensor
     image: Tensor
     boxes: tuple[tuple[int, int, int, int], ...]
     patch_size: tuple[int, int]
-    pixels: Tensor | None
-    picture: Image.Image | None
-    logit_scale: float
-    image_mean: Tensor
-    image_std: Tensor
-    embed_text: Callable[[Sequence[str]], Tensor]
-    tower: Tower
-
-    def looks(self, taps: tuple[int, ...], position_resize: str, at_once: int = 8) -> Iterator[tuple[int, Context]]:
-        """The windows through the tower once more up to its last block, for steps that look at earlier blocks.
-
-        Args:
-            taps: indices of the blocks whose input is kept, the last one's among them if it is wanted.
-            position_resize: how positional embeddings reach the windows' grid; see `Method`.
-            at_once: windows that go together.
-
-        Yields:
-            The number of the first window of each part, and its context.
-
-        Raises:
-            SettingError: the picture is not known, or a method gave the scores another grid than the tower's.
-        """
-        grid = (self.scores.shape[1], self.scores.shape[2])
-        windows = self.window_pixels()
-        height, width = (
-            max(0, count * patch - side)
-            for count, patch, side in zip(grid, self.patch_size, windows.shape[2:], strict=True)
-        )
-        mean, std = (values.to(windows.device)[:, None, None] for values in (self.image_mean, self.image_std))
-        windows = ((F.pad(windows, (0, width, 0, height)) - mean) / std).to(self.scores.device)
-        for first in range(0, len(windows), at_once):
-            block, context = before_last_block(self.tower, windows[first : first + at_once], taps, position_resize)
-            if tuple(context.grid) != grid:
-                raise SettingError(
-                    f"a post-step looks at the tower's own {context.grid[0]} x {context.grid[1]} patches, and the "
-                    f"method's scores are on {grid[0]} x {grid[1]}; choose a method that keeps the tower's grid."
-                )
-            context.taps[context.depth - 1] = block
-            yield first, context
+    looked: Tensor | None = None
+    embed_pixels: Callable[[Tensor], Tensor] = field(repr=False)
 
     def window_pixels(self, multiple: tuple[int, int] = (1, 1)) -> Tensor:
-        """All windows, (n, 3, H, W) of values 0 to 1; sides are completed in black to multiples of (height, width).
+        """All windows, (n, 3, H, W) of values 0 to 1; sides are padded with black to multiples of (height, width).
 
         Raises:
             SettingError: the picture is not known.
         """
-        whole = plain_pixels(self.pixels, self.image_mean, self.image_std)
+        whole = self.shown.plain()
         windows = [whole[:, top : top + height, left : left + width] for top, left, height, width in self.boxes]
         height, width = windows[0].shape[1:]
         return F.pad(torch.stack(windows), (0, -width % multiple[1], 0, -height % multiple[0]))
 
 
-def plain_pixels(pixels: Tensor | None, mean: Tensor, std: Tensor) -> Tensor:
-    """(3, H, W) of values 0 to 1, of 8-bit or of normalised pixels.
+@dataclass(frozen=True, kw_only=True)
+class PixelScores(_Given):
+    """What a step on pixels knows.
 
-    Raises:
-        SettingError: they are not known.
+    Attributes:
+        at: (height, width) to the scores of that size: a map that is computed in tiles.
+        cut: (height, width) at which windows were cut: that of the resized picture.
+        size: (height, width) of the label map.
+        device: where the scores are.
     """
-    if pixels is None:
-        raise SettingError(
-            "a post-step looks at the picture, which an encoded picture read from a file does not have; expected "
-            "Encoded.load(path, segmenter, picture=...)."
-        )
-    if not pixels.is_floating_point():
-        return pixels.float() / 255
-    mean, std = (values.to(pixels.device)[:, None, None] for values in (mean, std))
-    return pixels.float() * std + mean
+
+    at: Callable[[tuple[int, int]], TiledMap] = field(repr=False)
+    cut: tuple[int, int]
+    size: tuple[int, int]
+    device: torch.device
 
 
 @dataclass(frozen=True, kw_only=True)
-class PostStep:
-    """A rule on the scores of a picture. Subclass it as a frozen dataclass whose fields are the options.
+class Decided:
+    """What a step on labels is given, and gives: a picture's label map, and the scores that it was decided by.
 
-    Any method can be followed by any steps: ``Settings(post_steps=("mine(alpha=0.5)",))``. Scores need not stay
-    cosines; where they are probabilities already, ``Settings(softmax=False)`` takes them as they are.
+    Attributes:
+        labels: (H, W) int16, the class of each pixel; -1 where it was left unlabelled.
+        scores: of the classes, computed when they are asked for.
+        vocabulary: classes and their names.
+        shown: the picture.
+        patch_size: (height, width) of a patch of the tower in pixels.
+        device, dtype: where the tower is, and in which precision: for an outside model beside it.
+    """
+
+    labels: np.ndarray
+    scores: ClassScores
+    vocabulary: Vocabulary
+    shown: Shown
+    patch_size: tuple[int, int] = (1, 1)
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+
+    def changed(self, **changes: Any) -> Decided:
+        """A copy with other labels or scores."""
+        return replace(self, **changes)
+
+    @cached_property
+    def full_scores(self) -> Tensor:
+        """(classes, h, w) float32 at the label map's size, or at the largest one at which they take 256 MiB."""
+        return torch.from_numpy(self.scores.full(self.labels.shape))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Part):
+    """A rule on the scores or the labels of a picture. Subclass it as a frozen dataclass whose fields are the options.
+
+    Any method can be followed by any steps: ``Settings(steps=("mine(alpha=0.5)", "pamr", "vote"))``.
 
     Class attributes:
-        sees_pixels: it has a second part, `of_pixels`.
-        name: the name in the registry, set by `register_step`.
-        summary, source: one line each: what it does, and the paper.
+        on: its place, ``"patches"``, ``"pixels"`` or ``"labels"``.
+        gives: the kind of the scores that it returns; None: the kind that it was given.
+        needs_regions: it looks at the regions of the settings' masks.
+        name, summary, source: see `Part`.
 
     Example:
         >>> import sclip_plugin as sp
         >>> from dataclasses import dataclass
         >>> @sp.register_step("centred")
         ... @dataclass(frozen=True, kw_only=True)
-        ... class Centred(sp.PostStep):
+        ... class Centred(sp.Step):
+        ...     on = "patches"
         ...     weight: float = 1.0
         ...     def __call__(self, given):
         ...         return given.scores - self.weight * given.scores.mean(dim=(0, 1, 2))
-        >>> seg = sp.Segmenter.from_pretrained("demo", post_steps=["centred(weight=0.5)"])
+        >>> seg = sp.Segmenter.from_pretrained("demo", steps=["centred(weight=0.5)"])
     """
 
-    sees_pixels: ClassVar[bool] = False
-    name: ClassVar[str] = ""
-    summary: ClassVar[str] = ""
-    source: ClassVar[str] = ""
+    on: ClassVar[Place]
+    gives: ClassVar[Kind | None] = None
+    needs_regions: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        check_fields(self, self.name or type(self).__name__)
+    def taps(self, depth: int) -> tuple[int, ...]:
+        """Indices (from 0, of ``depth`` blocks) of the blocks that `look` looks at; the last block is ``depth - 1``."""
+        return ()
 
-    def __call__(self, given: PatchScores) -> Tensor:
-        """New scores, (n, h, w, K), in the place of ``given.scores``."""
+    def look(self, context: Context) -> Tensor:
+        """What the step keeps of the blocks that it taps, for each window of a batch: (B, ...).
+
+        It is called while the windows go through the tower; ``context.taps`` has the blocks.
+        """
         raise NotImplementedError
 
-    def of_pixels(self, scores: Tensor, pixels: Tensor) -> Tensor:
-        """A second part, of steps that have `sees_pixels`: once windows are put together, scores of all pixels.
+    def __call__(self, given: Any) -> Any:
+        """The new scores or labels.
 
         Args:
-            scores: (H, W, K), at the size at which windows were cut.
-            pixels: (3, H, W), of values from 0 to 1.
+            given: `PatchScores`, `PixelScores` or `Decided`, by the place.
 
         Returns:
-            (H, W, K).
+            On patches new scores (n, h, w, K); on pixels a `TiledMap` of them, at any size; on labels a `Decided`.
         """
         raise NotImplementedError

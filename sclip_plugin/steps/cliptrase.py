@@ -11,16 +11,17 @@ from torch import Tensor
 
 from ..fields import field_of
 from ..importing import needs
-from .base import PatchScores, PostStep
+from .base import PatchScores, Place, Step
 from .registry import register_step
 
 if TYPE_CHECKING:
     from ..towers.base import BlockInput
+    from ..towers.running import Context
 
 
 @register_step("clusters")
 @dataclass(frozen=True, kw_only=True)
-class Clusters(PostStep):
+class Clusters(Step):
     """DBSCAN on the rows of R, of each window; a patch is in the cluster whose mean row is highest there.
 
     R are the cosines of the last block but one's q, k and v, averaged, minus those of CLS, negatives 0. A patch's best
@@ -32,20 +33,27 @@ class Clusters(PostStep):
         eps, min_samples: of DBSCAN; the authors have 0.7 and 3 for 224 pixels, 1.1 and 7 for 336.
     """
 
+    on: ClassVar[Place] = "patches"
     summary: ClassVar[str] = "clusters of patches take the class that most of their patches have"
     source: ClassVar[str] = "CLIPtrase, arXiv 2407.08268"
     eps: float = field_of(0.7, "largest distance of neighbours", above=0)
     min_samples: int = field_of(3, "neighbours of a cluster's core", low=1)
 
+    def taps(self, depth: int) -> tuple[int, ...]:
+        return (max(0, depth - 2),)
+
+    def look(self, context: Context) -> Tensor:
+        """R of each window, (B, N, N)."""
+        return recalibrated(context.taps[max(0, context.depth - 2)], context.prefix_tokens)
+
     def __call__(self, given: PatchScores) -> Tensor:
+        assert given.looked is not None, "it has taps"
         scores = given.scores.flatten(1, 2).clone()
-        of_class = torch.tensor(given.class_of_name, device=scores.device)
-        tap = max(0, len(given.tower.blocks) - 2)
-        for first, context in given.looks((tap,), "scale_factor"):
-            for number, R in enumerate(recalibrated(context.taps[tap], context.prefix_tokens), first):
-                clusters = self.clusters(R)
-                if clusters is not None:
-                    scores[number] = by_majority(scores[number], clusters, of_class)
+        of_class = torch.tensor(given.words.class_of_name, device=scores.device)
+        for number, R in enumerate(given.looked):
+            clusters = self.clusters(R)
+            if clusters is not None:
+                scores[number] = by_majority(scores[number], clusters, of_class)
         return scores.view_as(given.scores)
 
     def clusters(self, R: Tensor) -> Tensor | None:

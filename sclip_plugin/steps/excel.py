@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,13 @@ from torch import Tensor
 from ..errors import FileFormatError, SettingError
 from ..fields import field_of
 from ..tensors import read_checkpoint
-from .base import PatchScores, PostStep
+from .base import PatchScores, Place, Step
 from .registry import register_step
+from .scores import Kind
 from .surgery import feature_surgery
+
+if TYPE_CHECKING:
+    from ..towers.running import Context
 
 DROPPED = 1 - 0.9
 """The share of attributes, the least alike, that a name hears nothing of."""
@@ -25,7 +29,7 @@ NORMALISATIONS = 3
 
 @register_step("enrich")
 @dataclass(frozen=True, kw_only=True)
-class Enrich(PostStep):
+class Enrich(Step):
     """Cosines with t' = ⟨t + softmax(t E) Eᵀ⟩ in the place of t, E a bank of attributes. "background" keeps its t.
 
     Fields:
@@ -33,9 +37,10 @@ class Enrich(PostStep):
             first in a list as the authors publish theirs, or of safetensors under the name ``bank``.
     """
 
+    on: ClassVar[Place] = "patches"
     summary: ClassVar[str] = "names enriched by the attributes of a bank that are like them"
     source: ClassVar[str] = "ExCEL, arXiv 2503.20826"
-    bank: str = field_of("", "file with the attributes' centres, (D, K)")
+    bank: str = field_of("", "file with the attributes' centres, (D, K)", holds="path")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,14 +48,15 @@ class Enrich(PostStep):
             raise SettingError("enrich got no bank; expected bank=FILE, a tensor (D, K) of attributes' centres.")
 
     def __call__(self, given: PatchScores) -> Tensor:
-        bank = load_bank(self.bank).to(given.text)
-        if len(bank) != given.text.shape[1]:
+        text, labels = given.words.text, given.words.labels
+        bank = load_bank(self.bank).to(text)
+        if len(bank) != text.shape[1]:
             raise SettingError(
-                f"{self.bank} has attributes of {len(bank)} values, and this model's words have {given.text.shape[1]}; "
+                f"{self.bank} has attributes of {len(bank)} values, and this model's words have {text.shape[1]}; "
                 "expected a bank that was made with this model."
             )
-        kept = torch.tensor([given.labels[c] == "background" for c in given.class_of_name], device=given.text.device)
-        return given.features @ torch.where(kept[:, None], given.text, enriched(given.text, bank)).T
+        kept = torch.tensor([labels[c] == "background" for c in given.words.class_of_name], device=text.device)
+        return given.features @ torch.where(kept[:, None], text, enriched(text, bank)).T
 
 
 def load_bank(path: str | Path) -> Tensor:
@@ -97,32 +103,36 @@ def zero_to_one(maps: Tensor) -> Tensor:
 
 @register_step("affinity")
 @dataclass(frozen=True, kw_only=True)
-class Affinity(PostStep):
+class Affinity(Step):
     """Maps spread along the tower's own attention: map ← (M ⊙ a) map, for names that are known to be in the picture.
 
     M is the mean ordinary attention of the last blocks among patches, made doubly stochastic, symmetric, and squared; a
-    is 1 in the boxes around what each map shows. The windows go through the tower once more, whatever the method.
+    is 1 in the boxes around what each map shows.
 
     Fields:
         blocks: how many of the last blocks.
         share: of a map's highest value, what shows.
     """
 
+    on: ClassVar[Place] = "patches"
+    gives: ClassVar[Kind | None] = "logit"
     summary: ClassVar[str] = "maps of names that are present, spread along the tower's own attention"
     source: ClassVar[str] = "ExCEL, arXiv 2503.20826"
     blocks: int = field_of(6, "how many of the last blocks' attention is averaged", low=1)
     share: float = field_of(0.79, "of a map's highest value, what shows", low=0, high=1)
 
+    def taps(self, depth: int) -> tuple[int, ...]:
+        return tuple(range(max(0, depth - self.blocks), depth))
+
+    def look(self, context: Context) -> Tensor:
+        """M of each window, (B, N, N)."""
+        maps = [context.taps[i].attention_map() for i in self.taps(context.depth)]
+        return transition(mean_attention(maps, context.prefix_tokens))
+
     def __call__(self, given: PatchScores) -> Tensor:
-        maps = zero_to_one(given.scores.flatten(1, 2))
-        depth, refined = len(given.tower.blocks), []
-        taps = tuple(range(max(0, depth - self.blocks), depth))
-        for first, context in given.looks(taps, "bilinear"):
-            attention = mean_attention([context.taps[i].attention_map() for i in taps], context.prefix_tokens)
-            part = maps[first : first + len(attention)]
-            refined += [
-                spread(M, m, context.grid, self.share) for M, m in zip(transition(attention), part, strict=True)
-            ]
+        assert given.looked is not None, "it has taps"
+        maps, grid = zero_to_one(given.scores.flatten(1, 2)), (given.scores.shape[1], given.scores.shape[2])
+        refined = [spread(M, m, grid, self.share) for M, m in zip(given.looked, maps, strict=True)]
         return torch.stack(refined).view_as(given.scores)
 
 

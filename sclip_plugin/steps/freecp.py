@@ -5,20 +5,27 @@ Its arithmetic was read from the authors' repository (chenqi1126/FreeCP, a15f1c9
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..fields import field_of
-from ..towers import Tower
-from ..towers.running import before_last_block
-from .base import PatchScores, PostStep
+from ..imaging.tiles import TiledMap
+from .base import PatchScores, PixelScores, Place, Step
 from .excel import boxes, in_boxes, transition
 from .itaclip import load_texts
 from .registry import register_step
+from .scores import Kind
+
+if TYPE_CHECKING:
+    from ..towers.running import Context
+
+Box = tuple[int, int, int, int]
+"""(top, left, bottom, right) in patches."""
 
 SHOWN = 0.4
 """Of a map's highest value, what shows."""
@@ -28,17 +35,18 @@ BELOW_ALL = -1.0
 
 @register_step("freecp")
 @dataclass(frozen=True, kw_only=True)
-class FreeCP(PostStep):
+class FreeCP(Step):
     """Class purification: each window's probabilities, spread along the tower's attention, say which names are there.
 
     p is the softmax over names, m is p from 0 to 1 over the window, M the tower's attention made a transition, a the
     boxes around what m shows, r = (M ⊙ a) m from 0 to 1 for each name. *Redundant* names go: Σ p r / (Σ p + Σ r) is not
     above ``redundancy``. *Ambiguous* ones are told apart: names whose r overlap by at least ``ambiguity`` form a group,
     and of each box around a group's mean the name stays that is most like the box, cut out, for the whole model. What
-    is left are r, from 0 to 1, and 0 for names that went. Use it with ``softmax=False`` and ``logit_scale=100``.
+    is left are r, from 0 to 1, and 0 for names that went. Use it with ``logit_scale=100``, and where class 0 is
+    background with ``background=True`` and the step `FreeCPBackground` behind it.
 
     Fields:
-        background: class 0 is background: its names take part in the softmax, and then get 1 - the best of the others.
+        background: class 0 is background: its names take part in the softmax, and are left to `FreeCPBackground`.
         redundancy, ambiguity: the thresholds; the authors' differ between data sets.
         texts: a JSON file of a text for each class, which boxes are compared with; the authors compare with
             descriptions that a language model wrote, without a file the names themselves are taken.
@@ -46,47 +54,55 @@ class FreeCP(PostStep):
 
     summary: ClassVar[str] = "class purification: takes out names that are not there, or that stand for the same"
     source: ClassVar[str] = "FreeCP, arXiv 2508.00557"
-    sees_pixels: ClassVar[bool] = True
+    on: ClassVar[Place] = "patches"
+    gives: ClassVar[Kind | None] = "probability"
     background: bool = field_of(False, "class 0 is background")
     redundancy: float = field_of(0.15, "names whose maps agree no more with their spread are taken out", low=0, high=1)
     ambiguity: float = field_of(0.7, "names whose maps overlap so much form a group", low=0, high=1)
-    texts: str = field_of("", "JSON file of a text for each class, to compare boxes with; empty: the names")
+    texts: str = field_of(
+        "", "JSON file of a text for each class, to compare boxes with; empty: the names", holds="path"
+    )
+
+    def taps(self, depth: int) -> tuple[int, ...]:
+        return tuple(range(depth - 1))
+
+    def look(self, context: Context) -> Tensor:
+        """M of each window, (B, N, N)."""
+        maps = torch.stack([context.taps[i].attention_map().mean(dim=1) for i in range(context.depth - 1)])
+        return transition(maps.mean(dim=0)[:, context.prefix_tokens :, context.prefix_tokens :].float())
 
     def __call__(self, given: PatchScores) -> Tensor:
-        front = torch.tensor([not (self.background and c == 0) for c in given.class_of_name])
-        names = front.nonzero().flatten().tolist()
-        p = (given.logit_scale * given.scores).softmax(dim=-1).flatten(1, 2)
+        assert given.looked is not None, "it has taps"
+        front = torch.tensor([not (self.background and c == 0) for c in given.words.class_of_name])
+        names, grid = front.nonzero().flatten().tolist(), (given.scores.shape[1], given.scores.shape[2])
+        p = (given.words.logit_scale * given.scores).softmax(dim=-1).flatten(1, 2)
         low, high = p.amin(dim=(1, 2), keepdim=True), p.amax(dim=(1, 2), keepdim=True)
         m = ((p - low) / (high - low))[..., names]
         refined = torch.zeros_like(p)
         refined[..., ~front] = BELOW_ALL
-        texts, depth = self.of_boxes(given)[names], len(given.tower.blocks)
-        for first, context in given.looks(tuple(range(depth - 1)), "scale_factor"):
-            maps = torch.stack([context.taps[i].attention_map().mean(dim=1) for i in range(depth - 1)])
-            prefix = context.prefix_tokens
-            M = transition(maps.mean(dim=0)[:, prefix:, prefix:].float())
-            for number in range(len(M)):
-                r = spread(M[number], m[first + number], context.grid)
-                kept = self.purified(
-                    p[first + number][:, names], r, context.grid, context.pixel_values[number], given.tower, texts
-                )
-                refined[first + number, :, [names[i] for i in kept]] = r[:, kept]
+        texts, pixels = self.of_boxes(given)[names], normalised_windows(given)
+        for number, M in enumerate(given.looked):
+            r = spread(M, m[number], grid)
+
+            def likeness(box: Box, window: Tensor = pixels[number]) -> Tensor:
+                return given.embed_pixels(cut_out(window, box, given.patch_size))[0] @ texts.T
+
+            kept = self.purified(p[number][:, names], r, grid, likeness)
+            refined[number, :, [names[i] for i in kept]] = r[:, kept]
         return refined.view_as(given.scores)
 
     def of_boxes(self, given: PatchScores) -> Tensor:
         """The unit embeddings (K, D) that boxes are compared with."""
         if not self.texts:
-            return given.text
-        texts, text = load_texts(self.texts), given.text.clone()
-        for name, c in enumerate(given.class_of_name):
-            if given.labels[c] in texts:
-                text[name] = given.embed_text([texts[given.labels[c]]])[0].to(text)
+            return given.words.text
+        texts, text, labels = load_texts(self.texts), given.words.text.clone(), given.words.labels
+        for name, c in enumerate(given.words.class_of_name):
+            if labels[c] in texts:
+                text[name] = given.words.embed([texts[labels[c]]])[0].to(text)
         return text
 
-    def purified(
-        self, p: Tensor, r: Tensor, grid: tuple[int, int], pixels: Tensor, tower: Tower, texts: Tensor
-    ) -> list[int]:
-        """Which names stay in a window: p and r (N, K), pixels (3, H, W), texts (K, D)."""
+    def purified(self, p: Tensor, r: Tensor, grid: tuple[int, int], likeness: Callable[[Box], Tensor]) -> list[int]:
+        """Which names stay in a window: p and r (N, K); ``likeness`` of a box in patches with all names, (K,)."""
         agree = (p * r).sum(dim=0) / (p.sum(dim=0) + r.sum(dim=0) + 1e-8)
         kept = (agree > self.redundancy).nonzero().flatten().tolist()
         stay: set[int] = set()
@@ -97,14 +113,32 @@ class FreeCP(PostStep):
             if len(cut) < len(found) or not cut:  # as published: an empty box keeps the group
                 stay.update(members)
             for box in cut:
-                stay.add(members[int((embedded(tower, pixels, box) @ texts[members].T).argmax())])
+                stay.add(members[int(likeness(box)[members].argmax())])
         return sorted(stay)
 
-    def of_pixels(self, scores: Tensor, pixels: Tensor) -> Tensor:
-        """Names of the background, which stand below all others until here, get 1 - the best of the others."""
-        if not self.background:
-            return scores
-        return torch.where(scores < BELOW_ALL / 2, 1 - scores.amax(dim=-1, keepdim=True).clamp(min=0), scores)
+
+@register_step("freecp_background")
+@dataclass(frozen=True, kw_only=True)
+class FreeCPBackground(Step):
+    """Names of class 0, which `FreeCP` puts below all others, get 1 - the best of the others, at the picture's size."""
+
+    summary: ClassVar[str] = "class 0 gets 1 - the best of the others, behind freecp(background=True)"
+    source: ClassVar[str] = "FreeCP, arXiv 2508.00557"
+    on: ClassVar[Place] = "pixels"
+
+    def __call__(self, given: PixelScores) -> TiledMap:
+        scores = given.at(given.size).full()
+        background = 1 - scores.amax(dim=-1, keepdim=True).clamp(min=0)
+        return TiledMap(torch.where(scores < BELOW_ALL / 2, background, scores))
+
+
+def normalised_windows(given: PatchScores) -> Tensor:
+    """All windows, (n, 3, H, W), padded with black to whole patches, normalised, on the scores' device."""
+    windows = given.window_pixels()
+    sides = zip(given.scores.shape[1:3], given.patch_size, windows.shape[2:], strict=True)
+    height, width = (max(0, count * patch - side) for count, patch, side in sides)
+    mean, std = (values.to(windows.device)[:, None, None] for values in (given.shown.mean, given.shown.std))
+    return ((F.pad(windows, (0, width, 0, height)) - mean) / std).to(given.scores.device)
 
 
 def spread(M: Tensor, maps: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -131,11 +165,9 @@ def groups(r: Tensor, threshold: float) -> list[list[int]]:
     return found
 
 
-def embedded(tower: Tower, pixels: Tensor, box: tuple[int, int, int, int]) -> Tensor:
-    """The unit image embedding (D,) of a box in patches, cut out and resized to 112 x 112."""
-    (height, width), (top, left, bottom, right) = tower.patch_size, box
+def cut_out(pixels: Tensor, box: Box, patch_size: tuple[int, int]) -> Tensor:
+    """A box in patches of normalised pixels (3, H, W), resized to 112 x 112: (1, 3, 112, 112)."""
+    (height, width), (top, left, bottom, right) = patch_size, box
     cut = pixels[None, :, top * height : bottom * height, left * width : right * width]
-    side = tuple(max(patch, CROP // patch * patch) for patch in tower.patch_size)
-    block, context = before_last_block(tower, F.interpolate(cut, size=side, mode="bilinear", align_corners=False))
-    count = block.tokens.shape[1] if tower.pools_patches or not tower.prefix_tokens else tower.prefix_tokens
-    return F.normalize(context.tower.embedding(block.ordinary_rows(count)).float(), dim=1)[0]
+    side = tuple(max(patch, CROP // patch * patch) for patch in patch_size)
+    return F.interpolate(cut, size=side, mode="bilinear", align_corners=False)

@@ -11,13 +11,13 @@ from torch import Tensor
 from ..errors import FileFormatError, SettingError
 from ..fields import field_of
 from ..reading import load_json, read_text
-from .base import PatchScores, PostStep
+from .base import PatchScores, Place, Step
 from .registry import register_step
 
 
 @register_step("auxiliary")
 @dataclass(frozen=True, kw_only=True)
-class Auxiliary(PostStep):
+class Auxiliary(Step):
     """Cosines with (1 - α) t + α t_aux, not normalised afterwards; classes without a second text keep t.
 
     Fields:
@@ -26,9 +26,10 @@ class Auxiliary(PostStep):
         alpha: α.
     """
 
+    on: ClassVar[Place] = "patches"
     summary: ClassVar[str] = "a second text for each class, a definition or a synonym, mixed into its names"
     source: ClassVar[str] = "ITACLIP, arXiv 2411.12044"
-    texts: str = field_of("", "JSON file that maps classes to definitions or synonyms")
+    texts: str = field_of("", "JSON file that maps classes to definitions or synonyms", holds="path")
     alpha: float = field_of(0.05, "share of the second text", low=0, high=1)
 
     def __post_init__(self) -> None:
@@ -40,13 +41,14 @@ class Auxiliary(PostStep):
 
     def __call__(self, given: PatchScores) -> Tensor:
         texts = load_texts(self.texts)
-        known = [label for label in given.labels if label in texts]
+        words = given.words
+        known = [label for label in words.labels if label in texts]
         scores = given.scores.clone()
         if known:
-            second = given.features @ given.embed_text([texts[label] for label in known]).to(given.features).T
-            for index, c in enumerate(given.class_of_name):
-                if given.labels[c] in texts:
-                    of_class = second[..., known.index(given.labels[c])]
+            second = given.features @ words.embed([texts[label] for label in known]).to(given.features).T
+            for index, c in enumerate(words.class_of_name):
+                if words.labels[c] in texts:
+                    of_class = second[..., known.index(words.labels[c])]
                     scores[..., index] = (1 - self.alpha) * scores[..., index] + self.alpha * of_class
         return scores
 

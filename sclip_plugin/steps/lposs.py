@@ -7,7 +7,7 @@ are stopped after ten iterations: they do not converge in ten, so their number i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from ..errors import SettingError
 from ..fields import field_of
 from ..guides import Guide, as_guide
-from .base import PatchScores, PostStep
+from ..imaging.tiles import TiledMap
+from .base import PatchScores, PixelScores, Place, Step
 from .registry import register_step
+from .scores import Kind
 
 ROWS_AT_ONCE = 1024
 VALUES_AT_ONCE = 2**21
@@ -28,11 +30,11 @@ BAND_ROWS = 16
 
 @register_step("lposs")
 @dataclass(frozen=True, kw_only=True)
-class LPOSS(PostStep):
+class LPOSS(Step):
     """Label propagation over the patches of all windows.
 
     Fields:
-        vfm: the outside model whose last block's values say what is alike: a name, a folder, a model in hand.
+        guide: the outside model whose last block's values say what is alike: a name, a folder, a model in hand.
         k: neighbours of each patch; all where there are fewer.
         gamma, sigma: γ, the power of the similarity, and σ, how fast it falls with the distance in pixels.
         alpha: α, how much a patch hears of its neighbours.
@@ -41,20 +43,26 @@ class LPOSS(PostStep):
             in one piece (``window=0``).
     """
 
+    on: ClassVar[Place] = "patches"
+    gives: ClassVar[Kind | None] = "logit"
     summary: ClassVar[str] = "labels spread over the patches of all windows, by an outside model's likeness"
     source: ClassVar[str] = "LPOSS, arXiv 2503.19777"
-    vfm: str | nn.Module | Guide = field_of("facebook/dino-vitb16", "the outside model: a name, a folder, or a model")
+    guide: str | nn.Module | Guide = field_of(
+        "facebook/dino-vitb16", "the outside model: a name, a folder, or a model", holds="model"
+    )
     k: int = field_of(400, "neighbours of a patch", low=1)
     gamma: float = field_of(3.0, "power of the similarity", above=0)
     sigma: float = field_of(0.01, "how fast it falls with the distance in pixels", low=0)
-    alpha: float = field_of(0.95, "how much a patch hears of its neighbours", low=0, high=0.999)
+    alpha: float = field_of(
+        0.95, "propagation weight: 0 keeps own scores; near 1, neighbours decide", low=0, high=0.999
+    )
     iterations: int = field_of(10, "of conjugate gradients", low=1)
     merge_names: bool = field_of(False, "take the best name of each class on the patches already")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.vfm, (str, nn.Module, Guide)) or not self.vfm:
-            raise SettingError(f"lposs got vfm={self.vfm!r}; expected a model's name or a folder, or a model.")
+        if not isinstance(self.guide, (str, nn.Module, Guide)) or not self.guide:
+            raise SettingError(f"lposs got guide={self.guide!r}; expected a model's name, a folder, or a model.")
 
     def __call__(self, given: PatchScores) -> Tensor:
         graph = self.graph(self.values(given), places(given))
@@ -62,10 +70,7 @@ class LPOSS(PostStep):
             lambda z: z - self.alpha * (graph @ z), given.scores.flatten(0, 2).double(), self.iterations
         )
         scores = solved.view_as(given.scores).to(given.scores.dtype)
-        if self.merge_names:  # each name gets its class's best
-            index = torch.tensor(given.class_of_name, device=scores.device).expand_as(scores)
-            scores = scores.scatter_reduce(-1, index, scores, "amax", include_self=False).gather(-1, index)
-        return scores
+        return merged(scores, given.words.class_of_name) if self.merge_names else scores
 
     def values(self, given: PatchScores) -> Tensor:
         """d, (N, C'): of each patch the outside model's values of the last block, all heads, of unit length.
@@ -74,7 +79,7 @@ class LPOSS(PostStep):
         CLIP's features to DINO's; both have patches of 16 there).
         """
         device = given.scores.device
-        guide = as_guide(self.vfm, device=device, dtype=torch.float32)
+        guide = as_guide(self.guide, device=device, dtype=torch.float32)
         grid, found = given.scores.shape[1:3], []
         for windows in given.window_pixels(guide.patch_size).split(8):
             seen = guide.look(windows)
@@ -112,20 +117,32 @@ class LPOSS(PostStep):
 
 @register_step("lposs_plus")
 @dataclass(frozen=True, kw_only=True)
-class LPOSSPlus(LPOSS):
-    """LPOSS, then the same over pixels: each hears of its neighbours in a square, by their likeness in colour.
+class LPOSSPlus(Step):
+    """LPOSS+'s second half, behind ``lposs``: propagation over the pixels of a square, by their likeness in colour.
 
     Fields:
+        alpha, iterations: as of `LPOSS`.
         radius: side r of the square, in pixels.
         tau: the difference in CIELAB (L/100, a/128, b/128) at which likeness has fallen to 1/e.
     """
 
-    summary: ClassVar[str] = "lposs, then the same over pixels of like colour"
-    sees_pixels: ClassVar[bool] = True
+    summary: ClassVar[str] = "lposs over pixels of like colour; it stands behind lposs"
+    source: ClassVar[str] = "LPOSS, arXiv 2503.19777"
+    on: ClassVar[Place] = "pixels"
+    gives: ClassVar[Kind | None] = "logit"
+    alpha: float = field_of(
+        0.95, "propagation weight: 0 keeps own scores; near 1, neighbours decide", low=0, high=0.999
+    )
+    iterations: int = field_of(10, "of conjugate gradients", low=1)
     radius: int = field_of(13, "side of the square of neighbours, in pixels", low=3, high=99)
     tau: float = field_of(0.01, "the difference in colour at which likeness has fallen to 1/e", above=0)
 
+    def __call__(self, given: PixelScores) -> TiledMap:
+        pixels = given.shown.plain().to(given.device)
+        return TiledMap(self.of_pixels(given.at(given.cut).full(), pixels), limits=given.limits)
+
     def of_pixels(self, scores: Tensor, pixels: Tensor) -> Tensor:
+        """Scores (H, W, K) and pixels (3, H, W) of values 0 to 1 to new scores (H, W, K)."""
         colours, half = lab(pixels), self.radius // 2
         height, width = colours.shape[1:]
         # One of each pair of opposite shifts: the graph is symmetric.
@@ -164,6 +181,28 @@ class LPOSSPlus(LPOSS):
             for part in scores.split(at_once, dim=2)
         ]
         return torch.cat([part.to(scores.dtype) for part in names], dim=2)
+
+
+@register_step("merge")
+@dataclass(frozen=True, kw_only=True)
+class Merge(Step):
+    """Each name gets the best score of its class, at the size at which windows were cut, before the last resize.
+
+    LPOSS's authors merge names there. Without the step names are merged at the picture's own size.
+    """
+
+    summary: ClassVar[str] = "a class's names are merged before the last resize, as in LPOSS's code"
+    source: ClassVar[str] = "LPOSS, arXiv 2503.19777"
+    on: ClassVar[Place] = "pixels"
+
+    def __call__(self, given: PixelScores) -> TiledMap:
+        return TiledMap(merged(given.at(given.cut).full(), given.words.class_of_name), limits=given.limits)
+
+
+def merged(scores: Tensor, class_of_name: Sequence[int]) -> Tensor:
+    """Scores of names (…, K) with those of each class's best name."""
+    index = torch.tensor(class_of_name, device=scores.device).expand_as(scores)
+    return scores.scatter_reduce(-1, index, scores, "amax", include_self=False).gather(-1, index)
 
 
 def parts(height: int, width: int, y: int, x: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

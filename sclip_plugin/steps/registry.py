@@ -1,32 +1,64 @@
-"""The registry of post-steps, and how a text becomes one."""
+"""The registry of steps, and how texts become steps."""
 
 from __future__ import annotations
 
-from ..registry import Registry, made_of_text
-from .base import PostStep
+from collections.abc import Iterable
+from typing import Any
 
-STEPS: Registry[type[PostStep]] = Registry("post-step", "sclip_plugin.steps")
-"""Maps a name to a `PostStep` subclass."""
+from ..errors import SettingError
+from ..grammar import Parts, registering, split
+from .base import PLACES, Step
 
+STEPS = Parts("step", "sclip_plugin.steps", Step)
+"""Maps a name to a `Step` subclass."""
 
-def register_step(name: str, *, replace: bool = False):
-    """Class decorator: make a `PostStep` subclass known by a name.
+register_step = registering(STEPS)
+"""Class decorator: make a `Step` subclass known by a name.
 
-    An installed package can do the same with an entry point in the group ``sclip_plugin.steps``.
-    """
-    return STEPS.register(name, replace=replace)
+An installed package can do the same with an entry point in the group ``sclip_plugin.steps``.
+"""
 
 
 def list_steps() -> tuple[str, ...]:
-    """Names of all post-steps, those of installed entry points included."""
+    """Names of all steps, those of installed entry points included.
+
+    Example:
+        >>> import sclip_plugin as sp
+        >>> {"lposs", "pamr", "vote"} <= set(sp.list_steps())
+        True
+    """
     return STEPS.names()
 
 
-def make_step(step: str | PostStep) -> PostStep:
-    """A step from its text, ``"name"`` or ``"name(option=value, …)"``; a step in hand is returned as it is.
+def make_step(step: str | Step) -> Step:
+    """A step from its text, such as ``"closing(3)"``; a step in hand is returned as it is.
 
     Raises:
         SettingError: not such a text, or an option of another type.
         UnknownNameError: no such step or option.
     """
-    return step if isinstance(step, PostStep) else made_of_text(STEPS, step)
+    return STEPS.make(step)
+
+
+def listed(steps: Any) -> tuple[str | Step, ...]:
+    """Steps as settings hold them: their texts, or the steps in hand that have none.
+
+    Args:
+        steps: a text with commas between steps, one step, or an iterable of them.
+
+    Raises:
+        SettingError: out of order; expected patches before pixels before labels.
+    """
+    if steps is None:
+        return ()
+    if isinstance(steps, str):
+        steps = split(steps)
+    given = tuple(steps) if isinstance(steps, Iterable) and not isinstance(steps, Step) else (steps,)
+    made = [make_step(step) for step in given]
+    for before, after in zip(made, made[1:], strict=False):
+        if PLACES.index(before.on) > PLACES.index(after.on):
+            raise SettingError(
+                f"the step {after.called()!r} works on {after.on}, and stands behind {before.called()!r}, which works "
+                f"on {before.on}; expected the order patches, pixels, labels: put {after.called()!r} first."
+            )
+    return tuple(STEPS.canonical(step) for step in made)

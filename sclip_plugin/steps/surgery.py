@@ -9,26 +9,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import PatchScores, PostStep
+from .base import PatchScores, Place, Step
 from .registry import register_step
+from .scores import Kind
 
 
 @register_step("surgery")
 @dataclass(frozen=True, kw_only=True)
-class FeatureSurgery(PostStep):
+class FeatureSurgery(Step):
     """S_ic = w_c s_ic - mean over c' of w_c' s_ic', w = p / mean(p), p = softmax(2 s) of the window's own embedding.
 
     With one name: x · (t - t_empty), t_empty the embedding of the empty text through the same templates. The most
     likely name of a patch depends on the weights w alone: the subtraction is the same for all names.
     """
 
+    on: ClassVar[Place] = "patches"
+    gives: ClassVar[Kind | None] = "logit"
     summary: ClassVar[str] = "weights names by what the window shows, and takes off what all share"
     source: ClassVar[str] = "CLIP Surgery, arXiv 2304.05653"
 
     def __call__(self, given: PatchScores) -> Tensor:
         if given.scores.shape[-1] == 1:
-            return given.scores - given.features @ given.embed_text([""]).T
-        return feature_surgery(given.scores.flatten(1, 2), given.windows @ given.text.T).view_as(given.scores)
+            return given.scores - given.features @ given.words.embed([""]).T
+        return feature_surgery(given.scores.flatten(1, 2), given.windows @ given.words.text.T).view_as(given.scores)
 
 
 def feature_surgery(scores: Tensor, of_image: Tensor) -> Tensor:

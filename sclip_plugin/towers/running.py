@@ -73,12 +73,6 @@ class Context:
         grid: (h, w) in patches. N = h w patches follow ``prefix_tokens`` others, in row-major order.
         taps: for each index the method named in `Method.taps`, that block with the tokens that entered it.
         windows: of each picture of the batch the window that it is, where a segmenter cut it; else empty.
-        output_grid: a method whose patches come out on another grid (a, b) sets it; what it returns then has P + a b
-            rows.
-        spread: where the rows that a method returns are no patches, what makes scores (or features) of all cells of
-            ``output_grid`` of those of the rows, (N, K) to (a, b, K), linearly.
-        branches: further tokens of the patches, (B, N, C), each with a weight: they are normed and projected by
-            themselves and added to the projected patches. Not for methods that work in place.
     """
 
     tower: Tower
@@ -86,9 +80,6 @@ class Context:
     grid: tuple[int, int]
     taps: dict[int, BlockInput] = field(default_factory=dict)
     windows: Sequence[Window] = ()
-    output_grid: tuple[int, int] | None = None
-    spread: Callable[[Tensor], Tensor] | None = None
-    branches: list[tuple[Tensor, float]] = field(default_factory=list)
 
     @property
     def prefix_tokens(self) -> int:

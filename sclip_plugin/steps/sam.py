@@ -4,7 +4,8 @@ Each connected region of a class prompts SAM with its box, the place of its best
 prompt. Masks whose predicted IoU is high enough say where the class is, and multiply its scores there; pixels under no
 such mask keep their labels. At half the picture's size, as published, but for the masks.
 
-Two things of the published code are kept: regions whose mask was not good enough give scores back under them, but never
+A picture whose scores would take more than 256 MiB is refined at the size at which they take no more; where labels
+change there, the picture's own do. Two things of the published code are kept: regions whose mask was not good enough give scores back under them, but never
 labels; and on request the mask prompt lacks its axis of channels, as in the published figures.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +24,9 @@ from ..fields import field_of
 from ..guides import Guide, as_guide
 from ..guides.prompts import PromptedGuide, SamPicture, row_blocks
 from ..importing import needs
-from .base import LabelledPicture, Refinement
-from .registry import register_refinement
+from .base import Decided, Place, Step
+from .registry import register_step
+from .scores import GivenScores
 
 MASK_FACTOR = 0.005
 MASKS_AT_ONCE = 4
@@ -46,9 +49,9 @@ class Prompts:
     regions: Tensor
 
 
-@register_refinement("sam")
+@register_step("sam")
 @dataclass(frozen=True, kw_only=True)
-class SamPrompts(Refinement):
+class SamPrompts(Step):
     """Regions of each class prompt SAM, whose masks then say where the class is.
 
     Fields:
@@ -60,9 +63,12 @@ class SamPrompts(Refinement):
         channel_axis: False for the arithmetic behind the published figures.
     """
 
-    summary = "regions of each class prompt SAM, whose masks say where the class is"
-    source = "Trident, arXiv 2411.09219"
-    model: str | nn.Module | Guide = field_of("facebook/sam-vit-base", "SAM: a name, a folder, or a model")
+    summary: ClassVar[str] = "regions of each class prompt SAM, whose masks say where the class is"
+    source: ClassVar[str] = "Trident, arXiv 2411.09219"
+    on: ClassVar[Place] = "labels"
+    model: str | nn.Module | Guide = field_of(
+        "facebook/sam-vit-base", "SAM: a name, a folder, or a model", holds="model"
+    )
     coarse_thresh: float = field_of(0.1, "τ, least score of a region's pixels", low=0, high=1)
     sam_iou_thresh: float = field_of(0.8, "masks with a predicted IoU up to it are not used")
     minimal_area: int = field_of(225, "least area of a region, in pixels at half the picture's size", low=1)
@@ -71,25 +77,37 @@ class SamPrompts(Refinement):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.model, (str, nn.Module, Guide)) or not self.model:
-            raise SettingError(f"refinement sam got model={self.model!r}; expected a name, a folder, or a model.")
+            raise SettingError(f"sam got model={self.model!r}; expected a name, a folder, or a model.")
+
+    def __call__(self, given: Decided) -> Decided:
+        scores, whole = given.full_scores, torch.from_numpy(given.labels).long()
+        size = (scores.shape[1], scores.shape[2])
+        labels = F.interpolate(whole[None, None].float(), size=size)[0, 0].long()
+        new, new_scores = self.refined(scores, labels, given)
+        if size != tuple(whole.shape):
+            both = torch.stack([(new != labels), new])[None].float()
+            changed, larger = F.interpolate(both, size=tuple(whole.shape))[0]
+            new = torch.where(changed > 0, larger.long(), whole)
+        return given.changed(labels=new.to(torch.int16).numpy(), scores=GivenScores(new_scores.numpy()))
 
     @torch.no_grad()
-    def __call__(self, given: LabelledPicture) -> tuple[Tensor, Tensor]:
+    def refined(self, given_scores: Tensor, given_labels: Tensor, given: Decided) -> tuple[Tensor, Tensor]:
+        """Labels (H, W) and scores (K, H, W) by SAM's masks."""
         guide = as_guide(self.model, device=given.device, dtype=given.dtype)
         if not isinstance(guide, PromptedGuide):
             raise UnsupportedModelError(
                 f"{type(guide.module).__name__} takes no prompts; expected SAM, such as 'facebook/sam-vit-base'."
             )
-        height, width = given.labels.shape
+        height, width = given_labels.shape
         half = (max(1, height // 2), max(1, width // 2))
-        scores = resized(given.scores, half)
-        labels = F.interpolate(given.labels[None, None].float(), size=half)[0, 0].long()
+        scores = resized(given_scores, half)
+        labels = F.interpolate(given_labels[None, None].float(), size=half)[0, 0].long()
         prompts = list(find_prompts(scores, labels, self.coarse_thresh, self.minimal_area))
         if not prompts:
-            return given.labels, given.scores
-        picture = guide.read(given.picture, given.patch_size)
+            return given_labels, given_scores
+        picture = guide.read(given.shown.picture(), given.patch_size)
 
-        new = torch.zeros_like(given.scores)
+        new = torch.zeros_like(given_scores)
         failed = torch.zeros(half, dtype=torch.bool)
         any_kept = False
         for found in prompts:
@@ -98,13 +116,13 @@ class SamPrompts(Refinement):
             if kept.any():
                 any_kept = True
                 best = best_mask(low[kept], picture, guide.side, (height, width)).to(new)
-                new[found.index] = best.sigmoid() * given.scores[found.index] * (best > 0)
+                new[found.index] = best.sigmoid() * given_scores[found.index] * (best > 0)
             failed |= found.regions[~kept].any(dim=0)
         if not any_kept:
-            return given.labels, given.scores
-        refined = torch.where(new.amax(dim=0) > 0, new.argmax(dim=0), given.labels)
+            return given_labels, given_scores
+        refined = torch.where(new.amax(dim=0) > 0, new.argmax(dim=0), given_labels)
         back = F.interpolate(failed[None, None].float(), size=(height, width))[0, 0] > 0
-        return refined, torch.where(back, torch.maximum(new, given.scores), new)
+        return refined, torch.where(back, torch.maximum(new, given_scores), new)
 
     def masks(
         self, guide: PromptedGuide, picture: SamPicture, found: Prompts, scores: Tensor, size: tuple[int, int]

@@ -1,0 +1,195 @@
+"""What answers: scores of an encoded picture, the steps on them, and the decision. It knows no model.
+
+    scores -> steps on patches -> stitch -> steps on pixels -> decide -> steps on labels -> Segmentation
+
+What steps may ask of the model beside that stands in `Beside`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..device import Budget, without_autocast
+from ..errors import NotFiniteError, ShapeError
+from ..imaging.tiles import TiledMap
+from ..settings import Settings
+from ..steps import Decided, NameScores, PatchScores, PixelScores, Shown, Step, Words
+from ..steps.scores import Kind
+from .encoding import Look, key_of
+from .regions import masks_in, regions_of
+from .segmentation import Segmentation
+from .smoothing import MovingMean
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is known of the model that looked.
+
+    Attributes:
+        patch_size: (height, width) of a patch in pixels.
+        device, dtype: where the tower is, and in which precision.
+        mean, std: (3,), what its pixels are normalised with.
+        identity: a hash of its weights and of ``mean`` and ``std``, when it is called.
+        embed_pixels: normalised pixels (B, 3, H, W) to its own unit image embeddings (B, D).
+        limits: how much is computed at once; what suits the device where None.
+    """
+
+    patch_size: tuple[int, int]
+    device: torch.device
+    dtype: torch.dtype
+    mean: Tensor
+    std: Tensor
+    identity: Callable[[], str] = field(repr=False)
+    embed_pixels: Callable[[Tensor], Tensor] = field(repr=False)
+    limits: Budget | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A picture, and what is asked about it."""
+
+    look: Look
+    words: Words
+    settings: Settings
+    beside: Beside
+
+    def shown(self) -> Shown:
+        look, size = self.look, self.look.size
+        regions = regions_of(masks_in(look.picture, look.pixels, self.settings), size)
+        return Shown(look.picture, look.pixels, self.beside.mean, self.beside.std, regions)
+
+
+def scores_of(look: Look, words: Words) -> Tensor:
+    """The seam between what looks and what answers: cosines of all patches and names, (gh, gw, K) float32."""
+    return look.vectors.float() @ words.text.to(look.vectors.device).T
+
+
+@torch.inference_mode()
+def answer(question: Question, scores: Tensor, smoothing: MovingMean | None = None) -> Segmentation:
+    """The segmentation by the scores of all windows' patches side by side, (gh, gw, K)."""
+    look, words, settings, beside = question.look, question.words, question.settings, question.beside
+    steps, shown = settings.make_steps(), question.shown()
+    kind: Kind = "cosine"
+    with without_autocast(scores.device):
+        for step in (step for step in steps if step.on == "patches"):
+            scores, kind = on_patches(step, scores, kind, question, shown), step.gives or kind
+        if smoothing is not None:
+            scores = smoothing(scores)
+        maps: TiledMap | None = None
+        for step in (step for step in steps if step.on == "pixels"):
+            maps, kind = on_pixels(step, scores, maps, kind, question, shown), step.gives or kind
+        decided = decide(_at(look, scores, maps, look.size, beside.limits), kind, question, shown)
+        for step in (step for step in steps if step.on == "labels"):
+            decided = on_labels(step, decided)
+    return Segmentation(words.labels, decided.labels, _of_size(look.picture, look.size), decided.scores, settings)
+
+
+def on_patches(step: Step, scores: Tensor, kind: Kind, question: Question, shown: Shown) -> Tensor:
+    """The scores (gh, gw, K) after a step on patches.
+
+    Raises:
+        NotFiniteError: the step gave scores of another shape, or what is no number.
+    """
+    look, plan = question.look, question.look.plan
+    assert look.windows is not None and look.image is not None, "what looks keeps them where steps want them"
+    given = PatchScores(
+        kind=kind,
+        words=question.words,
+        shown=shown,
+        model=question.beside.identity,
+        limits=question.beside.limits,
+        scores=plan.window_by_window(scores),
+        features=plan.window_by_window(look.vectors).float(),
+        windows=look.windows.float(),
+        image=look.image.float(),
+        boxes=tuple(plan.boxes()),
+        patch_size=question.beside.patch_size,
+        looked=look.looked.get(key_of(step)),
+        embed_pixels=question.beside.embed_pixels,
+    )
+    stepped = step(given)
+    if stepped.shape != given.scores.shape or not torch.isfinite(stepped).all():
+        raise NotFiniteError(
+            f"the step {step.called()} gave scores of shape {tuple(stepped.shape)}; expected numbers, of shape "
+            f"{tuple(given.scores.shape)}."
+        )
+    return plan.side_by_side(stepped.float())
+
+
+def on_pixels(
+    step: Step, scores: Tensor, maps: TiledMap | None, kind: Kind, question: Question, shown: Shown
+) -> TiledMap:
+    """The scores of pixels after a step on pixels.
+
+    Raises:
+        ShapeError: the step gave a map of another number of names.
+    """
+    look, beside = question.look, question.beside
+    given = PixelScores(
+        kind=kind,
+        words=question.words,
+        shown=shown,
+        model=beside.identity,
+        limits=beside.limits,
+        at=lambda size: _at(look, scores, maps, size, beside.limits),
+        cut=look.plan.size,
+        size=look.size,
+        device=scores.device,
+    )
+    stepped = step(given)
+    if not isinstance(stepped, TiledMap) or stepped.values.shape[2] != scores.shape[2]:
+        raise ShapeError(
+            f"the step {step.called()} gave {stepped!r:.100}; expected a TiledMap of {scores.shape[2]} names."
+        )
+    return stepped
+
+
+def decide(maps: TiledMap, kind: Kind, question: Question, shown: Shown) -> Decided:
+    """The class of the best name of each pixel."""
+    words, beside = question.words, question.beside
+    scores = NameScores(maps, words.vocabulary, kind, words.logit_scale)
+    labels = np.empty(maps.size, dtype=np.int16)
+    for place, _, index in scores.best(maps.size, scored=False):
+        labels[place] = index.to(torch.int16).cpu().numpy()
+    return Decided(
+        labels=labels,
+        scores=scores,
+        vocabulary=words.vocabulary,
+        shown=shown,
+        patch_size=beside.patch_size,
+        device=beside.device,
+        dtype=beside.dtype,
+    )
+
+
+def on_labels(step: Step, decided: Decided) -> Decided:
+    """What is decided after a step on labels.
+
+    Raises:
+        ShapeError: the step gave a label map of another shape.
+    """
+    stepped = step(decided)
+    if not isinstance(stepped, Decided) or stepped.labels.shape != decided.labels.shape:
+        raise ShapeError(
+            f"the step {step.called()} gave {stepped!r:.100}; expected given.changed(labels=…) with labels of shape "
+            f"{decided.labels.shape}."
+        )
+    return stepped
+
+
+def _at(look: Look, scores: Tensor, maps: TiledMap | None, size: tuple[int, int], limits: Budget | None) -> TiledMap:
+    """The scores of pixels at a size: as steps left them, or stitched from the windows."""
+    found = look.plan.stitched(scores, size) if maps is None else maps.resized(size)
+    return dataclasses.replace(found, limits=limits)
+
+
+def _of_size(picture: Image.Image | None, size: tuple[int, int]) -> Image.Image | None:
+    """A picture at (height, width) of its label map, where that was asked for at another size."""
+    return picture if picture is None or picture.size == size[::-1] else picture.resize(size[::-1])

@@ -1,0 +1,173 @@
+"""The one way of a picture: prepare -> encode -> steps -> Segmentation, for one model.
+
+Where words are known beforehand and no step looks at features, a window leaves only its patches' scores. That is a
+choice of what is kept, not a second way: the same functions run in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import PictureError, SettingError
+from ..fingerprint import fingerprint
+from ..imaging.tiles import TiledMap
+from ..settings import Settings
+from ..steps import Words
+from ..text.bank import TextBank
+from ..text.labels import Vocabulary
+from .answering import Beside, Question, answer, scores_of
+from .encoding import Encoder, Look, Prepared, Run, bound, key_of, looking_steps
+from .regions import Regions, masks_in, regions_of
+from .segmentation import Segmentation
+from .smoothing import MovingMean
+
+
+@dataclass
+class Chain:
+    """What looks, and what gives words their embeddings.
+
+    Fields:
+        model: the whole CLIP.
+        encoder: its image tower, and how pictures are shown to it.
+        text_bank: its text tower.
+    """
+
+    model: nn.Module
+    encoder: Encoder
+    text_bank: TextBank
+
+    def weights(self) -> str:
+        """A hash that reads all bits of the model's weights and buffers."""
+        return fingerprint(self.model.state_dict().values())
+
+    def model_identity(self) -> str:
+        """A hash of what features depend on beside settings: the weights, and what pixels are normalised with."""
+        versions = tuple((id(t), t._version) for t in self.model.state_dict(keep_vars=True).values())
+        if versions != self._identity[0]:
+            self._identity[:] = versions, self.weights()[:32]
+        return self._identity[1] + fingerprint([self.encoder.mean, self.encoder.std])[:16]
+
+    @cached_property
+    def _identity(self) -> list[Any]:
+        return [None, ""]
+
+    def words(self, vocabulary: Vocabulary, settings: Settings) -> Words:
+        """The names of a question with their embeddings."""
+        templates = settings.templates
+        text = self.text_bank.embed_vocabulary(vocabulary, templates)
+        return Words(
+            vocabulary,
+            text,
+            templates,
+            settings.logit_scale,
+            lambda names: self.text_bank.embed(tuple(names), templates),
+        )
+
+    def beside(self) -> Beside:
+        """What steps may ask of the model."""
+        encoder = self.encoder
+        return Beside(
+            patch_size=encoder.tower.patch_size,
+            device=encoder.device,
+            dtype=encoder.dtype,
+            mean=encoder.mean,
+            std=encoder.std,
+            identity=self.model_identity,
+            embed_pixels=encoder.embed_pixels,
+            limits=encoder.limits,
+        )
+
+    def prepared(self, pictures: Iterable[Any], settings: Settings, on_error: str, paths: bool) -> Iterator[Any]:
+        """Pictures prepared as they are needed; those that can't be read as ``on_error`` says."""
+        for picture in pictures:
+            try:
+                prepared = self.encoder.prepare(picture, settings, self.encoder.device, paths)
+            except PictureError as error:
+                if on_error == "raise":
+                    raise
+                if on_error == "return":
+                    yield error
+            else:
+                yield prepared
+
+    @torch.inference_mode()
+    def encoded(
+        self, prepared: Iterable[Any], settings: Settings, dtype: torch.dtype, text: Tensor | None = None
+    ) -> Iterator[Look | PictureError]:
+        """The features of prepared pictures, in ``dtype``, with image embeddings and the looks of steps."""
+        run = Run(
+            method=bound(settings, self.encoder, torch.empty(0) if text is None else text),
+            settings=settings,
+            keep=lambda features: features.to(dtype),
+            embeddings=True,
+            steps=tuple(looking_steps(settings, len(self.encoder.tower.blocks))),
+        )
+        for look in self.encoder.run(prepared, run):
+            if isinstance(look, Look):
+                assert look.windows is not None and look.image is not None, "asked for"
+                look = replace(look, windows=look.windows.to(dtype), image=look.image.to(dtype))
+            yield look
+
+    @torch.inference_mode()
+    def segmented(
+        self, prepared: Iterable[Any], vocabulary: Vocabulary, settings: Settings, smoothing: MovingMean | None = None
+    ) -> Iterator[Segmentation | PictureError]:
+        """Prepared pictures, segmented in order; an error in the place of a picture comes out as it is."""
+        words, beside = self.words(vocabulary, settings), self.beside()
+        looks: Iterator[Look | PictureError]
+        features = any(step.on == "patches" for step in settings.make_steps())
+        if features:
+            looks = self.encoded(prepared, settings, torch.float32, words.text)
+        else:
+            method = bound(settings, self.encoder, words.text)
+            looks = self.encoder.run(prepared, Run(method, settings, lambda features: features @ words.text.T))
+        for look in looks:
+            if isinstance(look, PictureError):
+                yield look  # type: ignore[misc]
+                continue
+            scores = scores_of(look, words) if features else look.vectors
+            yield answer(Question(look, words, settings, beside), scores, smoothing)
+
+    def asked(self, look: Look, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
+        """The answer to a question about a picture that was encoded before.
+
+        Raises:
+            SettingError: a step looks at the picture, which is not known.
+        """
+        look = self._with_pixels(look, settings)
+        words = self.words(vocabulary, settings)
+        return answer(Question(look, words, settings, self.beside()), scores_of(look, words))
+
+    def _with_pixels(self, look: Look, settings: Settings) -> Look:
+        """The look with the pixels, and the looks of steps, that the question needs."""
+        if look.picture is not None and look.pixels is None and settings.steps:
+            prepared = self.encoder.prepare(look.picture, settings, self.encoder.device)
+            look = replace(look, pixels=prepared.pixels)
+        missing = [
+            step for step in looking_steps(settings, len(self.encoder.tower.blocks)) if key_of(step) not in look.looked
+        ]
+        if not missing:
+            return look
+        if look.pixels is None:
+            raise SettingError(
+                f"the step {missing[0].called()} looks at the tower's blocks, and of this encoded picture only features "
+                "are known; expected Encoded.load(path, segmenter, picture=...), or a picture encoded with the step."
+            )
+        again = next(self.encoded([Prepared(look.picture, look.pixels, look.size)], settings, look.vectors.dtype))
+        assert isinstance(again, Look)
+        return replace(look, looked=again.looked)
+
+    @torch.inference_mode()
+    def raw_features(self, prepared: Iterable[Any], settings: Settings) -> Iterator[tuple[TiledMap, Regions | None]]:
+        """For each picture its features at every pixel, windows averaged, not made unit vectors; and its regions."""
+        method = bound(settings, self.encoder, torch.empty(0))
+        for look in self.encoder.run(prepared, Run(method, settings, lambda features: features, unit=False)):
+            assert isinstance(look, Look)
+            maps = replace(look.plan.stitched(look.vectors, look.size), limits=self.encoder.limits)
+            yield maps, regions_of(masks_in(look.picture, look.pixels, settings), look.size)

@@ -1,0 +1,154 @@
+"""Steps on the label map that need no second model: thresholds, the benchmarks' two rules, closing, votes of regions."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..errors import SettingError
+from ..fields import field_of
+from ..masks import mask_vote
+from .base import Decided, Place, Step
+from .registry import register_step
+from .scores import NameScores
+
+UNLABELLED = -1
+
+
+@register_step("benchmark")
+@dataclass(frozen=True, kw_only=True)
+class Benchmark(Step):
+    """The two rules of SCLIP's benchmarks, where class 0 is background.
+
+    First classes other than 0 that cover too little are dropped, and their pixels take the next best class; then pixels
+    whose best class is not likely enough become class 0.
+
+    Fields:
+        prob: pixels with a lower best score become class 0.
+        area: drop classes that cover at most this fraction of the foreground (all pixels not in class 0).
+    """
+
+    summary: ClassVar[str] = "the benchmarks' rules: unlikely pixels become class 0, small classes are dropped"
+    source: ClassVar[str] = "SCLIP, arXiv 2312.01597"
+    on: ClassVar[Place] = "labels"
+    prob: float = field_of(0.0, "pixels with a lower best score become class 0", low=0, high=1)
+    area: float | None = field_of(
+        None,
+        "drop classes that cover at most this fraction of the foreground (all pixels not in class 0)",
+        low=0,
+        high=1,
+    )
+
+    def __call__(self, given: Decided) -> Decided:
+        scores = given.scores
+        if self.area is not None:
+            areas = np.bincount(given.labels[given.labels > 0], minlength=scores.classes())[1:]
+            small = np.flatnonzero(~(areas > self.area * areas.sum())) + 1 if areas.sum() else ()
+            if len(small):
+                dropped = frozenset(int(index) for index in small)
+                scores = dataclasses.replace(_of_names(scores, "benchmark(area=…)"), dropped=dropped)
+        if scores is given.scores and not self.prob:
+            return given
+        labels = np.empty_like(given.labels)
+        for place, best, index in scores.best(given.labels.shape):
+            labels[place] = index.masked_fill(best < self.prob, 0).to(torch.int16).cpu().numpy()
+        return given.changed(labels=labels, scores=scores)
+
+
+@register_step("threshold")
+@dataclass(frozen=True, kw_only=True)
+class Threshold(Step):
+    """Pixels whose best class is not likely enough, or whose best name is not alike enough, stay unlabelled.
+
+    Fields:
+        probability: the least score of the best class.
+        cosine: the least cosine of the best name; only where no step made something else of the cosines.
+    """
+
+    summary: ClassVar[str] = "leave pixels with a lower best score, or a lower best cosine, unlabelled"
+    on: ClassVar[Place] = "labels"
+    probability: float = field_of(0.0, "least score of the best class", low=0, high=1)
+    cosine: float | None = field_of(None, "least cosine of the best name", low=-1, high=1)
+
+    def __call__(self, given: Decided) -> Decided:
+        labels = given.labels.copy()
+        if self.probability:
+            for place, best, _ in given.scores.best(labels.shape):
+                labels[place][(best < self.probability).cpu().numpy()] = UNLABELLED
+        if self.cosine is not None:
+            names = _of_names(given.scores, "threshold(cosine=…)")
+            if names.kind != "cosine":
+                raise SettingError(
+                    f"threshold(cosine={self.cosine}): a step before it made {names.kind} scores of the cosines; "
+                    "expected a threshold on probability, such as threshold(0.4), or a list without that step."
+                )
+            for place, best, _ in names.best(labels.shape, raw=True):
+                labels[place][(best < self.cosine).cpu().numpy()] = UNLABELLED
+        return given.changed(labels=labels)
+
+
+@register_step("normalize")
+@dataclass(frozen=True, kw_only=True)
+class Normalize(Step):
+    """Class scores divided by their sum, as NACLIP's code gives them. Labels stay what they are."""
+
+    summary: ClassVar[str] = "divide class scores by their sum; labels stay what they are"
+    source: ClassVar[str] = "NACLIP, arXiv 2404.08181"
+    on: ClassVar[Place] = "labels"
+
+    def __call__(self, given: Decided) -> Decided:
+        return given.changed(scores=dataclasses.replace(_of_names(given.scores, "normalize"), normalised=True))
+
+
+@register_step("closing")
+@dataclass(frozen=True, kw_only=True)
+class Closing(Step):
+    """A morphological closing of the label map: in each square the highest label, then the lowest of those.
+
+    Fields:
+        side: kernel size in pixels, an odd number.
+    """
+
+    summary: ClassVar[str] = "morphological closing of the label map"
+    source: ClassVar[str] = "ITACLIP, arXiv 2411.12044"
+    on: ClassVar[Place] = "labels"
+    side: int = field_of(3, "kernel size in pixels, odd", low=1, high=99)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.side % 2 == 0:
+            raise SettingError(f"closing got side={self.side}; expected an odd number of pixels, such as 3.")
+
+    def __call__(self, given: Decided) -> Decided:
+        labels = torch.from_numpy(given.labels).float()[None, None]
+        dilated = F.max_pool2d(labels, self.side, stride=1, padding=self.side // 2)
+        closed = -F.max_pool2d(-dilated, self.side, stride=1, padding=self.side // 2)
+        return given.changed(labels=closed[0, 0].numpy().astype(given.labels.dtype))
+
+
+@register_step("vote")
+@dataclass(frozen=True, kw_only=True)
+class Vote(Step):
+    """Map correction: every region of the settings' masks takes the label that most of its pixels have."""
+
+    summary: ClassVar[str] = "every region of the masks takes its most frequent label (map correction)"
+    source: ClassVar[str] = "CorrCLIP, arXiv 2411.10086"
+    on: ClassVar[Place] = "labels"
+    needs_regions: ClassVar[bool] = True
+
+    def __call__(self, given: Decided) -> Decided:
+        return given.changed(labels=mask_vote(given.labels, given.shown.known_regions("the step vote")))
+
+
+def _of_names(scores: object, who: str) -> NameScores:
+    if not isinstance(scores, NameScores):
+        raise SettingError(
+            f"{who} works on the scores of names, and a step before it gave scores of classes alone; put it before "
+            "that step."
+        )
+    return scores

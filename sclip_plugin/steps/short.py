@@ -1,0 +1,69 @@
+"""The short forms of settings: ``threshold=0.4`` and ``refine=True`` in place of an entry in ``steps``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..errors import SettingError
+from .base import PLACES, Step
+from .decisions import Threshold
+from .registry import make_step
+
+ORDER = ("lposs_plus", "merge", "memory", "freecp_background", "pamr")
+ORDER += ("benchmark", "threshold", "normalize", "closing", "sam", "vote")
+"""Where an added step goes: behind the last one that does not come after it here."""
+
+
+def _threshold(value: Any, before: Step | None) -> Step:
+    return replace(before, probability=value) if isinstance(before, Threshold) else Threshold(probability=value)
+
+
+def _refine(value: Any, before: Step | None) -> Step:
+    step = make_step("pamr" if value is True else value)
+    if step.called() not in ("pamr", "sam"):
+        raise SettingError(
+            f"refine={value!r}; expected True or 'pamr', 'sam(…)', or False; other steps go into steps=."
+        )
+    return step
+
+
+SHORT_FORMS: Mapping[str, tuple[tuple[str, ...], Callable[[Any, Step | None], Step]]] = {
+    "threshold": (("threshold",), _threshold),
+    "refine": (("pamr", "sam"), _refine),
+}
+"""Of each short form the steps that it stands for, and what makes one of its value and of the step before."""
+
+
+def with_short_forms(steps: Any, short: Mapping[str, Any]) -> tuple[str | Step, ...]:
+    """Steps with those that short forms name. A form without a value (None) changes nothing; False removes its steps.
+
+    >>> with_short_forms(("closing(3)",), {"threshold": 0.4, "refine": True})
+    ('pamr', 'threshold(probability=0.4)', 'closing')
+    """
+    from .registry import STEPS, listed
+
+    made = [make_step(step) for step in listed(steps)]
+    for form, value in short.items():
+        if value is None:
+            continue
+        names, make = SHORT_FORMS[form]
+        if value is False:
+            made = [step for step in made if step.called() not in names]
+            continue
+        before = next((step for step in made if step.called() in names), None)
+        step = make(value, before)
+        same = next((i for i, there in enumerate(made) if there.called() == step.called()), None)
+        if same is not None:
+            made[same] = step
+        else:
+            made.insert(_place(step, made), step)
+    return tuple(STEPS.canonical(step) for step in made)
+
+
+def _place(step: Step, steps: list[Step]) -> int:
+    def rank(other: Step) -> tuple[int, int]:
+        return PLACES.index(other.on), ORDER.index(other.called()) if other.called() in ORDER else -1
+
+    return next((i for i, other in enumerate(steps) if rank(other) > rank(step)), len(steps))
