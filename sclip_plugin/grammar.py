@@ -62,12 +62,12 @@ class Part:
         """The options that differ from their defaults."""
         return {f.name: getattr(self, f.name) for f in self.options() if not _is_default(f, getattr(self, f.name))}
 
-    def text(self) -> str | None:
+    def as_text(self) -> str | None:
         """The text that makes this part again; None where an option has no text, such as a model in hand.
 
         Example:
             >>> from sclip_plugin.methods import make_method
-            >>> make_method("naclip(std=4)").text()
+            >>> make_method("naclip(std=4)").as_text()
             'naclip(std=4.0)'
         """
         said = [(key, _literal(value)) for key, value in self.changed_options().items()]
@@ -226,7 +226,7 @@ class Parts(Registry[Any]):
     def canonical(self, given: Any) -> Any:
         """A part's text, or the part itself where it has none: what settings hold."""
         part = self.make(given)
-        text = part.text()
+        text = part.as_text()
         return part if text is None or type(part) not in self else text
 
     def _check_options(self, cls: type[Part], options: dict[str, Any]) -> None:
@@ -266,7 +266,7 @@ def _model_option(cls: type[Part]) -> str:
 def _is_default(field: dataclasses.Field[Any], value: Any) -> bool:
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     if isinstance(value, Part):
-        return isinstance(default, str) and value.text() == default
+        return isinstance(default, str) and value.as_text() == default
     same = value is default or (type(value).__eq__ is not object.__eq__ and not _is_array(value) and value == default)
     return bool(same)
 
@@ -277,7 +277,7 @@ def _is_array(value: Any) -> bool:
 
 def _literal(value: Any) -> str | None:
     if isinstance(value, Part):
-        text = value.text()
+        text = value.as_text()
         return None if text is None else repr(text)
     if isinstance(value, (tuple, list)):
         parts = [_literal(entry) for entry in value]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from sclip_plugin.defaults import PAMR_STEPS
 from sclip_plugin.text.files import split_labels
 
 from .page import Page, Visit
@@ -28,21 +27,19 @@ def command_of(page: Page, visit: Visit, words: list[str], changes: dict[str, An
     """A command line, to copy."""
     settings = _settings(page, changes)
     parts = ["sclip", "segment", visit.name, "--model", page.model, "--labels", ", ".join(words)]
-    if settings.get("pamr_steps") == PAMR_STEPS:
-        parts.append("--refine")
-        del settings["pamr_steps"]
     for name, value in settings.items():
-        if name in ("method", "masks", "window", "stride", "threshold"):
-            parts += [f"--{name}", str(value)]
-        elif name == "background":
-            parts += ["--background"] if value else []
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            parts.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            parts += ["--set", f"{name}={value}"]
+            parts += [f"--{flag}", str(value)]
     return shlex.join([*parts, "--out", "out"])
 
 
 def _settings(page: Page, changes: dict[str, Any]) -> dict[str, Any]:
     """What differs from the model's own settings: by the page's options, and by the visitor."""
     ours = page.segmenter.settings
-    settings = {"method": ours.method_name} if ours.masks is None else {"method": ours.method_name, "masks": ours.masks}
-    return {**settings, **{name: value for name, value in changes.items() if getattr(ours, name) != value}}
+    settings = {"method": ours.method} if ours.masks is None else {"method": ours.method, "masks": ours.masks}
+    if ours.steps:
+        settings["steps"] = ", ".join(map(str, ours.steps))
+    return {**settings, **{name: value for name, value in changes.items() if page.own(name) != value}}

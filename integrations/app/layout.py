@@ -13,7 +13,6 @@ from typing import Any
 import gradio as gr
 import PIL.Image
 
-from sclip_plugin.defaults import PAMR_STEPS
 from sclip_plugin.draw.colours import colours_of, is_neutral
 from sclip_plugin.draw.overlay import percent
 from sclip_plugin.errors import SclipError
@@ -102,13 +101,11 @@ def segment_tab(page: Page) -> None:
             with gr.Accordion("Method and settings", open=False):
                 method = gr.Dropdown(page.methods, value=page.segmenter.settings.method_name, label="Method")
                 beside = gr.Dropdown([NONE, *page.methods], value=NONE, label="Beside it", elem_id="beside")
-                refine = gr.Checkbox(page.segmenter.settings.pamr_steps > 0, label="Refine along edges (PAMR)")
+                refine = gr.Checkbox(bool(page.own("refine")), label="Refine along edges (PAMR)")
                 background = gr.Checkbox(
                     page.segmenter.settings.background, label="Background: what is none of the words"
                 )
-                threshold = gr.Slider(
-                    0, 1, page.segmenter.settings.threshold or 0, label="Leave out scores below", step=0.01
-                )
+                threshold = gr.Slider(0, 1, page.own("threshold") or 0, label="Leave out scores below", step=0.01)
         with gr.Column(scale=5, min_width=300):
             status = gr.HTML(_status("Drop a picture and type what may be in it, or draw a scene."), elem_id="status")
             with gr.Row():
@@ -141,11 +138,11 @@ def segment_tab(page: Page) -> None:
     def changes_of(method: str, refine: bool, background: bool, threshold: float) -> dict[str, Any]:
         changes = {
             "method": method,
-            "pamr_steps": PAMR_STEPS if refine else 0,
+            "refine": refine,
             "background": background,
-            "threshold": threshold or None,
+            "threshold": threshold or False,
         }
-        return {name: value for name, value in changes.items() if getattr(page.segmenter.settings, name) != value}
+        return {name: value for name, value in changes.items() if page.own(name) != value}
 
     def drawn(visit: Visit, other: Segmentation | None, style: str, opacity: float, heat: str) -> list[Any]:
         def one(result: Segmentation) -> PIL.Image.Image:

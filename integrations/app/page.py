@@ -25,6 +25,7 @@ from sclip_plugin.methods import list_methods, make_method
 from sclip_plugin.segment.encoded import Encoded
 from sclip_plugin.segment.segmentation import Segmentation
 from sclip_plugin.segment.segmenter import Segmenter
+from sclip_plugin.steps.short import SHORT_FORMS, value_of
 
 from ..serve.visitors import Limits, picture_of, words_of
 
@@ -124,8 +125,14 @@ class Page:
             method.check_tower(self.segmenter.tower)
         except SclipError:
             return False
-        masks = self.segmenter.settings.masks
-        return not method.needs_outside_model and not (getattr(method, "sees_masks", False) and masks is None)
+        return not method.needs_outside_model() and not (method.sees_regions and self.segmenter.settings.masks is None)
+
+    def own(self, name: str) -> Any:
+        """The segmenter's own value of a setting, or of a short form; False where a short form's step is not there."""
+        settings = self.segmenter.settings
+        if name == "method":
+            return settings.method_name
+        return value_of(settings.steps, name) if name in SHORT_FORMS else getattr(settings, name)
 
     def open(self, visit: Visit, data: bytes, name: str) -> None:
         """Take a picture from a file's bytes.
@@ -156,6 +163,8 @@ class Page:
         """
         labels = words_of(",".join(words), self.limits)
         settings = self.segmenter.settings.changed(**changes)
+        if not settings.sees_regions():
+            settings = settings.changed(masks=None)
         with self._lock:
             if settings.make_method().needs_text:
                 return self.segmenter(picture, labels, settings)

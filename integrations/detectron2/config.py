@@ -15,7 +15,6 @@ from detectron2.data import MetadataCatalog
 
 from sclip_plugin.defaults import DEFAULT_MODEL
 from sclip_plugin.errors import LabelError, SettingError, unknown_name
-from sclip_plugin.methods import METHODS, list_methods
 from sclip_plugin.protocols import load_benchmark, load_preset
 from sclip_plugin.settings import Settings
 from sclip_plugin.text.files import read_labels
@@ -23,10 +22,9 @@ from sclip_plugin.text.labels import Labels
 
 CONFIGS = Path(__file__).parent / "configs"
 
-# A key for each field of `sclip_plugin.settings.Settings`. The method's options have a node of their own, and every
-# pixel of a semantic segmentation has a class, so that there is no threshold below which it has none.
-_OTHERWISE = ("method_options", "threshold")
-SETTINGS = tuple(field.name.upper() for field in dataclasses.fields(Settings) if field.name not in _OTHERWISE)
+# A key for each field of `sclip_plugin.settings.Settings`, and for ``refine``. Every pixel of a semantic segmentation
+# has a class, so there is no ``threshold`` below which it has none.
+SETTINGS = (*(field.name.upper() for field in dataclasses.fields(Settings)), "REFINE")
 
 
 def add_sclip_config(cfg: CfgNode) -> None:
@@ -39,9 +37,9 @@ def add_sclip_config(cfg: CfgNode) -> None:
         >>> from detectron2.config import get_cfg
         >>> cfg = get_cfg()
         >>> add_sclip_config(cfg)
-        >>> cfg.merge_from_list(["MODEL.SCLIP.METHOD", "naclip", "MODEL.SCLIP.METHOD_OPTIONS.std", 4.0])
-        >>> cfg.MODEL.SCLIP.METHOD_OPTIONS.std
-        4.0
+        >>> cfg.merge_from_list(["MODEL.SCLIP.METHOD", "'naclip(std=4.0)'", "MODEL.SCLIP.STEPS", "'pamr, closing(3)'"])
+        >>> cfg.MODEL.SCLIP.METHOD
+        'naclip(std=4.0)'
     """
     node = CfgNode()
     # A model by name, as `sclip_plugin.Segmenter.from_pretrained` takes it.
@@ -55,8 +53,6 @@ def add_sclip_config(cfg: CfgNode) -> None:
     node.CLASSES_FROM = None
     for key in SETTINGS:
         node[key] = None
-    # The method's options by their names in Python; of methods that are registered later a file may name others.
-    node.METHOD_OPTIONS = CfgNode(dict.fromkeys(_method_options()), new_allowed=True)
     cfg.MODEL.SCLIP = node
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
@@ -129,11 +125,4 @@ def classes_of(cfg: CfgNode) -> Labels | None:
 def settings_of(cfg: CfgNode) -> dict[str, Any]:
     """What a config sets, as arguments of `sclip_plugin.Segmenter`; keys that are null are left out."""
     node = cfg.MODEL.SCLIP
-    settings = {key.lower(): node[key] for key in SETTINGS if node[key] is not None}
-    options = {key: value for key, value in node.METHOD_OPTIONS.items() if value is not None}
-    return {**settings, "method_options": options} if options else settings
-
-
-def _method_options() -> list[str]:
-    """Options that any of the registered methods has."""
-    return sorted({f.name for name in list_methods() for f in dataclasses.fields(METHODS[name]) if f.repr})
+    return {key.lower(): node[key] for key in SETTINGS if node[key] is not None}

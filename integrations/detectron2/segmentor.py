@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from sclip_plugin.draw.colours import colours_of
 from sclip_plugin.errors import LabelError, PictureError, SettingError
 from sclip_plugin.segment.encoded import Encoded
+from sclip_plugin.segment.encoding import Prepared
 from sclip_plugin.segment.segmentation import Segmentation
-from sclip_plugin.segment.segmenter import Prepared, Segmenter
+from sclip_plugin.segment.segmenter import Segmenter
 from sclip_plugin.text.labels import Labels, Vocabulary, parse_labels
 
 from .config import classes_of, settings_of
@@ -59,10 +61,11 @@ class SCLIPSegmentor(nn.Module):
             raise SettingError(
                 f"input_format (INPUT.FORMAT) is {input_format!r}; expected one of {', '.join(FORMATS)}."
             )
-        if segmenter.settings.threshold:
+        leaving = next((step for step in segmenter.settings.make_steps() if step.name == "threshold"), None)
+        if leaving is not None:
             raise SettingError(
-                f"the segmenter has threshold={segmenter.settings.threshold}, which leaves pixels without a class, but "
-                "every pixel of sem_seg has one; use prob_threshold, which gives such pixels to class 0."
+                f"the segmenter has the step {leaving.as_text()}, which leaves pixels without a class, but every pixel "
+                "of sem_seg has one; use the step benchmark(prob=…), which gives such pixels to class 0."
             )
         self.segmenter = segmenter
         self.clip = segmenter.model
@@ -148,7 +151,7 @@ class SCLIPSegmentor(nn.Module):
                 "set_classes(['cat', 'dog'])."
             )
         pictures = [self._prepared(entry) for entry in batched_inputs if "encoded" not in entry]
-        seen = self.segmenter.stream_prepared(pictures, self._classes)
+        seen = self.segmenter.stream(pictures, self._classes)
         results = (
             entry["encoded"].segment(self._classes) if "encoded" in entry else next(seen) for entry in batched_inputs
         )
@@ -169,12 +172,13 @@ class SCLIPSegmentor(nn.Module):
             PictureError: an image of another form.
         """
         pictures = [self._prepared(entry) for entry in batched_inputs]
-        return [{"encoded": encoded} for encoded in self.segmenter.encode_prepared(pictures)]
+        return [{"encoded": encoded} for encoded in self.segmenter.encode(pictures)]
 
     def _prepared(self, entry: dict[str, Any]) -> Prepared:
         image = _to_rgb(entry["image"], self.input_format)
-        picture, pixels, size = self.segmenter.prepare(image)
-        return picture, pixels, (int(entry.get("height", size[0])), int(entry.get("width", size[1])))
+        prepared = self.segmenter.prepare(image)
+        height, width = prepared.size
+        return replace(prepared, size=(int(entry.get("height", height)), int(entry.get("width", width))))
 
 
 def sem_seg_scores(result: Segmentation, device: torch.device) -> Tensor:

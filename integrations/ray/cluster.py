@@ -8,13 +8,16 @@ import math
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ...errors import SclipError, SettingError
+from ...grammar import absolute
 from ...importing import needs
-from ...masks import list_mask_sources
+from ...masks import find_masks
+from ...methods import make_method
 from ...settings import setting_names
+from ...steps import listed, make_step
 
 _EXCEPTION = re.compile(r"^[\w.]+\.\w+: ")  # in front of a message
 _PLACE = re.compile(r"(ray://)?\[?(?P<host>[^/\]]+?)\]?:(?P<port>\d+)")
@@ -80,12 +83,20 @@ def rooted_model(name: str) -> str:
 
 
 def rooted_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of settings that may name folders or files: masks, a memory, options of a method."""
-    words = setting_names() - {"masks", "memory"}
-    return {
-        name: value if name in words or (name == "masks" and value in list_mask_sources()) else rooted(value)
-        for name, value in changes.items()
+    """Changes of settings, with absolute paths for all files and folders that they name."""
+    made: dict[str, Callable[[Any], Any]] = {
+        "method": lambda value: make_method(value).with_absolute_paths(),
+        "masks": lambda value: find_masks(value).with_absolute_paths(),
+        "steps": lambda value: tuple(make_step(step).with_absolute_paths() for step in listed(value)),
+        "refine": lambda value: make_step(value).with_absolute_paths() if isinstance(value, str) else value,
     }
+    out = {}
+    for name, value in changes.items():
+        if name in made and value is not None:
+            out[name] = made[name](value)
+        else:  # an option of the method may name a file
+            out[name] = absolute(value) if isinstance(value, str) and name not in setting_names() else value
+    return out
 
 
 def workers_of(device: str | None, workers: int | None = None, spare: int = 0) -> tuple[int, dict[str, Any], str]:

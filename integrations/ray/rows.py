@@ -60,7 +60,7 @@ class Work:
         """What a driver's segmenter does."""
         weights = (segmenter.dtype, segmenter.weights())
         return cls(
-            device=device, labels=labels, settings=segmenter.settings, weights=weights,
+            device=device, labels=labels, settings=segmenter.settings.with_absolute_paths(), weights=weights,
             max_pixels=Image.MAX_IMAGE_PIXELS, **loading,
         )  # fmt: skip
 

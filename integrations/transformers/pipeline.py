@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,12 +22,14 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.image_utils import load_image
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 
-from sclip_plugin.defaults import DEFAULT_MODEL, PAMR_STEPS
+from sclip_plugin.defaults import DEFAULT_MODEL
 from sclip_plugin.errors import LabelError, PictureError, SettingError
 
 if TYPE_CHECKING:
     from sclip_plugin.imaging.pictures import Picture
+    from sclip_plugin.segment.encoding import Prepared
     from sclip_plugin.segment.segmentation import Segmentation
+    from sclip_plugin.settings import Settings
 
 TASK = "zero-shot-segmentation"
 REVISION = "57c2164"
@@ -100,14 +103,13 @@ class ZeroShotSegmentationPipeline(Pipeline):
                 templates of CLIP's ImageNet evaluation where it is not given.
             threshold: pixels whose best label has a lower score (a softmax over all labels, 0 to 1) stay unlabelled.
             background: True adds the class ``"background"``, which stands for SCLIP's list of stuff words.
-            method: what the last block computes, a name of `sclip_plugin.list_methods`; its options may follow.
+            method: what replaces the last block, such as ``"naclip(std=4)"``; see `sclip_plugin.list_methods`.
             window: side of the square windows in pixels; 0 takes a picture in one pass.
-            refine: True for PAMR, which draws masks to the edges of the picture; or its number of steps; or the text
-                of a refinement, such as ``"sam"``.
+            refine: True for PAMR, which draws masks to the edges of the picture; or ``"pamr(steps=5)"``, ``"sam(…)"``.
             output: ``"masks"``, or ``"semantic"`` for the label map in one piece.
             timeout: seconds to wait for a picture from the web; None for no end.
             batch_size, num_workers: as for every pipeline of transformers.
-            **parameters: any other field of `sclip_plugin.settings.Settings`: ``stride``, ``resize_short_side``, …
+            **parameters: any other field of `sclip_plugin.settings.Settings`: ``stride``, ``masks``, ``steps``, …
 
         Returns:
             For one picture a list with a dict for each label found, the best score first:
@@ -159,15 +161,10 @@ class ZeroShotSegmentationPipeline(Pipeline):
         timeout: float | None = None,
         output: Literal["masks", "semantic"] | None = None,
         hypothesis_template: Any = None,
-        refine: bool | int | str | None = None,
         **settings: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if hypothesis_template is not None:
             settings["templates"] = hypothesis_template
-        if isinstance(refine, int):
-            settings["pamr_steps"] = PAMR_STEPS if refine is True else int(refine)
-        elif refine is not None:
-            settings["refine"] = refine
         # What is wrong is said here, before a picture is read, not by a worker process in the middle of a stream.
         if candidate_labels is not None:
             _check(candidate_labels)
@@ -193,12 +190,14 @@ class ZeroShotSegmentationPipeline(Pipeline):
             if labels is not None:
                 _check(labels)
         if _is_encoded(inputs):
-            return {"picture": (inputs, inputs.size, labels, None)}
+            return {"picture": (inputs, labels, "")}
         chosen = self.segmenter.settings.changed(**settings or {})
-        picture, pixels, size = self.segmenter.prepare(_load(inputs, timeout), chosen)
-        looks = chosen.refine is not None or chosen.make_method().windows_itself
+        prepared = self.segmenter.prepare(_load(inputs, timeout), chosen)
+        name = getattr(prepared.picture, "filename", "")  # which pickling loses, and a folder of masks goes by
+        if not _sees_picture(chosen):
+            prepared = replace(prepared, picture=None)
         # A tuple, so that transformers' collate function makes a list of them and pads nothing.
-        return {"picture": (pixels, size, labels, picture if looks else None)}
+        return {"picture": (prepared, labels, name)}
 
     def _forward(  # type: ignore[override]
         self, model_inputs: dict[str, Any], candidate_labels: Any = None, settings: Mapping[str, Any] | None = None
@@ -206,14 +205,14 @@ class ZeroShotSegmentationPipeline(Pipeline):
         pictures = model_inputs["picture"]
         batch = [pictures] if isinstance(pictures, tuple) else pictures
         results: list[Segmentation] = []
-        for labels, group in groupby(batch, key=lambda picture: picture[2]):
+        for labels, group in groupby(batch, key=lambda picture: picture[1]):
             asked = candidate_labels if labels is None else labels
             for known, members in groupby(group, key=lambda picture: _is_encoded(picture[0])):
                 if known:
                     results += (encoded.segment(asked, **settings or {}) for encoded, *_ in members)
                 else:
-                    prepared = ((shown, pixels, size) for pixels, size, _, shown in members)
-                    results += self.segmenter.stream_prepared(prepared, asked, **settings or {})
+                    prepared = [_named(prepared, name) for prepared, _, name in members]
+                    results += self.segmenter.stream(prepared, asked, **settings or {})
         return {"segmentation": results[0] if batch is not pictures else results}
 
     def postprocess(self, model_outputs: dict[str, Any], output: str = "masks") -> Any:  # type: ignore[override]
@@ -225,6 +224,20 @@ class ZeroShotSegmentationPipeline(Pipeline):
             {"label": label, "score": scores[label], "mask": Image.fromarray(result.mask(label) * np.uint8(255))}
             for label in sorted(scores, key=scores.__getitem__, reverse=True)
         ]
+
+
+def _sees_picture(settings: Settings) -> bool:
+    """Whether anything looks at the picture itself, behind the pixels that windows are cut from."""
+    from sclip_plugin.methods import PictureMethod
+
+    method = settings.make_method()
+    return bool(settings.steps or settings.masks) or isinstance(method, PictureMethod) and method.takes_whole_pictures
+
+
+def _named(prepared: Prepared, name: str) -> Prepared:
+    if prepared.picture is not None and name:
+        prepared.picture.filename = name  # type: ignore[attr-defined]
+    return prepared
 
 
 def _beside(model: Any, kind: Any) -> Any:

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from ..defaults import DEFAULT_MODEL
-from .options import Device, Dtype, Masks, MethodName, Model, given, make_segmenter
+from .options import Device, Dtype, Model, make_segmenter
+from .settings import Asked, with_settings
 from .terminal import tell
 
 
+@with_settings()
 def app(
     model: Model = DEFAULT_MODEL,
-    method: MethodName = None,
-    masks: Masks = None,
     index: Annotated[
         Path | None, typer.Option(help="Of 'sclip index', for a tab that searches it; made with the same model.")
     ] = None,
@@ -28,6 +28,8 @@ def app(
     ] = False,
     device: Device = None,
     dtype: Dtype = "float32",
+    *,
+    asked: Asked,
 ) -> None:
     """Open a page for pictures and words: see what is where, change the words, compare methods, download.
 
@@ -45,7 +47,7 @@ def app(
         ) from error
     from ..index.collection import Index
 
-    segmenter = make_segmenter(model, device, dtype, None, paths=False, **given(method=method, masks=masks))
+    segmenter = make_segmenter(model, device, dtype, asked.preset, paths=False, **asked.changes)
     collection = None if index is None else Index(index, segmenter)
     tell(f"open http://{host}:{port}")
     run(segmenter, model, host, port, share, index=collection)

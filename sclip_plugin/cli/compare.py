@@ -2,63 +2,40 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ..defaults import DEFAULT_MODEL
 from .drawing import Colors, Opacity, Style, read_colors
-from .options import (
-    Background,
-    Changes,
-    Device,
-    Dtype,
-    Labels,
-    Model,
-    PresetName,
-    Refine,
-    Resize,
-    Stride,
-    Templates,
-    Window,
-    check_labels,
-    chosen_settings,
-    make_segmenter,
-    parse_changes,
-    parse_labels_option,
-)
+from .options import Device, Dtype, Labels, Model, make_segmenter, parse_labels_option
 from .pictures import MaxPixels, NamedPicture, limit_pixels
+from .settings import Asked, with_settings
 from .terminal import AsJson, Quiet, say, tell
 
 
+@with_settings("method", "masks")
 def compare(
     picture: Annotated[str, typer.Argument(help="The picture: a file or a URL.")],
     labels: Labels = None,
-    methods: Annotated[str, typer.Option(help="Methods between commas; 'all' for every one.")] = (
-        "vanilla,csa,clearclip,naclip,resclip"
-    ),
+    methods: Annotated[
+        str, typer.Option(help="Methods between commas, such as 'csa, naclip(std=4)'; 'all' for every one.")
+    ] = "vanilla,csa,clearclip,naclip,resclip",
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path("compare.png"),
     model: Model = DEFAULT_MODEL,
-    preset: PresetName = None,
-    background: Background = False,
-    refine: Refine = False,
     opacity: Opacity = 0.55,
     style: Style = "fill",
     colors: Colors = None,
-    window: Window = None,
-    stride: Stride = None,
-    resize: Resize = None,
-    templates: Templates = None,
-    change: Changes = None,
     max_pixels: MaxPixels = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     device: Device = None,
     dtype: Dtype = "float32",
+    *,
+    asked: Asked,
 ) -> None:
     """Write one picture with several methods side by side, each with its time.
 
@@ -67,23 +44,18 @@ def compare(
     from ..draw import overlay as drawing
     from ..draw import sheet
     from ..files import check_writable, image_format, save_image
+    from ..grammar import split
     from ..imaging.marks import marked
     from ..imaging.pictures import read_picture
     from ..methods import make_method, methods_alone
-    from ..settings import setting_names
 
     limit_pixels(max_pixels)
-    names = [*methods_alone()] if methods == "all" else [name.strip() for name in methods.split(",") if name.strip()]
-    options = parse_changes(change or [])
-    shared = {name: options.pop(name) for name in list(options) if name in setting_names()}
-    settings = chosen_settings(
-        None, preset, shared, refine, background=background or None, window=window, stride=stride,
-        resize_short_side=resize, templates=templates,
-    )  # fmt: skip
-    own = _options_of_each(names, options)
+    names = [*methods_alone()] if methods == "all" else split(methods)
+    for name in names:
+        asked.settings().changed(method=name)  # what is misspelt is said before a model is loaded
     named = read_colors(colors)
     parsed = parse_labels_option(labels)
-    check_labels(parsed, preset, settings)
+    asked.check_labels(parsed)
     # What would fail at the end is found out now.
     if out.is_dir():
         raise IsADirectoryError(f"--out {out} is a folder; give the name of a picture, such as {out / 'compare.png'}.")
@@ -91,14 +63,14 @@ def compare(
     check_writable(out.parent)
     with NamedPicture.of(picture).open() as file:
         shown = read_picture(file)
-    segmenter = make_segmenter(model, device, dtype, preset, **settings)
+    segmenter = make_segmenter(model, device, dtype, asked.preset, **asked.changes)
     segmenter(shown, parsed)  # the text bank and the first-call costs are no method's own
     panels = [("picture", shown)]
     rows, maps = [], []
     for name in names:
-        make_method(name, own[name]).guides(segmenter.tower)  # nor is loading an outside model
+        make_method(name).guides(segmenter.tower)  # nor is loading an outside model
         start = time.perf_counter()
-        result = segmenter(shown, parsed, method=name, **own[name])
+        result = segmenter(shown, parsed, method=name)
         seconds = time.perf_counter() - start
         if not quiet:
             tell(f"{name}: {seconds:.2f} s")
@@ -112,18 +84,3 @@ def compare(
         say(json.dumps({"picture": picture, "file": str(out), "methods": rows}))
     elif not quiet:
         say(out)
-
-
-def _options_of_each(names: list[str], options: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """For each method those of the options that it has; what none of them has, and what is misspelt, is said."""
-    from ..errors import unknown_name
-    from ..methods import make_method
-
-    has = {name: {f.name for f in dataclasses.fields(make_method(name)) if f.init} for name in names}
-    for key in options:
-        if not any(key in fields for fields in has.values()):
-            raise unknown_name("setting", key, set().union(*has.values()))
-    own = {name: {key: value for key, value in options.items() if key in has[name]} for name in names}
-    for name in names:
-        make_method(name, own[name])
-    return own

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..defaults import DEFAULT_MODEL, PAMR_STEPS
-from .options import make_segmenter, setting
+from ..defaults import DEFAULT_MODEL
+from .options import make_segmenter
+from .settings import setting
 from .terminal import say
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ def demo(
     # The tower looks once; both answers and all heat maps are questions to what it saw.
     look = segmenter.encode([scene.picture], dtype=torch.float32) if _words_come_later(segmenter) else None
     plain, refined = (
-        look[0].segment(labels, pamr_steps=steps) if look else segmenter(scene.picture, labels, pamr_steps=steps)
-        for steps in (0, PAMR_STEPS)
+        look[0].segment(labels, refine=refine) if look else segmenter(scene.picture, labels, refine=refine)
+        for refine in (False, True)
     )
     paths = refined.save(out, "scene", heatmaps=True)
     save_image(scene.picture, out / "scene.png")

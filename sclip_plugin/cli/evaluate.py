@@ -132,10 +132,11 @@ def _plan(
     """What to run, and what of 'all' is not there."""
     from ..evaluation.datasets import DatasetError
     from ..evaluation.sets import demo_set, folder_set, locate
+    from ..grammar import split
     from ..methods import make_method, methods_alone
     from ..protocols.benchmarks import list_benchmarks, load_benchmark
 
-    chosen = list(methods_alone()) if methods == "all" else [m.strip() for m in methods.split(",") if m.strip()]
+    chosen = list(methods_alone()) if methods == "all" else split(methods)
     for method in chosen:
         make_method(method)  # a misspelt one is said at once
     missing: list[tuple[str, str]] = []

@@ -9,30 +9,12 @@ from typing import Annotated
 import typer
 
 from ..defaults import DEFAULT_MODEL
-from .options import (
-    Background,
-    Changes,
-    Device,
-    Dtype,
-    Labels,
-    MethodName,
-    Model,
-    PresetName,
-    Refine,
-    Resize,
-    Stride,
-    Templates,
-    Threshold,
-    Window,
-    check_labels,
-    chosen_settings,
-    make_segmenter,
-    parse_changes,
-    parse_labels_option,
-)
+from .options import Device, Dtype, Labels, Model, make_segmenter, parse_labels_option
+from .settings import Asked, with_settings
 from .terminal import AsJson, Quiet, say
 
 
+@with_settings()
 def geotiff(
     picture: Annotated[Path, typer.Argument(help="The GeoTIFF, or whatever else rasterio reads.")],
     labels: Labels = None,
@@ -43,20 +25,12 @@ def geotiff(
     bands: Annotated[
         str | None, typer.Option(help="Which are red, green and blue, such as 4,3,2; or one for grey.")
     ] = None,
-    method: MethodName = None,
-    preset: PresetName = None,
-    background: Background = False,
-    threshold: Threshold = None,
-    refine: Refine = False,
-    window: Window = None,
-    stride: Stride = None,
-    resize: Resize = None,
-    templates: Templates = None,
-    change: Changes = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     device: Device = None,
     dtype: Dtype = "float32",
+    *,
+    asked: Asked,
 ) -> None:
     """Segment a GeoTIFF of any size by tiles, in bounded memory, and write a GeoTIFF of labels in the same place.
 
@@ -69,16 +43,12 @@ def geotiff(
     from ..segment.geotiff import segment_geotiff
 
     parsed = parse_labels_option(labels)
-    settings = chosen_settings(
-        method, preset, parse_changes(change or []), refine, background=background or None, threshold=threshold,
-        window=window, stride=stride, resize_short_side=resize, templates=templates,
-    )  # fmt: skip
-    check_labels(parsed, preset, settings)
+    asked.check_labels(parsed)
     if bands is not None and not all(part.strip().isdigit() for part in bands.split(",")):
         raise SettingError(f"--bands {bands}: expected numbers between commas, such as 4,3,2.")
     chosen = None if bands is None else [int(part) for part in bands.split(",")]
     check_writable(out.parent)
-    segmenter = make_segmenter(model, device, dtype, preset, **settings)
+    segmenter = make_segmenter(model, device, dtype, asked.preset, **asked.changes)
     shares = segment_geotiff(segmenter, picture, out, parsed, tile=tile, margin=margin, bands=chosen)
     if as_json:
         say(json.dumps({"picture": str(picture), "file": str(out), "labels": shares}))

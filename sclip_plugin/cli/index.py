@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from ..defaults import DEFAULT_MODEL
-from .options import Changes, Device, MethodName, Resize, Stride, Window, given, make_segmenter, parse_changes
+from .options import Device, make_segmenter
 from .pictures import MaxPixels, limit_pixels
 from .ray import Ray
+from .settings import Asked, with_settings
 from .terminal import Quiet, say, tell
 
 ModelOfIndex = Annotated[
@@ -22,22 +23,20 @@ DtypeOfIndex = Annotated[
 ]
 
 
+@with_settings("steps", "threshold", "refine", "background", "logit_scale", "templates", preset=False)
 def index(
     folder: Annotated[Path, typer.Argument(help="The pictures; folders below are searched, too.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the index; one that is there is brought up to date.")
     ],
     model: ModelOfIndex = None,
-    method: MethodName = None,
-    window: Window = None,
-    stride: Stride = None,
-    resize: Resize = None,
-    change: Changes = None,
     max_pixels: MaxPixels = None,
     ray: Ray = None,
     quiet: Quiet = False,
     device: Device = None,
     dtype: DtypeOfIndex = None,
+    *,
+    asked: Asked,
 ) -> None:
     """Look at a folder's pictures once, to find them by words: see 'sclip search'.
 
@@ -52,7 +51,6 @@ def index(
 
     limit_pixels(max_pixels)
     check_writable(out)
-    changes = given(method=method, window=window, stride=stride, resize_short_side=resize) | parse_changes(change or [])
     named = Index.named(out)
     name = model or named.get("model") or DEFAULT_MODEL
     segmenter = make_segmenter(name, device if ray is None else "cpu", dtype or named.get("dtype") or "float32")
@@ -66,7 +64,7 @@ def index(
         from ..integrations.ray import RayLook
 
         elsewhere["look"] = RayLook(ray or None, name, device, segmenter.dtype)
-    built = Index.build(segmenter, folder, out, name=name, progress=progress, **changes, **elsewhere)
+    built = Index.build(segmenter, folder, out, name=name, progress=progress, **asked.changes, **elsewhere)
     failed = built.failed()
     for path, error in failed.items():
         tell(f"{path}: {error}")

@@ -10,28 +10,13 @@ import typer
 
 from ..defaults import DEFAULT_MODEL
 from .drawing import Colors, Opacity, Style, read_colors
-from .options import (
-    Changes,
-    Device,
-    Dtype,
-    Labels,
-    MethodName,
-    Model,
-    PresetName,
-    Resize,
-    Stride,
-    Templates,
-    Window,
-    check_labels,
-    chosen_settings,
-    make_segmenter,
-    parse_changes,
-    parse_labels_option,
-)
+from .options import Device, Dtype, Labels, Model, make_segmenter, parse_labels_option
 from .pictures import MaxPixels, limit_pixels
+from .settings import Asked, with_settings
 from .terminal import AsJson, say
 
 
+@with_settings("masks", "steps", "threshold", "refine")
 def label(
     picture: Annotated[Path, typer.Argument(help="The picture.")],
     masks: Annotated[
@@ -46,13 +31,6 @@ def label(
     ] = "none",
     weight: Annotated[float, typer.Option(min=0, max=1, help="Of the view; the dense features have the rest.")] = 0.5,
     model: Model = DEFAULT_MODEL,
-    method: MethodName = None,
-    preset: PresetName = None,
-    window: Window = None,
-    stride: Stride = None,
-    resize: Resize = None,
-    templates: Templates = None,
-    change: Changes = None,
     opacity: Opacity = 0.55,
     style: Style = "fill",
     colors: Colors = None,
@@ -60,6 +38,8 @@ def label(
     as_json: AsJson = False,
     device: Device = None,
     dtype: Dtype = "float32",
+    *,
+    asked: Asked,
 ) -> None:
     """Name the masks of a picture: of SAM, of a detector, of an annotator, or superpixels.
 
@@ -76,17 +56,13 @@ def label(
 
     limit_pixels(max_pixels)
     parsed = parse_labels_option(labels)
-    settings = chosen_settings(
-        method, preset, parse_changes(change or []), False, window=window, stride=stride, resize_short_side=resize,
-        templates=templates,
-    )  # fmt: skip
-    check_labels(parsed, preset, settings)
+    asked.check_labels(parsed)
     source = None if Path(masks).is_file() else find_masks(masks)
     check_writable(out)
     looks: dict[str, Any] = {"opacity": opacity, "style": style, "colours": read_colors(colors)}
     rgb = read_picture(picture)
     given = read_masks(masks) if source is None else masks_of(source, rgb)
-    encoded = make_segmenter(model, device, dtype, preset, **settings).encode(rgb)
+    encoded = make_segmenter(model, device, dtype, asked.preset, **asked.changes).encode(rgb)
     named = encoded.classify(given, parsed, view=view, weight=weight)  # type: ignore[arg-type]
     rows = named.to_dict()
     for row, scores in zip(rows, named.scores, strict=True):

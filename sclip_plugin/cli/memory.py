@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from ..defaults import DEFAULT_MODEL
-from .options import Changes, Device, Dtype, MethodName, Model, Resize, Stride, Window, make_segmenter, parse_changes
+from .options import Device, Dtype, Model, make_segmenter
 from .pictures import MaxPixels, find_pictures, limit_pixels
+from .settings import Asked, with_settings
 from .terminal import Quiet, say, tell
 
 memory_app = typer.Typer(
-    help="Remember the regions of unlabelled pictures, for segment --memory.",
+    help="Remember the regions of unlabelled pictures, for the step memory.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -22,43 +23,38 @@ memory_app = typer.Typer(
 
 
 @memory_app.command("build")
+@with_settings("steps", "threshold", "refine", "background", "logit_scale", "templates", preset=False)
 def build(
     pictures: Annotated[list[str], typer.Argument(help="Files, folders (searched for pictures), or patterns.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the memory; one that is there is added to.")],
-    masks: Annotated[str, typer.Option(help="Where regions come from: slic, sam:NAME, panoptic:NAME, a folder.")],
-    vfm: Annotated[
-        str, typer.Option(help="The vision model that says which regions are alike: a name or folder of transformers.")
+    guide: Annotated[
+        str, typer.Option(help="The outside model that says which regions are alike: a name or folder of transformers.")
     ],
     model: Model = DEFAULT_MODEL,
     second: Annotated[str | None, typer.Option(help="A second CLIP, whose values are kept too.")] = None,
-    method: MethodName = None,
-    window: Window = None,
-    stride: Stride = None,
-    resize: Resize = None,
-    change: Changes = None,
     max_pixels: MaxPixels = None,
     quiet: Quiet = False,
     device: Device = None,
     dtype: Dtype = "float32",
+    *,
+    asked: Asked,
 ) -> None:
     """Remember pictures of your own domain; no labels are needed. One that was stopped goes on where it was.
 
     Pictures are taken in the order of their names. Those that can't be read are told of and left out.
 
-    Example: sclip memory build photos/ --out bank/ --masks slic --vfm facebook/dinov2-base --method clearclip
+    Example: sclip memory build photos/ --out bank/ --masks slic --guide facebook/dinov2-base --method clearclip
     """
     from ..errors import PictureError
     from ..files import check_writable
     from ..imaging.pictures import read_picture
-    from ..segment.memory import MemoryBank
+    from ..steps.memory import MemoryBank
 
     limit_pixels(max_pixels)
     found = find_pictures(pictures, out)
     check_writable(out)
-    given = {"method": method, "window": window, "stride": stride, "resize_short_side": resize, "masks": masks}
-    settings = {name: value for name, value in given.items() if value is not None} | parse_changes(change or [])
-    segmenter = make_segmenter(model, device, dtype, None, **settings)
-    other = None if second is None else make_segmenter(second, device, dtype, None, **settings)
+    segmenter = make_segmenter(model, device, dtype, None, **asked.changes)
+    other = None if second is None else make_segmenter(second, device, dtype, None, **asked.changes)
     failed = []
 
     def read():
@@ -74,7 +70,7 @@ def build(
         if not quiet:
             tell(f"{done} of {len(found.pictures)} pictures")
 
-    bank = MemoryBank.build(segmenter, read(), out, vfm=vfm, second=other, progress=progress)
+    bank = MemoryBank.build(segmenter, read(), out, guide=guide, second=other, progress=progress)
     say(f"{len(bank)} regions of {len(bank.store.pictures())} pictures -> {out}")
     if failed:
         raise typer.Exit(1)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..defaults import PAMR_STEPS
-from ..settings import Settings
 from .terminal import tell
 
 if TYPE_CHECKING:
@@ -16,18 +13,6 @@ if TYPE_CHECKING:
 
 
 PROMPTS_TO_SAY = 4000  # as many take a while on a processor
-
-
-def setting(name: str, *flags: str) -> typer.models.OptionInfo:
-    """The option of a setting: its help and range are those of the field of `Settings`."""
-    field = {f.name: f for f in dataclasses.fields(Settings)}[name]
-    text = field.metadata["help"]
-    return typer.Option(
-        *(flags or (f"--{name.replace('_', '-')}",)),
-        help=f"{text[0].upper()}{text[1:]}.",
-        min=field.metadata["low"],
-        max=field.metadata["high"],
-    )
 
 
 Labels = Annotated[
@@ -48,29 +33,12 @@ Model = Annotated[
         "or demo, the small CLIP that ships with the package and works offline.",
     ),
 ]
-MethodName = Annotated[str | None, setting("method")]
-PresetName = Annotated[
-    str | None,
-    typer.Option("--preset", help="Settings, and classes where --labels names none, of a paper: 'sclip/voc21'."),
-]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; by default CUDA where there is one.")]
 Dtype = Annotated[
     str, typer.Option(help="Of the weights: float32, float16, bfloat16; auto: half precision where it is faster.")
 ]
-Window = Annotated[int | None, setting("window")]
-Stride = Annotated[int | None, setting("stride")]
-Resize = Annotated[int | None, setting("resize_short_side", "--resize")]
-Background = Annotated[bool, setting("background")]
-Threshold = Annotated[float | None, setting("threshold")]
-Masks = Annotated[str | None, setting("masks")]
-Memory = Annotated[str | None, setting("memory")]
-Templates = Annotated[str | None, setting("templates")]
-Refine = Annotated[
-    bool, typer.Option("--refine", help=f"Sharpen along the picture's colours (PAMR, {PAMR_STEPS} steps).")
-]
 Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, or an option of the method; 'sclip methods'."),
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting, or an option of the method.")
 ]
 
 
@@ -116,43 +84,6 @@ def parse_labels_option(text: str | None) -> Labelled | None:
     if not classes:
         raise LabelError('--labels holds no names; expected some such as --labels "cat, remote control, sofa|couch".')
     return classes
-
-
-def chosen_settings(
-    method: str | None, preset: str | None, changes: dict[str, Any], refine: bool, **named: Any
-) -> dict[str, Any]:
-    """What a command line changes of the model's or the preset's settings.
-
-    Args:
-        method, preset: by name; None for the preset's, the model's.
-        changes: of ``--set``.
-        refine: whether ``--refine`` was given.
-        **named: settings with an option of their own; None where it was not given.
-
-    Raises:
-        SettingError, UnknownNameError: what is misspelt or out of range is said before a model is fetched.
-    """
-    changes = {**given(method=method, **named), **changes}
-    if refine:
-        changes.setdefault("pamr_steps", PAMR_STEPS)
-    _base(preset).changed(**changes)
-    return changes
-
-
-def check_labels(labels: Labelled | None, preset: str | None, changes: dict[str, Any]) -> None:
-    """Labels that do not go together, or are missing, are said before a model is fetched."""
-    from ..text.labels import parse_labels
-
-    if labels is not None:
-        parse_labels(labels, _base(preset).changed(**changes).background)
-    elif preset is None:
-        raise typer.BadParameter("Missing option '--labels' / '-l': names of the classes; or give a --preset.")
-
-
-def _base(preset: str | None) -> Settings:
-    from ..protocols.presets import load_preset
-
-    return Settings() if preset is None else load_preset(preset).settings
 
 
 def make_segmenter(

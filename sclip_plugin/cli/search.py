@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import typer
 
 from .index import ModelOfIndex
-from .options import Device, Templates, given, make_segmenter, parse_labels_option
+from .options import Device, given, make_segmenter, parse_labels_option
+from .settings import setting
 from .terminal import AsJson, say
 
 
@@ -32,7 +33,7 @@ def search(
         Path | None,
         typer.Option("--out", "-o", help="Write a contact sheet here: the pictures with their places."),
     ] = None,
-    templates: Templates = None,
+    templates: Annotated[str | None, setting("templates")] = None,
     model: ModelOfIndex = None,
     as_json: AsJson = False,
     device: Device = None,

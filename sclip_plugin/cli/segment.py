@@ -12,39 +12,17 @@ import typer
 from ..defaults import DEFAULT_MODEL
 from .drawing import Colors, MinArea, Opacity, PictureFormat, Stretch, Style, read_colors
 from .exporting import Exports, Formats, RegionsOf, beside_each_picture, split_formats
-from .options import (
-    Background,
-    Changes,
-    Device,
-    Dtype,
-    Labelled,
-    Labels,
-    Masks,
-    Memory,
-    MethodName,
-    Model,
-    PresetName,
-    Refine,
-    Resize,
-    Stride,
-    Templates,
-    Threshold,
-    Window,
-    check_labels,
-    chosen_settings,
-    make_segmenter,
-    parse_changes,
-    parse_labels_option,
-    tell_of_long_bank,
-)
+from .options import Device, Dtype, Labelled, Labels, Model, make_segmenter, parse_labels_option, tell_of_long_bank
 from .pictures import MaxPixels, NamedPicture, find_pictures, limit_pixels, with_stems
 from .ray import Ray, segment_on_ray
+from .settings import Asked, with_settings
 from .terminal import AsJson, Quiet, say, shown, tell
 
 if TYPE_CHECKING:
     from ..segment.segmenter import Segmenter
 
 
+@with_settings()
 def segment(
     pictures: Annotated[
         list[str],
@@ -58,13 +36,6 @@ def segment(
         "out"
     ),
     model: Model = DEFAULT_MODEL,
-    method: MethodName = None,
-    preset: PresetName = None,
-    background: Background = False,
-    threshold: Threshold = None,
-    refine: Refine = False,
-    masks: Masks = None,
-    memory: Memory = None,
     formats: Formats = None,
     regions: RegionsOf = None,
     heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Write a heat map of every label, too.")] = False,
@@ -74,11 +45,6 @@ def segment(
     stretch: Stretch = False,
     min_area: MinArea = 0,
     picture_format: PictureFormat = "png",
-    window: Window = None,
-    stride: Stride = None,
-    resize: Resize = None,
-    templates: Templates = None,
-    change: Changes = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Skip pictures whose results are whole and of the same picture and settings."),
@@ -93,6 +59,8 @@ def segment(
     as_json: AsJson = False,
     device: Device = None,
     dtype: Dtype = "float32",
+    *,
+    asked: Asked,
 ) -> None:
     """Segment pictures by labels.
 
@@ -112,11 +80,7 @@ def segment(
 
     limit_pixels(max_pixels)
     parsed = parse_labels_option(labels)
-    settings = chosen_settings(
-        method, preset, parse_changes(change or []), refine, background=background or None, threshold=threshold,
-        masks=masks, memory=memory, window=window, stride=stride, resize_short_side=resize, templates=templates,
-    )  # fmt: skip
-    check_labels(parsed, preset, settings)
+    asked.check_labels(parsed)
     if ray is not None:
         unused = {
             "--format": formats, "--regions": regions, "--heatmaps": heatmaps, "--stretch": stretch, "--colors": colors,
@@ -124,8 +88,8 @@ def segment(
             "--opacity": opacity != 0.55, "--picture-format": picture_format != "png",
         }  # fmt: skip
         segment_on_ray(
-            ray, pictures, parsed, out, settings, unused, quiet, as_json, model=model, preset=preset, device=device,
-            dtype=dtype, files=files, retry=retry,
+            ray, pictures, parsed, out, asked.changes, unused, quiet, as_json, model=model, preset=asked.preset,
+            device=device, dtype=dtype, files=files, retry=retry,
         )  # fmt: skip
         return
     if files or retry:
@@ -140,7 +104,7 @@ def segment(
     found = find_pictures(pictures, out)
     check_writable(out)
     sweep(out)
-    segmenter = make_segmenter(model, device, dtype, preset, **settings)
+    segmenter = make_segmenter(model, device, dtype, asked.preset, **asked.changes)
     if not quiet:
         if found.left_out():
             tell(f"not looked at: {found.left_out()}")

@@ -7,21 +7,22 @@ from typing import Annotated
 import typer
 
 from ..defaults import DEFAULT_MODEL
-from .options import Background, Device, Dtype, MethodName, Model, Threshold, given, make_segmenter
+from .options import Device, Dtype, Model, make_segmenter
+from .settings import Asked, with_settings
 from .terminal import tell
 
 
+@with_settings()
 def serve(
     model: Model = DEFAULT_MODEL,
-    method: MethodName = None,
     host: Annotated[str, typer.Option(help="The address to listen at; by default nobody else can reach it.")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 8000,
-    background: Background = False,
-    threshold: Threshold = None,
     device: Device = None,
     dtype: Dtype = "float32",
+    *,
+    asked: Asked,
 ) -> None:
     """Answer pictures and labels over HTTP with JSON: POST /segment, /encode, /ask/ID; /docs says how.
 
@@ -37,7 +38,6 @@ def serve(
         raise ModelLoadError(
             f"sclip serve needs {error.name}, which is not installed: pip install 'sclip_plugin[serve]'."
         ) from error
-    settings = given(method=method, threshold=threshold, background=background or None)
-    segmenter = make_segmenter(model, device, dtype, None, paths=False, **settings)
+    segmenter = make_segmenter(model, device, dtype, asked.preset, paths=False, **asked.changes)
     tell(f"listening at http://{host}:{port}, described at http://{host}:{port}/docs")
     run(segmenter, host, port)

@@ -14,28 +14,8 @@ import typer
 
 from ..defaults import DEFAULT_MODEL
 from .drawing import Colors, Opacity, Style, read_colors
-from .options import (
-    Background,
-    Changes,
-    Device,
-    Dtype,
-    Labels,
-    MethodName,
-    Model,
-    PresetName,
-    Refine,
-    Resize,
-    Stride,
-    Templates,
-    Threshold,
-    Window,
-    check_labels,
-    chosen_settings,
-    make_segmenter,
-    parse_changes,
-    parse_labels_option,
-    tell_of_long_bank,
-)
+from .options import Device, Dtype, Labels, Model, make_segmenter, parse_labels_option, tell_of_long_bank
+from .settings import Asked, with_settings
 from .terminal import AsJson, Quiet, say, tell
 
 if TYPE_CHECKING:
@@ -48,6 +28,7 @@ LABEL_COLUMNS = ("time", "frame", "label", "index", "share", "score")
 WORD_COLUMNS = ("time", "frame", "word", "score", "left", "top", "right", "bottom", "moment")
 
 
+@with_settings("masks")
 def video(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A video, in any form that FFmpeg reads.")],
     labels: Labels = None,
@@ -67,23 +48,15 @@ def video(
         "out"
     ),
     model: Model = DEFAULT_MODEL,
-    method: MethodName = None,
-    preset: PresetName = None,
-    background: Background = False,
-    threshold: Threshold = None,
-    refine: Refine = False,
     opacity: Opacity = 0.55,
     style: Style = "fill",
     colors: Colors = None,
-    window: Window = None,
-    stride: Stride = None,
-    resize: Resize = None,
-    templates: Templates = None,
-    change: Changes = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     device: Device = None,
     dtype: Dtype = "float32",
+    *,
+    asked: Asked,
 ) -> None:
     """Segment a video by labels, or find when words are seen in it, and where.
 
@@ -103,34 +76,28 @@ def video(
     """
     from ..errors import SettingError
     from ..files import check_writable, sweep
-    from ..segment.scores import MovingMean
+    from ..segment.smoothing import MovingMean
     from ..text.labels import parse_labels
     from ..video.reading import Video, checked_rate
 
     if search is not None and labels is not None:
         raise SettingError("--labels and --search were both given; expected one: labels segment, search finds moments.")
-    of_labels = {
-        "smoothing": smoothing, "background": background, "threshold": threshold, "refine": refine,
-        "style": style != "fill", "opacity": opacity != 0.55,
-    }  # fmt: skip
+    of_labels = {"smoothing": smoothing, "style": style != "fill", "opacity": opacity != 0.55}
+    of_labels |= {name: name in asked.changes for name in ("background", "threshold", "refine", "steps")}
     if search is not None and any(of_labels.values()):
         unused = next(name for name, value in of_labels.items() if value)
         raise SettingError(f"--{unused} is about --labels; with --search leave it out.")
     checked_rate(fps)
     MovingMean(smoothing)
     parsed = parse_labels_option(labels if search is None else search)
-    settings = chosen_settings(
-        method, preset, parse_changes(change or []), refine, background=background or None, threshold=threshold,
-        window=window, stride=stride, resize_short_side=resize, templates=templates,
-    )  # fmt: skip
-    if search is None and labels is None and preset is None:
+    if search is None and labels is None and asked.preset is None:
         raise SettingError("neither --labels nor --search was given; expected one of them, or a --preset with labels.")
-    check_labels(parsed, preset, settings)
+    asked.check_labels(parsed)
     drawn = {"opacity": opacity, "style": style, "colours": read_colors(colors)}
     opened = Video(file)
     check_writable(out)
     sweep(out)
-    segmenter = make_segmenter(model, device, dtype, preset, **settings)
+    segmenter = make_segmenter(model, device, dtype, asked.preset, **asked.changes)
     if not quiet:
         vocabulary = segmenter.vocabulary if parsed is None else parse_labels(parsed, segmenter.settings.background)
         assert vocabulary is not None, "a preset has labels"

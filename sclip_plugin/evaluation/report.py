@@ -119,23 +119,11 @@ def relevant_figures(result: EvaluationResult) -> list[PublishedFigure]:
 def describe(settings: dict[str, Any]) -> str:
     """The settings that matter most, in a line."""
     parts = [str(settings.get("model", "?")), f"method {settings.get('method', '?')}"]
-    options = _unusual_options(settings)
-    if options:
-        parts[-1] += f" ({', '.join(f'{key}={value}' for key, value in options.items())})"
+    if settings.get("steps"):
+        parts.append(f"steps {', '.join(map(str, settings['steps']))}")
     if settings.get("preset"):
         parts.append(f"preset {settings['preset']}")
     return ", ".join(parts)
-
-
-def _unusual_options(settings: dict[str, Any]) -> dict[str, Any]:
-    """The method's options that are not its defaults."""
-    from ..methods import list_methods, make_method
-
-    options = settings.get("method_options") or {}
-    if settings.get("method") not in list_methods():
-        return options
-    usual = make_method(settings["method"])
-    return {name: value for name, value in options.items() if getattr(usual, name, None) != value}
 
 
 def worst_sheet(result: EvaluationResult, data: EvaluationSet, predict: Predict, count: int) -> Image.Image | None:

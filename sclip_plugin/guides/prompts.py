@@ -85,7 +85,7 @@ class PromptedGuide(Guide):
 
     @abstractmethod
     def seen(self, pixels: Tensor) -> Any:
-        """What the model sees of a square of normalised pixels, (B, 3, side, side): a `GuideView` with an ``embedding``."""
+        """A `GuideView`, with an ``embedding``, of a square of normalised pixels (B, 3, side, side)."""
 
     @abstractmethod
     def decode(

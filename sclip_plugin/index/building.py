@@ -14,8 +14,8 @@ from typing import Any
 from ..errors import PictureError
 from ..imaging.finding import PICTURE_SUFFIXES, files_in, is_in
 from ..imaging.opening import named_bytes, open_file
+from ..segment.encoding import Prepared
 from ..segment.results import is_result
-from ..segment.running import Prepared
 from ..segment.segmenter import Segmenter
 from ..settings import Settings
 from .regions import reduced
@@ -175,11 +175,11 @@ def looked_at(
             except PictureError as error:
                 ready.append(replace(row, error=str(error)))
                 continue
-            sizes[digest] = prepared[2]
-            rows.append(replace(row, size=prepared[2]))
+            sizes[digest] = prepared.size
+            rows.append(replace(row, size=prepared.size))
             yield prepared
 
-    encoded: Iterator[Any] = segmenter.encode_prepared(read(), settings)  # type: ignore[arg-type]
+    encoded: Iterator[Any] = segmenter.encode(read(), settings)  # type: ignore[arg-type]
     for each in encoded:
         yield replace(rows.popleft(), kept=reduced(each.features(), each.image))
         while ready:

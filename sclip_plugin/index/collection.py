@@ -14,8 +14,6 @@ from torch import Tensor
 
 from ..errors import LabelError, PictureError, SettingError
 from ..files import locked_folder, sweep, write_atomically
-from ..segment.encoded import FEATURE_SETTINGS
-from ..segment.memory import model_of
 from ..segment.segmenter import Segmenter
 from ..settings import Settings
 from .building import Look, Progress, look_here, update
@@ -61,7 +59,7 @@ class Index:
     def __init__(self, folder: str | Path, segmenter: Segmenter) -> None:
         self.store = IndexStore(folder)
         self.segmenter = segmenter
-        if self.store.made_by.get("model") != model_of(segmenter):
+        if self.store.made_by.get("model") != segmenter.model_identity():
             said = self.store.made_by.get("named", {})
             raise SettingError(
                 f"the index {folder} was made with another model than this segmenter has; expected "
@@ -113,8 +111,7 @@ class Index:
             before = cls.named(folder).get("settings")
             settings = segmenter.settings if before is None else Settings().changed(**before)
         chosen = settings.changed(**changes)
-        decides = (*FEATURE_SETTINGS, *(("masks",) if chosen.make_method().sees_masks else ()))
-        plain = {name: getattr(chosen, name) for name in decides} | {"method_options": dict(chosen.method_options)}
+        plain = {name: getattr(chosen, name) for name in chosen.deciding_features()}
         notes = {"root": str(root), "named": {"model": name, "dtype": segmenter.dtype, "settings": plain}}
         try:
             json.dumps(notes)
@@ -123,8 +120,7 @@ class Index:
                 f"an index says what made it, and these settings hold a method or a model in hand ({error}); name the "
                 "method, and an outside model by its name or folder."
             ) from error
-        identity = Settings().changed(**plain).identity()
-        made_by = {"model": model_of(segmenter), "settings": identity, "regions": REGIONS}
+        made_by = {"model": segmenter.model_identity(), "settings": chosen.feature_identity(), "regions": REGIONS}
         store = IndexStore.create(folder, made_by, notes)
         _moved(store, root)
         sweep(store.folder)

@@ -76,7 +76,7 @@ def masks_of(source: MaskSource, picture: Image.Image) -> np.ndarray:
         ShapeError: a source gave masks of another size.
     """
     size = (picture.height, picture.width)
-    said = source.text()
+    said = source.as_text()
     if not source.kept or said is None:
         return checked(source(picture), size, f"the masks of {source.name or type(source).__name__}")
     cache = DiskCache(cache_root() / "masks")

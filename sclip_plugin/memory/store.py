@@ -86,6 +86,11 @@ class MemoryStore(PartsFolder):
         return sum(self.pictures().values())
 
     @cached_property
+    def checked(self) -> dict[Any, Any]:
+        """Of each model that was found to be the memory's own, the outside model of the keys."""
+        return {}
+
+    @cached_property
     def files(self) -> list[Any]:
         """The shards that hold regions, open: they are mapped, not read."""
         found = [safe_open(shard, framework="pt").__enter__() for shard in self.parts()]

@@ -129,7 +129,7 @@ class Chain:
             looks = self.encoder.run(prepared, Run(method, settings, lambda features: features @ words.text.T))
         for look in looks:
             if isinstance(look, PictureError):
-                yield look  # type: ignore[misc]
+                yield look
                 continue
             scores = scores_of(look, words) if features else look.vectors
             yield answer(Question(look, words, settings, beside), scores, smoothing)
@@ -156,8 +156,8 @@ class Chain:
             return look
         if look.pixels is None:
             raise SettingError(
-                f"the step {missing[0].called()} looks at the tower's blocks, and of this encoded picture only features "
-                "are known; expected Encoded.load(path, segmenter, picture=...), or a picture encoded with the step."
+                f"the step {missing[0].called()} looks at the tower's blocks, and of this encoded picture only "
+                "features are known; expected Encoded.load(path, segmenter, picture=...), or one encoded with the step."
             )
         again = next(self.encoded([Prepared(look.picture, look.pixels, look.size)], settings, look.vectors.dtype))
         assert isinstance(again, Look)

@@ -215,9 +215,8 @@ class Encoder:
                 f"pixels of shape {tuple(pixels.shape)} are smaller than a patch {self.tower.patch_size}."
             )
         plan = plan_of((pixels.shape[-2], pixels.shape[-1]), settings, self.tower.patch_size, asked.method)
-        look = Look(
-            picture=prepared.picture, pixels=pixels, size=tuple(prepared.size), plan=plan, vectors=torch.empty(0)
-        )
+        size = (prepared.size[0], prepared.size[1])
+        look = Look(picture=prepared.picture, pixels=pixels, size=size, plan=plan, vectors=torch.empty(0))
         masks = masks_in(prepared.picture, pixels, settings)
         regions = regions_of(masks, look.size)
         whole = WholePicture(
@@ -238,7 +237,8 @@ class Encoder:
         at_once = self._at_once(plan, asked)
         while windows and len(batch) < at_once and windows[0][0].look.plan.window == plan.window:
             batch.append(windows.popleft())
-        pixels = torch.stack([plan.cut(job.look.pixels, *box) for job, _, box in batch]).to(self.device)
+        cut = [plan.cut(job.look.pixels, *box) for job, _, box in batch if job.look.pixels is not None]
+        pixels = torch.stack(cut).to(self.device)
         pixels = plan.pad(normalise(pixels, self.mean, self.std), -self.mean / self.std)
         kept, grid, embedded, looked = self._computed(pixels, batch, asked)
         for place, ((job, index, _), values) in enumerate(zip(batch, kept, strict=True)):

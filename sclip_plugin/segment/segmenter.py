@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -220,9 +221,10 @@ class Segmenter:
         if on_error not in get_args(OnError):
             raise SettingError(f"on_error={on_error!r}; expected {' or '.join(map(repr, get_args(OnError)))}.")
         if chosen.masks is not None and not chosen.sees_regions():
-            raise SettingError(
-                f"masks={chosen.masks!r} are given, and nothing looks at them: {chosen.method_name} sees no regions. Add "
-                "the step 'vote' (steps='vote'), or choose a method that sees regions, such as 'corrclip'."
+            warnings.warn(
+                f"masks={chosen.masks!r} change nothing: {chosen.method_name} and the steps look at no regions. Add "
+                "the step 'vote', or choose a method that looks at regions, such as 'corrclip'.",
+                stacklevel=2,
             )
         prepared = self.chain.prepared(pictures, chosen, on_error, self.paths)
         return self.chain.segmented(prepared, vocabulary, chosen, mean)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Steps on the label map that need no second model: thresholds, the benchmarks' two rules, closing, votes of regions."""
+"""Steps on the label map that need no second model: thresholds, the benchmarks' rules, closing, votes of regions."""
 
 from __future__ import annotations
 

@@ -84,8 +84,8 @@ class MemoryBank(Step):
         super().__post_init__()
         if not Path(self.folder).is_dir() or not str(self.folder):
             raise SettingError(
-                f"memory got folder={str(self.folder)!r}, which is no folder; expected memory('BANK'), as 'sclip memory "
-                "build' makes it."
+                f"memory got folder={str(self.folder)!r}, which is no folder; expected memory('BANK'), as "
+                "'sclip memory build' makes it."
             )
         object.__setattr__(self, "folder", str(self.folder))
         object.__setattr__(self, "store", _store_in(self.folder, Path(self.folder).stat().st_mtime_ns))
@@ -213,9 +213,10 @@ class MemoryBank(Step):
             asked = {"main": model} | ({} if self.second is None else {"second": self.second.model_identity()})
             for name, identity in asked.items():
                 if made_by["models"].get(name) != identity:
+                    which = "no" if name not in made_by["models"] else "another"
                     raise SettingError(
-                        f"the memory {self.folder} holds values of {'no' if name not in made_by['models'] else 'another'} "
-                        f"{'second ' if name == 'second' else ''}CLIP than this one; build it with this model."
+                        f"the memory {self.folder} holds values of {which} {'second ' if name == 'second' else ''}CLIP "
+                        "than this one; build it with this model."
                     )
             checked[key] = guide
         return checked[key]

@@ -5,7 +5,9 @@ prompt. Masks whose predicted IoU is high enough say where the class is, and mul
 such mask keep their labels. At half the picture's size, as published, but for the masks.
 
 A picture whose scores would take more than 256 MiB is refined at the size at which they take no more; where labels
-change there, the picture's own do. Two things of the published code are kept: regions whose mask was not good enough give scores back under them, but never
+change there, the picture's own do.
+
+Two things of the published code are kept: regions whose mask was not good enough give scores back under them, but never
 labels; and on request the mask prompt lacks its axis of channels, as in the published figures.
 """
 

@@ -11,8 +11,10 @@ from .base import PLACES, Step
 from .decisions import Threshold
 from .registry import make_step
 
-ORDER = ("lposs_plus", "merge", "memory", "freecp_background", "pamr")
-ORDER += ("benchmark", "threshold", "normalize", "closing", "sam", "vote")
+ORDER: tuple[str, ...] = (
+    "lposs_plus", "merge", "memory", "freecp_background", "pamr",
+    "benchmark", "threshold", "normalize", "closing", "sam", "vote",
+)  # fmt: skip
 """Where an added step goes: behind the last one that does not come after it here."""
 
 
@@ -60,6 +62,18 @@ def with_short_forms(steps: Any, short: Mapping[str, Any]) -> tuple[str | Step, 
         else:
             made.insert(_place(step, made), step)
     return tuple(STEPS.canonical(step) for step in made)
+
+
+def value_of(steps: Any, form: str) -> Any:
+    """What a short form would have to be for the steps that are there; False where none of its steps is.
+
+    >>> value_of(("pamr", "threshold(0.4)"), "threshold"), value_of(("pamr",), "refine"), value_of((), "refine")
+    (0.4, True, False)
+    """
+    step = next((step for step in map(make_step, steps) if step.called() in SHORT_FORMS[form][0]), None)
+    if isinstance(step, Threshold):
+        return step.probability
+    return False if step is None else True if step.as_text() == "pamr" else step.as_text()
 
 
 def _place(step: Step, steps: list[Step]) -> int:
