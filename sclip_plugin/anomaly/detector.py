@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ..defaults import CLIP_MEAN, CLIP_STD
 from ..device import without_autocast
 from ..draw.overlay import heatmap
 from ..errors import SettingError
@@ -20,10 +19,8 @@ from ..imaging.pictures import Picture, read_picture, to_tensor
 from ..imaging.resampling import normalise
 from ..methods.second_path import second_path, taps_of_last
 from ..methods.surgery import CLIPSurgery
-from ..text.bank import TextBank
+from ..segment.chain import Chain
 from ..text.labels import imagenet_templates
-from ..text.towers import find_text_tower
-from ..towers import Tower, find_tower
 from ..towers.running import before_last_block
 from .text import learned_pair, load_prompts, state_pair
 
@@ -100,8 +97,8 @@ class AnomalyDetector:
     ) -> None:
         if prompts is None and not thing.strip():
             raise SettingError('nothing to look for; expected thing="metal nut", or prompts=FILE of AnomalyCLIP.')
-        self.model = model.eval()
-        self.tower: Tower = find_tower(model)
+        chain = Chain.of(model, tokenizer, image_mean=image_mean, image_std=image_std, cache_dir=cache_dir)
+        self.encoder, self.tower = chain.encoder, chain.encoder.tower
         depth = len(self.tower.blocks)
         wanted = layers or (LEARNED_LAYERS if prompts else (PUBLISHED_DEPTH,))
         if min(wanted) < 1 or max(wanted) > PUBLISHED_DEPTH:
@@ -109,12 +106,10 @@ class AnomalyDetector:
         self.layers = tuple(dict.fromkeys(max(1, round(b * depth / PUBLISHED_DEPTH)) for b in wanted))
         self.path = max(1, PUBLISHED_PATH * depth // PUBLISHED_DEPTH)
         self.size = size or self._proportional()
-        self._mean, self._std = torch.tensor(image_mean or CLIP_MEAN), torch.tensor(image_std or CLIP_STD)
-        text = find_text_tower(model, tokenizer)
         if prompts is None:
-            pair = state_pair(TextBank(text, cache_dir), thing, imagenet_templates())
+            pair = state_pair(chain.text_bank, thing, imagenet_templates())
         else:
-            pair = learned_pair(text, load_prompts(prompts))
+            pair = learned_pair(chain.text_bank.tower, load_prompts(prompts))
         self.pair = F.normalize(pair.float(), dim=1)
         """(2, D), unit: normal, abnormal."""
 
@@ -143,8 +138,7 @@ class AnomalyDetector:
     def pixels(self, picture: Image.Image) -> Tensor:
         """A picture squashed to (1, 3, ``size``, ``size``), bicubic, and normalised."""
         squashed = picture.resize((self.size, self.size), Image.Resampling.BICUBIC)
-        device = next(self.tower.trunk.parameters()).device
-        return normalise(to_tensor(squashed).to(device), self._mean, self._std)[None]
+        return normalise(to_tensor(squashed).to(self.encoder.device), self.encoder.mean, self.encoder.std)[None]
 
     @torch.inference_mode()
     def maps(self, pixels: Tensor, size: int | None = None) -> tuple[Tensor, Tensor]:

@@ -6,14 +6,17 @@ choice of what is kept, not a second way: the same functions run in the same ord
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..defaults import CLIP_MEAN, CLIP_STD
+from ..device import Budget
 from ..errors import PictureError, SettingError
 from ..fingerprint import fingerprint
 from ..imaging.tiles import TiledMap
@@ -21,6 +24,8 @@ from ..settings import Settings
 from ..steps import Words
 from ..text.bank import TextBank
 from ..text.labels import Vocabulary
+from ..text.towers import find_text_tower
+from ..towers import find_tower
 from .answering import Beside, Question, answer, scores_of
 from .encoding import Encoder, Look, Prepared, Run, bound, key_of, looking_steps
 from .regions import Regions, masks_in, regions_of
@@ -41,6 +46,22 @@ class Chain:
     model: nn.Module
     encoder: Encoder
     text_bank: TextBank
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
+        cache_dir: str | Path | None | bool = None,
+        budget: Budget | None = None,
+    ) -> Chain:
+        """The one door for a model in hand; arguments as of `Segmenter`. The model is put into eval mode."""
+        mean, std = torch.tensor(image_mean or CLIP_MEAN), torch.tensor(image_std or CLIP_STD)
+        encoder = Encoder(find_tower(model), mean, std, budget)
+        return cls(model.eval(), encoder, TextBank(find_text_tower(model, tokenizer), cache_dir))
 
     def weights(self) -> str:
         """A hash that reads all bits of the model's weights and buffers."""

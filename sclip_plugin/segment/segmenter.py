@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..defaults import CLIP_MEAN, CLIP_STD
 from ..device import Budget
 from ..errors import ArgumentTypeError, LabelError, SettingError
 from ..imaging.pictures import Picture
@@ -24,8 +23,7 @@ from ..protocols import load_benchmark, load_preset
 from ..settings import Settings
 from ..text.bank import TextBank
 from ..text.labels import Labels, Vocabulary, parse_labels
-from ..text.towers import find_text_tower
-from ..towers import find_tower
+from ..towers import Tower
 from .chain import Chain
 from .encoded import Encoded
 from .encoding import Encoder, Prepared
@@ -82,12 +80,9 @@ class Segmenter:
         paths: bool = True,
         **changes: Any,
     ) -> None:
-        self.model = model.eval()
-        self.tower = find_tower(model)
-        self.text_bank = TextBank(find_text_tower(model, tokenizer), cache_dir)
-        mean, std = torch.tensor(image_mean or CLIP_MEAN), torch.tensor(image_std or CLIP_STD)
-        self.encoder = Encoder(self.tower, mean, std, budget)
-        self.chain = Chain(model, self.encoder, self.text_bank)
+        self.chain = Chain.of(
+            model, tokenizer, image_mean=image_mean, image_std=image_std, cache_dir=cache_dir, budget=budget
+        )
         self.paths = paths
         self._preset_labels: dict[str, tuple[str, ...]] | None = None
         native = self.tower.native_grid[0] * self.tower.patch_size[0]
@@ -128,8 +123,20 @@ class Segmenter:
         return cls(loaded.model, loaded.tokenizer, **{**means, **arguments})
 
     @property
-    def budget(self) -> Budget | None:
-        return self.encoder.limits
+    def model(self) -> nn.Module:
+        return self.chain.model
+
+    @property
+    def tower(self) -> Tower:
+        return self.encoder.tower
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.chain.encoder
+
+    @property
+    def text_bank(self) -> TextBank:
+        return self.chain.text_bank
 
     @property
     def device(self) -> torch.device:

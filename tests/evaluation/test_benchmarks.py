@@ -19,7 +19,18 @@ from sclip_plugin.protocols import (
 )
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "benchmarks.json"
-SETTINGS = ("logit_scale", "prob_threshold", "area_threshold", "window", "stride", "resize_short_side", "pamr_steps")
+SETTINGS = ("logit_scale", "window", "stride", "resize_short_side")
+
+
+def rules_of(settings):
+    """prob_threshold, area_threshold and pamr_steps of the reference, of the steps benchmark and pamr."""
+    steps = {step.called(): step for step in settings.make_steps()}
+    rule, pamr = steps.get("benchmark"), steps.get("pamr")
+    return {
+        "prob_threshold": rule.prob if rule else 0,
+        "area_threshold": rule.area if rule else None,
+        "pamr_steps": pamr.steps if pamr else 0,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +57,8 @@ class TestAgainstTheReference:
         assert settings.method == "csa"
         for key in SETTINGS:
             assert getattr(settings, key) == {**expected, **expected["sclip"]}[key], key
+        for key, value in rules_of(settings).items():
+            assert value == {**expected, **expected["sclip"]}[key], key
 
     @pytest.mark.parametrize("method", ["naclip", "clearclip", "resclip", "scclip"])
     def test_other_methods(self, reference, name, method):
@@ -86,15 +99,16 @@ TRIDENT = {
 @pytest.mark.parametrize("name", list_benchmarks())
 def test_trident(name):
     preset = preset_for_method(load_benchmark(name), "trident")
-    settings, method, refinement = preset.settings, preset.settings.make_method(), preset.settings.make_refinement()
+    settings, method, refinement = preset.settings, preset.settings.make_method(), preset.settings.make_steps()[-1]
     short, window, stride, cos_fac, keep_negative, prob_threshold, coarse_thresh = TRIDENT[name]
     assert (settings.resize_short_side, settings.window, settings.stride) == (short, window, stride)
-    assert (settings.logit_scale, settings.prob_threshold, settings.area_threshold) == (40, prob_threshold, None)
-    assert method.vfm == "facebook/dino-vitb16" and method.sam == refinement.model == "facebook/sam-vit-base"
+    assert settings.logit_scale == 40
+    assert rules_of(settings) == {"prob_threshold": prob_threshold, "area_threshold": None, "pamr_steps": 0}
+    assert method.guide == "facebook/dino-vitb16" and method.sam == refinement.model == "facebook/sam-vit-base"
     assert (method.beta, method.gamma, method.cos_fac, method.keep_negative) == (1.2, 3.0, cos_fac, keep_negative)
     assert method.halves == (2 if name == "cityscapes" else 1)
     assert (refinement.coarse_thresh, refinement.sam_iou_thresh) == (coarse_thresh, 0.8)
-    assert (refinement.minimal_area, refinement.channel_axis, settings.pamr_steps) == (225, False, 0)
+    assert (refinement.minimal_area, refinement.channel_axis) == (225, False)
     assert preset.classes == load_preset(f"proxyclip/{name}").classes
 
 
@@ -203,9 +217,12 @@ def test_a_wrong_file_says_what_is_wrong(tmp_path, changes, says):
         ({"method": "csa", "logit_scal": 1}, "Did you mean 'logit_scale'"),
         ({"logit_scale": 1}, "does not say its method"),
         ({"method": "csa", "vocabulary": "plain"}, "unknown vocabulary 'plain'"),
-        ({"method": "csa", "prob_threshold": True}, "prob_threshold=True; expected a number from 0 to 1"),
+        ({"method": "csa", "background": 1}, "background=1; expected True or False"),
+        ({"method": "csa", "steps": ["benchmark(prob=True)"]}, "prob=True; expected a number from 0 to 1"),
+        ({"method": "csa", "steps": ["vote", "pamr"]}, "expected the order"),
+        ({"method": "csa", "pamr_steps": 10}, "unknown setting 'pamr_steps'"),
         ({"method": "csa", "window": 100, "stride": 200}, "stride=200 is larger than window=100"),
-        ({"method": "scclip", "method_options": {"lof_contamination": -1}}, "lof_contamination=-1; expected"),
+        ({"method": "scclip(lof_contamination=-1)"}, "lof_contamination=-1; expected"),
     ],
 )
 def test_a_wrong_preset_says_what_is_wrong(tmp_path, preset, says):

@@ -34,9 +34,9 @@ def visit(page):
 
 def test_an_answer_is_that_of_a_call_and_the_tower_works_once(page, visit, monkeypatch):
     words = list(visit.result.labels)
-    expected = sp.Segmenter.from_pretrained("demo", device="cpu")(visit.picture, words, pamr_steps=2, threshold=0.5)
+    expected = sp.Segmenter.from_pretrained("demo", device="cpu")(visit.picture, words, refine="pamr(steps=2)", threshold=0.5)
     monkeypatch.setattr(page.segmenter, "encode", None)
-    again = page.segment(visit.picture, words, {"pamr_steps": 2, "threshold": 0.5})
+    again = page.segment(visit.picture, words, {"refine": "pamr(steps=2)", "threshold": 0.5})
     np.testing.assert_array_equal(again.label_map, expected.label_map)
 
 
@@ -109,7 +109,7 @@ def test_downloads_are_one_file(page, visit):
 
 
 def test_the_commands_do_the_same(page, visit, tmp_path):
-    words, changes = ["cat", "sofa|couch"], {"method": "naclip", "pamr_steps": 10, "threshold": 0.2}
+    words, changes = ["cat", "sofa|couch"], {"method": "naclip", "refine": True, "threshold": 0.2}
     visit.take(visit.picture, "it's.png")
     result = page.segment(visit.picture, words, changes)
     visit.picture.save(tmp_path / "it's.png")

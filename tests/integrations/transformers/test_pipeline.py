@@ -233,9 +233,10 @@ def test_as_many_lists_of_labels_as_pictures(pipe, pictures):
         ({"method": "naclip", "std": 2.0}, {"method": "naclip", "std": 2.0}),
         ({"window": 0}, {"window": 0}),
         ({"window": 48, "stride": 16}, {"window": 48, "stride": 16}),
-        ({"refine": True}, {"pamr_steps": 10}),
-        ({"refine": 2}, {"pamr_steps": 2}),
-        ({"refine": False}, {"pamr_steps": 0}),
+        ({"refine": True}, {"steps": "pamr"}),
+        ({"refine": "pamr(steps=2)"}, {"steps": "pamr(steps=2)"}),
+        ({"refine": False}, {"steps": ()}),
+        ({"masks": "slic(segments=20)", "steps": "vote"}, {"masks": "slic(segments=20)", "steps": "vote"}),
         ({"resize_short_side": 128, "logit_scale": 20.0}, {"resize_short_side": 128, "logit_scale": 20.0}),
     ],
 )
@@ -295,8 +296,8 @@ def test_mean_and_deviation_are_the_image_processors(folder):
     processor = AutoImageProcessor.from_pretrained(folder)
     processor.image_mean, processor.image_std = [0.5] * 3, [0.25] * 3
     pipe = pipeline(TASK, model=str(folder), image_processor=processor)
-    assert pipe.segmenter._mean.tolist() == [0.5] * 3
-    assert pipe.segmenter._std.tolist() == [0.25] * 3
+    assert pipe.segmenter.encoder.mean.tolist() == [0.5] * 3
+    assert pipe.segmenter.encoder.std.tolist() == [0.25] * 3
 
 
 @pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
