@@ -38,7 +38,8 @@ class Settings:
             ``method_options`` where it is a registered one.
         method_options: the method's own options; what is not named has the method's default.
         templates: prompts with ``{}`` for the name; anything that `parse_templates` takes.
-        resize_short_side: pixels of the picture's short side; the long side stays below 2048. 0 keeps its size.
+        resize_short_side: pixels of the picture's short side. 0 keeps its size.
+        resize_long_side: largest long side, in pixels: a picture whose long side would be longer becomes smaller.
         window: side of the square windows in pixels; 0 takes the whole picture in one pass.
         stride: pixels from one window to the next; None for half the window.
         remainder: what becomes of a window's last rows and columns of pixels that fill no patch: ``"drop"``, the tower
@@ -91,6 +92,7 @@ class Settings:
     resize_short_side: int = field_of(
         336, "short side that the picture is resized to, in pixels; 0: not resized", low=0, high=2**15
     )
+    resize_long_side: int = field_of(2048, "largest long side after resizing, in pixels", low=1, high=2**15)
     window: int = field_of(224, "side of the windows in pixels; 0: the whole picture in one pass", low=0, high=2**15)
     stride: int | None = field_of(
         None, "pixels from one window to the next; by default half the window", low=1, high=2**15

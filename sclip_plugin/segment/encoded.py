@@ -38,6 +38,7 @@ FEATURE_SETTINGS = (
     "method",
     "method_options",
     "resize_short_side",
+    "resize_long_side",
     "window",
     "stride",
     "remainder",

@@ -125,7 +125,10 @@ class MemoryBank:
         plain = Settings().changed(
             **{
                 name: getattr(chosen, name)
-                for name in ("method", "method_options", "resize_short_side", "window", "stride", "remainder", "masks")
+                for name in (
+                    *("method", "method_options", "resize_short_side", "resize_long_side"),
+                    *("window", "stride", "remainder", "masks"),
+                )
             }
         )
         made_by = {
