@@ -35,7 +35,8 @@ class Settings:
 
     Fields:
         method: what replaces the last block: ``"csa"``, ``"naclip(std=4.0)"``, or a `Method` in hand.
-        resize_short_side: pixels of the picture's short side; the long side stays below 2048. 0 keeps its size.
+        resize_short_side: pixels of the picture's short side. 0 keeps its size.
+        resize_long_side: largest long side in pixels; a picture that would be longer becomes smaller.
         window: side of the square windows in pixels; 0 takes the whole picture in one pass.
         stride: pixels from one window to the next; None for half the window.
         padding: edge pixels that do not fill a whole patch: ``"crop"`` them, as SCLIP's code does, or pad the patch
@@ -68,6 +69,9 @@ class Settings:
     )
     resize_short_side: int = field_of(
         336, "short side that the picture is resized to, in pixels; 0: not resized", low=0, high=2**15, features=True
+    )
+    resize_long_side: int = field_of(
+        2048, "largest long side after resizing, in pixels", low=1, high=2**15, features=True
     )
     window: int = field_of(
         224, "side of the windows in pixels; 0: the whole picture in one pass", low=0, high=2**15, features=True

@@ -221,7 +221,7 @@ def _read(path: Path) -> Benchmark:
 def _preset(path: Path, key: str, given: Any) -> Mapping[str, Any]:
     """Settings by name; what they may be is for `Settings` to say, when the preset is asked for."""
     preset = _mapping(path, key, given)
-    for name in {"method", "vocabulary", "published_as"} & set(preset):
+    for name in {"method", "vocabulary", "published_as", "differs"} & set(preset):
         _text(path, f"{key}.{name}", preset[name])
     return preset
 

@@ -170,7 +170,7 @@ class Encoder:
         pixels = to_tensor(rgb).to(device)
         size = (pixels.shape[-2], pixels.shape[-1])
         short = settings.resize_short_side
-        target = target_size(*size, short) if short else size
+        target = target_size(*size, short, settings.resize_long_side) if short else size
         # A side of less than one patch is stretched to one, so that every picture can be segmented.
         patch = self.tower.patch_size
         return Prepared(rgb, resize(pixels, (max(target[0], patch[0]), max(target[1], patch[1]))), size)

@@ -306,7 +306,10 @@ class TestReports:
             and "81.54" in text
             and "some/clip, method csa, steps pamr, vote" in text
         )
-        assert "| aeroplane |" in text
+        assert "| aeroplane |" in text and "authors' own" not in text
+        result.settings.update(published_as="", differs="hard masks")
+        text = to_markdown(result)
+        assert "Not the authors' own settings: hard masks." in text and "81.54" not in text
 
     def test_a_table_of_runs_beside_the_published_figures(self, data):
         result = run(data, settings={"method": "csa", "published_as": "SCLIP"})
