@@ -65,7 +65,7 @@ def with_settings(*left_out: str, preset: bool = True) -> Callable[[Callable[...
         added = _options(left_out, preset)
 
         def run(**given: Any) -> Any:
-            said = {name: given.pop(name) for name in added}
+            said = {name: given.pop(name, None) for name in added}
             changes = parse_changes(said.pop("change") or [])
             named = said.pop("preset", None)
             asked = Asked(named, {**{name: v for name, v in said.items() if v is not None}, **changes})

@@ -134,7 +134,7 @@ def test_an_empty_folder_does_not_empty_an_index(seg, photos, tmp_path):
 def test_methods_that_depend_on_words_or_are_in_hand_are_refused(seg, photos):
     from sclip_plugin.methods import make_method
 
-    with pytest.raises(SettingError, match="depends on the words"):
+    with pytest.raises(SettingError, match="depend on the words"):
         build(seg, photos, method="resclip")
 
     class Own(type(make_method("csa"))):

@@ -255,7 +255,7 @@ def test_parameters_are_the_segmenters_settings(folder, pipe, pictures, paramete
 
 def test_parameters_at_construction_are_defaults_of_calls(folder, pictures):
     pipe = pipeline(TASK, model=str(folder), candidate_labels=LABELS, method="naclip", std=2.0, batch_size=2)
-    assert pipe.segmenter.settings.method == "naclip"
+    assert pipe.segmenter.settings.method == "naclip(std=2.0)"
     assert pipe(pictures[0], output="semantic")["labels"] == LABELS
     # Another method takes none of the first one's options along.
     assert pipe(pictures[0], method="csa", candidate_labels=["cat", "dog"], output="semantic")["labels"] == [
@@ -417,7 +417,7 @@ def test_unknown_parameters(pipe, folder, pictures):
         pipe(pictures[0], candidate_labels=LABELS, method="naclpi")
     with pytest.raises(ValueError, match="'masks' or 'semantic'"):
         pipe(pictures[0], candidate_labels=LABELS, output="panoptic")
-    with pytest.raises(ValueError, match="threshold=2"):
+    with pytest.raises(SettingError, match="threshold"):
         pipe(pictures[0], candidate_labels=LABELS, threshold=2)
 
 
