@@ -16,6 +16,7 @@ from sclip_plugin.steps.short import SHORT_FORMS
 SETTINGS = {
     "method": {"method": "naclip(std=3.0)"},
     "resize_short_side": {"resize_short_side": 120},
+    "resize_long_side": {"resize_long_side": 150},
     "window": {"window": 64},
     "stride": {"stride": 40},
     "padding": {"padding": "black", "window": 60, "stride": 30},

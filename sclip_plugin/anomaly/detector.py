@@ -19,7 +19,7 @@ from ..imaging.pictures import Picture, read_picture, to_tensor
 from ..imaging.resampling import normalise
 from ..methods.second_path import second_path, taps_of_last
 from ..methods.surgery import CLIPSurgery
-from ..segment.chain import Chain
+from ..segment.chain import Chain, OfModel
 from ..text.labels import imagenet_templates
 from ..towers.running import before_last_block
 from .text import learned_pair, load_prompts, state_pair
@@ -52,7 +52,7 @@ class Anomaly:
         return heatmap(self.picture, np.clip(self.heat / self.layers, 0, 1), "anomaly", what="anomaly")
 
 
-class AnomalyDetector:
+class AnomalyDetector(OfModel):
     """Finds what is not as it should be, without a picture of either kind.
 
     Args:
@@ -97,8 +97,7 @@ class AnomalyDetector:
     ) -> None:
         if prompts is None and not thing.strip():
             raise SettingError('nothing to look for; expected thing="metal nut", or prompts=FILE of AnomalyCLIP.')
-        chain = Chain.of(model, tokenizer, image_mean=image_mean, image_std=image_std, cache_dir=cache_dir)
-        self.encoder, self.tower = chain.encoder, chain.encoder.tower
+        self.chain = Chain.of(model, tokenizer, image_mean=image_mean, image_std=image_std, cache_dir=cache_dir)
         depth = len(self.tower.blocks)
         wanted = layers or (LEARNED_LAYERS if prompts else (PUBLISHED_DEPTH,))
         if min(wanted) < 1 or max(wanted) > PUBLISHED_DEPTH:
@@ -107,9 +106,9 @@ class AnomalyDetector:
         self.path = max(1, PUBLISHED_PATH * depth // PUBLISHED_DEPTH)
         self.size = size or self._proportional()
         if prompts is None:
-            pair = state_pair(chain.text_bank, thing, imagenet_templates())
+            pair = state_pair(self.text_bank, thing, imagenet_templates())
         else:
-            pair = learned_pair(chain.text_bank.tower, load_prompts(prompts))
+            pair = learned_pair(self.text_bank.tower, load_prompts(prompts))
         self.pair = F.normalize(pair.float(), dim=1)
         """(2, D), unit: normal, abnormal."""
 
@@ -121,8 +120,7 @@ class AnomalyDetector:
         from ..loading import load_model
 
         loaded = load_model(name, device=device, dtype=dtype)
-        means = {"image_mean": loaded.image_mean, "image_std": loaded.image_std}
-        return cls(loaded.model, loaded.tokenizer, **{**means, **arguments})
+        return cls(loaded.model, loaded.tokenizer, **{**loaded.statistics(), **arguments})
 
     def __call__(self, picture: Picture) -> Anomaly:
         """What is abnormal in a picture.
@@ -138,7 +136,7 @@ class AnomalyDetector:
     def pixels(self, picture: Image.Image) -> Tensor:
         """A picture squashed to (1, 3, ``size``, ``size``), bicubic, and normalised."""
         squashed = picture.resize((self.size, self.size), Image.Resampling.BICUBIC)
-        return normalise(to_tensor(squashed).to(self.encoder.device), self.encoder.mean, self.encoder.std)[None]
+        return normalise(to_tensor(squashed).to(self.device), self.encoder.mean, self.encoder.std)[None]
 
     @torch.inference_mode()
     def maps(self, pixels: Tensor, size: int | None = None) -> tuple[Tensor, Tensor]:

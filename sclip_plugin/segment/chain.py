@@ -6,6 +6,8 @@ choice of what is kept, not a second way: the same functions run in the same ord
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,7 +27,7 @@ from ..steps import Words
 from ..text.bank import TextBank
 from ..text.labels import Vocabulary
 from ..text.towers import find_text_tower
-from ..towers import find_tower
+from ..towers import Tower, find_tower
 from .answering import Beside, Question, answer, scores_of
 from .encoding import Encoder, Look, Prepared, Run, bound, key_of, looking_steps
 from .regions import Regions, masks_in, regions_of
@@ -73,6 +75,12 @@ class Chain:
         if versions != self._identity[0]:
             self._identity[:] = versions, self.weights()[:32]
         return self._identity[1] + fingerprint([self.encoder.mean, self.encoder.std])[:16]
+
+    def identity(self, settings: Settings, vocabulary: Vocabulary) -> str:
+        """A hash of all that a result depends on beside the picture."""
+        pixels = [self.encoder.mean.tolist(), self.encoder.std.tolist()]
+        said = [self.weights(), settings.identity(), pixels, vocabulary.identity()]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
     @cached_property
     def _identity(self) -> list[Any]:
@@ -192,3 +200,43 @@ class Chain:
             assert isinstance(look, Look)
             maps = replace(look.plan.stitched(look.vectors, look.size), limits=self.encoder.limits)
             yield maps, regions_of(masks_in(look.picture, look.pixels, settings), look.size)
+
+
+class OfModel:
+    """What whoever has a chain says of its model."""
+
+    chain: Chain
+
+    @property
+    def model(self) -> nn.Module:
+        return self.chain.model
+
+    @property
+    def tower(self) -> Tower:
+        return self.chain.encoder.tower
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.chain.encoder
+
+    @property
+    def text_bank(self) -> TextBank:
+        return self.chain.text_bank
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; whoever holds it may move it at any time."""
+        return self.chain.encoder.device
+
+    @property
+    def dtype(self) -> str:
+        """What the model's weights are in, such as ``"float32"``."""
+        return str(self.chain.encoder.dtype).removeprefix("torch.")
+
+    def weights(self) -> str:
+        """A hash that reads all bits of the model's weights and buffers."""
+        return self.chain.weights()
+
+    def model_identity(self) -> str:
+        """A hash of what features depend on beside settings: the weights, and what pixels are normalised with."""
+        return self.chain.model_identity()

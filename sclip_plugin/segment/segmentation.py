@@ -99,17 +99,15 @@ class Segmentation:
 
     @cached_property
     def scores(self) -> np.ndarray | None:
-        """Class scores, (classes, H, W) float32: a segmenter's are the softmax over all names, and of a class the best
-        of its names. None where only a label map was given.
+        """Class scores, (classes, H, W) float32: the softmax over all names, and of a class the best of its names.
 
-        Of a picture so large that they would take more than 256 MiB, they are given at the largest size, with the same
-        proportions, that takes no more; `label_map` always has the picture's own size.
+        None where only a label map was given. Scores that would take more than 256 MiB are given at the largest size
+        that takes no more; `label_map` always has the picture's own size.
         """
         return None if self._scores is None else self._scores.full(self.size)
 
     def score_tiles(self, device: str | torch.device = "cpu") -> Tiles:
-        """Class scores of the whole picture, a tile at a time: its rows and columns, and (classes, h, w), computed on
-        ``device``. For what handles them at a picture's own size, however large.
+        """Class scores at the picture's own size, a tile at a time: rows and columns, and (classes, h, w).
 
         Raises:
             SettingError: there are no scores.
@@ -119,11 +117,7 @@ class Segmentation:
         return self._scores.tiles(self.size, torch.device(device))
 
     def mask(self, label: str) -> np.ndarray:
-        """(H, W) bool: the pixels of one label.
-
-        Raises:
-            UnknownNameError: not one of ``labels``.
-        """
+        """(H, W) bool: the pixels of one label."""
         return self.label_map == self._index(label)
 
     def areas(self) -> dict[str, float]:
@@ -150,11 +144,7 @@ class Segmentation:
         return {label: float(sums[i] / counts[i]) for i, label in enumerate(self.labels) if counts[i]}
 
     def cleaned(self, min_area: int) -> Segmentation:
-        """The same without small regions: those of fewer pixels take the label of what surrounds them.
-
-        Raises:
-            MissingPackageError: without the extra ``export``.
-        """
+        """The same without small regions: those of fewer pixels take the label of what surrounds them."""
         cleaned = copy.copy(self)
         cleaned.label_map = without_specks(self.label_map, min_area)
         return cleaned
@@ -185,10 +175,6 @@ class Segmentation:
         Args:
             label: one of ``labels``.
             stretch: dark is the lowest score in this picture and bright the highest, in place of 0 and 1.
-
-        Raises:
-            UnknownNameError: not one of ``labels``.
-            SettingError: there are no scores.
         """
         index = self._index(label)
         if self.scores is None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,23 +15,20 @@ from torch import Tensor, nn
 from ..device import Budget
 from ..errors import ArgumentTypeError, LabelError, SettingError
 from ..imaging.pictures import Picture
-from ..imaging.tiles import TiledMap
 from ..protocols import load_benchmark, load_preset
 from ..settings import Settings
-from ..text.bank import TextBank
 from ..text.labels import Labels, Vocabulary, parse_labels
-from ..towers import Tower
-from .chain import Chain
+from .chain import Chain, OfModel
 from .encoded import Encoded
-from .encoding import Encoder, Prepared
-from .regions import Regions
+from .encoding import Prepared
+from .regions import warn_of_unused_masks
 from .segmentation import Segmentation
 from .smoothing import MovingMean
 
 OnError = Literal["raise", "return", "skip"]
 
 
-class Segmenter:
+class Segmenter(OfModel):
     """Segments pictures into any classes named in words, with a frozen CLIP.
 
     Args:
@@ -52,8 +46,7 @@ class Segmenter:
 
     Raises:
         UnsupportedModelError: the structure of the image or the text tower is not known.
-        UnknownNameError: no such preset, method or setting.
-        SettingError: a setting of another type, or out of range.
+        UnknownNameError, SettingError: no such preset or setting, or a value out of range.
 
     Source: SCLIP, arXiv 2312.01597, for the protocol and the default method.
 
@@ -114,63 +107,21 @@ class Segmenter:
 
         Raises:
             ModelLoadError: the weights can't be had; the message says what works instead.
-            UnknownNameError: no such dtype.
         """
         from ..loading import load_model
 
         loaded = load_model(name, device=device, dtype=dtype)
-        means = {"image_mean": loaded.image_mean, "image_std": loaded.image_std}
-        return cls(loaded.model, loaded.tokenizer, **{**means, **arguments})
-
-    @property
-    def model(self) -> nn.Module:
-        return self.chain.model
-
-    @property
-    def tower(self) -> Tower:
-        return self.encoder.tower
-
-    @property
-    def encoder(self) -> Encoder:
-        return self.chain.encoder
-
-    @property
-    def text_bank(self) -> TextBank:
-        return self.chain.text_bank
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is; whoever holds it may move it at any time."""
-        return self.encoder.device
-
-    @property
-    def dtype(self) -> str:
-        """What the model's weights are in, such as ``"float32"``."""
-        return str(self.encoder.dtype).removeprefix("torch.")
+        return cls(loaded.model, loaded.tokenizer, **{**loaded.statistics(), **arguments})
 
     @property
     def vocabulary(self) -> Vocabulary | None:
         """The classes of the preset, which are asked for where a call names none; None without a preset."""
         return None if self._preset_labels is None else parse_labels(self._preset_labels, self.settings.background)
 
-    def weights(self) -> str:
-        """A hash that reads all bits of the model's weights and buffers."""
-        return self.chain.weights()
-
-    def model_identity(self) -> str:
-        """A hash of what features depend on beside settings: the weights, and what pixels are normalised with."""
-        return self.chain.model_identity()
-
     def identity(self, labels: Labels | None = None, settings: Settings | None = None, **changes: Any) -> str:
-        """A hash of all that a result depends on beside the picture: weights, normalisation, labels, settings.
-
-        Arguments as for a call. Two results with one identity were made in the same way, templates and method options
-        included.
-        """
+        """A hash of all that a result depends on beside the picture; arguments as for a call."""
         chosen = self.chosen(settings, changes)
-        pixels = [self.encoder.mean.tolist(), self.encoder.std.tolist()]
-        said = [self.weights(), chosen.identity(), pixels, self.vocabulary_of(labels, chosen).identity()]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+        return self.chain.identity(chosen, self.vocabulary_of(labels, chosen))
 
     def __call__(
         self,
@@ -227,12 +178,7 @@ class Segmenter:
         vocabulary = self.vocabulary_of(labels, chosen)
         if on_error not in get_args(OnError):
             raise SettingError(f"on_error={on_error!r}; expected {' or '.join(map(repr, get_args(OnError)))}.")
-        if chosen.masks is not None and not chosen.sees_regions():
-            warnings.warn(
-                f"masks={chosen.masks!r} change nothing: {chosen.method_name} and the steps look at no regions. Add "
-                "the step 'vote', or choose a method that looks at regions, such as 'corrclip'.",
-                stacklevel=2,
-            )
+        warn_of_unused_masks(chosen)
         prepared = self.chain.prepared(pictures, chosen, on_error, self.paths)
         return self.chain.segmented(prepared, vocabulary, chosen, mean)  # type: ignore[return-value]
 
@@ -242,12 +188,7 @@ class Segmenter:
         return self.encoder.prepare(picture, chosen, torch.device("cpu"), self.paths)
 
     def encode(
-        self,
-        picture: Any,
-        settings: Settings | None = None,
-        *,
-        dtype: torch.dtype = torch.float16,
-        **changes: Any,
+        self, picture: Any, settings: Settings | None = None, *, dtype: torch.dtype = torch.float16, **changes: Any
     ) -> Any:
         """Look at pictures once, to ask about them many times.
 
@@ -281,16 +222,6 @@ class Segmenter:
         Arguments as for `encode` and `Encoded.vector_of`.
         """
         return self.encode(picture, **changes).vector_of(mask)
-
-    def raw_features(
-        self, pictures: Iterable[Picture], settings: Settings | None = None, **changes: Any
-    ) -> Iterator[tuple[TiledMap, Regions | None]]:
-        """For each picture its features at every pixel, windows averaged, not made unit vectors; and its regions.
-
-        Arguments as for `encode`. The features stay small matrices: their tiles are computed when they are asked for.
-        """
-        chosen = self.chosen(settings, changes)
-        return self.chain.raw_features(self.chain.prepared(pictures, chosen, "raise", self.paths), chosen)
 
     def text_embeddings(
         self, labels: Labels | None = None, settings: Settings | None = None, **changes: Any

@@ -260,7 +260,8 @@ def _regions_of(
     places: list[Tensor] = []
     values: dict[str, list[Tensor]] = {}
     for name, segmenter in segmenters.items():
-        for index, (features, regions) in enumerate(segmenter.raw_features((p for _, p in pictures), settings)):
+        prepared = segmenter.chain.prepared((p for _, p in pictures), settings, "raise", segmenter.paths)
+        for index, (features, regions) in enumerate(segmenter.chain.raw_features(prepared, settings)):
             if len(places) == index:
                 assert regions is not None, "there are masks"
                 ids = torch.from_numpy(regions())

@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, CLIPVisio
 from transformers.pipelines.pt_utils import KeyDataset
 
 import sclip_plugin as sp
-from sclip_plugin.errors import LabelError, PictureError, UnknownNameError, UnsupportedModelError
+from sclip_plugin.errors import LabelError, PictureError, SettingError, UnknownNameError, UnsupportedModelError
 
 TASK = "zero-shot-segmentation"
 LABELS = ["cat", "remote control", "sofa"]
