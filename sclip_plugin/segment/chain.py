@@ -175,7 +175,8 @@ class Chain:
 
     def _with_pixels(self, look: Look, settings: Settings) -> Look:
         """The look with the pixels, and the looks of steps, that the question needs."""
-        if look.picture is not None and look.pixels is None and settings.steps:
+        sees_pixels = any(step.on != "labels" for step in settings.make_steps())
+        if look.picture is not None and look.pixels is None and sees_pixels:
             prepared = self.encoder.prepare(look.picture, settings, self.encoder.device)
             look = replace(look, pixels=prepared.pixels)
         missing = [
