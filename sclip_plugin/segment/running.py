@@ -112,6 +112,7 @@ class WindowRunner:
                 )
             size = (pixels.shape[-2], pixels.shape[-1])
             plan = plan_of(size, settings, self.tower.patch_size, method)
+            plan.check_cost(output_size)
             job = Seen(picture, pixels, output_size, plan, torch.empty(0), waiting=len(plan))
             masks = masks_in(picture, pixels, settings)
             job.regions = regions_of(masks, output_size)

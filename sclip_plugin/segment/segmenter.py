@@ -42,7 +42,7 @@ from .encoded import Encoded
 from .memory import memory_of
 from .refining import refined
 from .regions import masks_in, regions_of
-from .running import Prepared, Seen, WindowRunner
+from .running import Prepared, Seen, WindowRunner, plan_of
 from .scores import MovingMean, NameScores
 from .segmentation import Segmentation, closed, decide
 from .windows import LogitMap
@@ -317,13 +317,15 @@ class Segmenter:
 
     def _prepared(self, picture: Picture, settings: Settings, device: torch.device) -> Prepared:
         rgb = read_picture(picture, paths=self.paths)
-        pixels = to_tensor(rgb).to(device)
-        size = (pixels.shape[-2], pixels.shape[-1])
+        size = (rgb.height, rgb.width)
         short = settings.resize_short_side
         target = target_size(*size, short) if short else size
-        # A side of less than one patch is stretched to one, so that every picture can be segmented.
+        # A side of less than one patch is stretched to one, so that thin pictures can be segmented, too.
         patch = self.tower.patch_size
-        return rgb, resize(pixels, (max(target[0], patch[0]), max(target[1], patch[1]))), size
+        target = (max(target[0], patch[0]), max(target[1], patch[1]))
+        name = getattr(rgb, "filename", "") or "the picture"
+        plan_of(target, settings, patch, settings.running_method()).check_cost(size, name)
+        return rgb, resize(to_tensor(rgb).to(device), target), size
 
     def encode(
         self,
