@@ -73,7 +73,9 @@ def of_a_stream_of_prepared_pictures(given):
 
 
 def of_the_segmenters_own_settings(given):
-    return sp.Segmenter.from_pretrained("demo", device="cpu", **given["changes"])(given["file"], given["labels"]).label_map
+    return sp.Segmenter.from_pretrained("demo", device="cpu", **given["changes"])(
+        given["file"], given["labels"]
+    ).label_map
 
 
 def of_the_pipeline(given):

@@ -23,7 +23,8 @@ def geotiff(
     tile: Annotated[int, typer.Option(min=1, help="Pixels a side of what is kept of each tile.")] = 1024,
     margin: Annotated[int, typer.Option(min=0, help="Pixels around a tile that are looked at, too.")] = 128,
     bands: Annotated[
-        str | None, typer.Option(help="Which are red, green and blue, such as 4,3,2; or one for grey.")
+        str | None,
+        typer.Option(help="Red, green and blue, such as 4,3,2; or one for grey. Default: as the file says."),
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,

@@ -34,7 +34,9 @@ def visit(page):
 
 def test_an_answer_is_that_of_a_call_and_the_tower_works_once(page, visit, monkeypatch):
     words = list(visit.result.labels)
-    expected = sp.Segmenter.from_pretrained("demo", device="cpu")(visit.picture, words, refine="pamr(steps=2)", threshold=0.5)
+    expected = sp.Segmenter.from_pretrained("demo", device="cpu")(
+        visit.picture, words, refine="pamr(steps=2)", threshold=0.5
+    )
     monkeypatch.setattr(page.segmenter, "encode", None)
     again = page.segment(visit.picture, words, {"refine": "pamr(steps=2)", "threshold": 0.5})
     np.testing.assert_array_equal(again.label_map, expected.label_map)

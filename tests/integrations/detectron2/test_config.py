@@ -100,7 +100,11 @@ def test_a_saved_lazy_config_builds_the_same_model(model_name, tmp_path):
         "+model.segmenter.device=cpu",
         "+model.segmenter.method=clearclip",
     ]
-    overrides += ["+model.segmenter.steps=[pamr,vote]", "+model.segmenter.masks=slic", "model.classes=[cat,[sofa,couch]]"]
+    overrides += [
+        "+model.segmenter.steps=[pamr,vote]",
+        "+model.segmenter.masks=slic",
+        "model.classes=[cat,[sofa,couch]]",
+    ]
     cfg = LazyConfig.apply_overrides(cfg, overrides)
     path = str(tmp_path / "config.yaml")
     LazyConfig.save(cfg, path)
