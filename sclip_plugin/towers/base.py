@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import SettingError, ShapeError, UnsupportedModelError
+from .layers import is_plain, part_of
 
 
 class TrunkPatch(Protocol):
@@ -60,6 +61,15 @@ class BlockInput(ABC):
             projected = self.x if name == "x" else self._linear(name, self.x)
             self._memo[key] = self._after_split(name, self._split(projected))
         return self._memo[key]
+
+    def _fused(self, layer: Any, name: str, x: Tensor) -> Tensor:
+        """The part of a fused qkv projection; a layer that has to be called whole is called once."""
+        part = "qkv".index(name)
+        if x is not self.x or is_plain(layer, nn.Linear):
+            return part_of(layer, x, part, 3)
+        if "fused" not in self._memo:
+            self._memo["fused"] = layer(x)
+        return self._memo["fused"].chunk(3, dim=-1)[part]
 
     def _split(self, projected: Tensor) -> Tensor:
         """(B, T, C) cut into heads, (B, H, T, d)."""
@@ -160,6 +170,7 @@ class Tower(ABC):
         pools_patches: whether the image embedding is pooled from the patches too, and not read off the CLS token alone.
         attends: whether the last block has queries, keys and values. A convolutional tower's has not: its tokens are
             those of the last map, and `vanilla` alone means something there.
+        calls_blocks: whether `run_block` is the block's own forward, and not put together of its parts.
         takes_alpha: whether pixels may have a fourth channel, an alpha normalised as the model wants it.
         patched: a `PatchedTrunk`, the mixin class that overrides the trunk's forward.
     """
@@ -176,6 +187,7 @@ class Tower(ABC):
     prefix_tokens: int = 1
     pools_patches: bool = False
     attends: bool = True
+    calls_blocks: bool = True
     takes_alpha: bool = False
 
     def __init__(self, trunk: Any, projection: nn.Module | None = None) -> None:
