@@ -22,9 +22,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..defaults import CLIP_MEAN, CLIP_STD
+from ..dense import image_embeddings
 from ..device import Budget, without_autocast
 from ..errors import ArgumentTypeError, LabelError, NotFiniteError, PictureError, SettingError
-from ..fingerprint import fingerprint
+from ..fingerprint import identity_of
 from ..imaging.pictures import Picture, read_picture, to_tensor
 from ..imaging.refine import refine_pixels
 from ..imaging.resampling import normalise, resize, target_size, to_picture
@@ -38,6 +39,8 @@ from ..text.bank import TextBank
 from ..text.labels import Labels, Vocabulary, parse_labels
 from ..text.towers import find_text_tower
 from ..towers import find_tower
+from ..towers.layers import base_of, is_multihead
+from ..towers.registry import unwrapped
 from .encoded import Encoded
 from .memory import memory_of
 from .refining import refined
@@ -132,8 +135,28 @@ class Segmenter:
         return str(next(self.tower.trunk.parameters()).dtype).removeprefix("torch.")
 
     def weights(self) -> str:
-        """A hash that reads all bits of the model's weights and buffers."""
-        return fingerprint(self.model.state_dict().values())
+        """A hash of all bits of the model's weights and buffers, of which adapters are on, and of its activations."""
+        model = unwrapped(self.model)
+        if any(is_multihead(base_of(module)) for module in model.modules() if base_of(module) is not module):
+            # PEFT adds its adapters to these weights for each call and takes them off again, which rounds the weights
+            # once: after a call they stay what they are.
+            self.answers()
+        return identity_of(model)
+
+    @torch.inference_mode()
+    def answers(self) -> list[list[float]]:
+        """What the model says of a fixed picture and of three fixed prompts: the first 64 values of unit vectors.
+
+        What `weights` can't see (a hook, a forward that was replaced) shows here. Last digits differ between
+        processors: see `sclip_plugin.fingerprint.alike`.
+        """
+        tower = self.tower
+        height, width = (side * patch for side, patch in zip(tower.native_grid, tower.patch_size, strict=True))
+        waves = torch.stack([torch.linspace(0, n * 3.0, height * width).sin() for n in (1, 7, 50)])
+        with without_autocast(self.device):
+            picture = image_embeddings(tower, waves.view(1, 3, height, width).to(self.device))
+            answers = [*F.normalize(picture.float(), dim=-1), *self.text_bank.answers()]
+        return [row[:64].tolist() for row in answers]
 
     def identity(self, labels: Labels | None = None, settings: Settings | None = None, **changes: Any) -> str:
         """A hash of all that a result depends on beside the picture: weights, normalisation, labels, settings.
@@ -144,7 +167,8 @@ class Segmenter:
         chosen = _chosen(self.settings, settings, changes)
         vocabulary = self._vocabulary(labels, chosen)
         pixels = [self._mean.tolist(), self._std.tolist()]
-        said = [self.weights(), chosen.identity(), pixels, vocabulary.identity()]
+        words = self.text_bank.identity(vocabulary.names, chosen.templates)
+        said = [self.weights(), chosen.identity(), pixels, vocabulary.identity(), words]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
     @classmethod
