@@ -106,7 +106,7 @@ def alike(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> bool:
 
 
 def _state(model: nn.Module, but: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    return ((name, value) for name, value in model.state_dict().items() if not name.startswith(but))
+    return ((name, value) for name, value in model.state_dict(keep_vars=True).items() if not name.startswith(but))
 
 
 def _plain(value: Any) -> Iterator[Tensor]:

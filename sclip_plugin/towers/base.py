@@ -281,12 +281,13 @@ def resize_positions(positions: Tensor, native: tuple[int, int], grid: tuple[int
         positions: (P + g_h g_w, C): prefix rows first, which are kept as they are.
         native: (g_h, g_w).
         grid: (h, w), the target.
-        how: ``"scale_factor"``, ``"size"``, ``"size_antialias"`` or ``"bilinear"``; see `Method`.
+        how: ``"scale_factor"``, ``"size"``, ``"size_antialias"`` or ``"bilinear"``, see `Method`; or
+            ``"bilinear_antialias"``, TIPSv2's own.
 
     Returns:
         (P + h w, C) in the dtype of ``positions``.
     """
-    if how not in ("scale_factor", "size", "size_antialias", "bilinear"):
+    if how not in ("scale_factor", "size", "size_antialias", "bilinear", "bilinear_antialias"):
         raise SettingError(f"position_resize={how!r}; expected 'scale_factor', 'size', 'size_antialias' or 'bilinear'.")
     prefix = positions.shape[0] - native[0] * native[1]
     if not all(isinstance(side, int) for side in grid):  # a size that torch.export leaves open
@@ -298,8 +299,9 @@ def resize_positions(positions: Tensor, native: tuple[int, int], grid: tuple[int
         # The published code passes factors, which the resampling then uses as they are instead of the ratio of sizes.
         factors = [(grid[0] + 0.1) / native[0], (grid[1] + 0.1) / native[1]]
         square = F.interpolate(square, scale_factor=factors, mode="bicubic", recompute_scale_factor=False)
-    elif how == "bilinear":
-        square = F.interpolate(square, size=list(grid), mode="bilinear", align_corners=False)
+    elif how.startswith("bilinear"):
+        antialias = how == "bilinear_antialias"
+        square = F.interpolate(square, size=list(grid), mode="bilinear", align_corners=False, antialias=antialias)
     else:
         square = F.interpolate(square, size=list(grid), mode="bicubic", antialias=how == "size_antialias")
     resized = square.permute(0, 2, 3, 1).flatten(1, 2)[0].to(positions.dtype)
@@ -321,6 +323,9 @@ def resized_to_symbols(positions: Tensor, native: tuple[int, int], grid: tuple[A
         centre = (target + 0.5) * step - 0.5
         if how == "size_antialias":
             row = cubic((source - centre) / step.clamp_min(1.0), -0.5)
+            row = row / row.sum(dim=1, keepdim=True)
+        elif how == "bilinear_antialias":
+            row = (1 - ((source - centre) / step.clamp_min(1.0)).abs()).clamp_min(0.0)
             row = row / row.sum(dim=1, keepdim=True)
         elif how == "bilinear":
             row = (1 - (source - centre.clamp(0, g - 1)).abs()).clamp_min(0.0)

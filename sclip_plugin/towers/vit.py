@@ -2,7 +2,8 @@
 
 Alone they have no text beside them, and the joint space is that of their own features, the tokens after the final norm;
 so it is in TIPSv2, whose text tower leads there. Under a ``VisionTextDualEncoderModel`` a patch takes the way that CLS
-takes: through the pooler, where there is one, and the projection.
+takes: through the pooler, where there is one, and the projection. TIPSv2 takes its positions to another grid bilinearly
+with antialiasing, as it was trained on many grids; a method's ``position_resize`` has no say.
 Recognised by structure. Names differ between releases: transformers 5 has ``layers`` and ``q_proj … o_proj`` where
 transformers 4 has ``encoder.layer`` and ``attention.query … output.dense``.
 """
@@ -135,6 +136,8 @@ class ViTTower(Tower):
         size = getattr(embeddings.patch_embeddings, "image_size", None) or trunk.config.image_size
         height, width = (size, size) if isinstance(size, int) else size
         self.native_grid = (height // self.patch_size[0], width // self.patch_size[1])
+        # Of the structure of DINOv2 with registers, whose rule is another: the class alone tells them apart.
+        self.of_tips = any(base.__name__.startswith("Tipsv2") for base in type(trunk).__mro__)
         self.prefix_tokens = sum(token.shape[1] for token in (*self._class_tokens(), *self._registers()))
 
     @classmethod
@@ -166,8 +169,8 @@ class ViTTower(Tower):
         tokens = cat([*(token.to(dtype).expand(count, -1, -1) for token in self._class_tokens()), patches], dim=1)
         positions = getattr(self.trunk.embeddings, "position_embeddings", None)
         if positions is not None:
-            grid = self.grid(pixel_values)
-            tokens = tokens + resize_positions(positions[0], self.native_grid, grid, position_resize).to(dtype)
+            grid, how = self.grid(pixel_values), "bilinear_antialias" if self.of_tips else position_resize
+            tokens = tokens + resize_positions(positions[0], self.native_grid, grid, how).to(dtype)
         registers = [token.to(dtype).expand(count, -1, -1) for token in self._registers()]
         before = tokens.shape[1] - patches.shape[1]
         return cat([tokens[:, :before], *registers, tokens[:, before:]], dim=1) if registers else tokens
