@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import SettingError, unknown_name
 from .fields import check_fields, field_of
-from .grammar import Part, identity_of
+from .grammar import Part, plain_identity
 from .text.labels import imagenet_templates, parse_templates
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ class Settings:
             exact["stride"] = self.window_stride
         if "steps" in exact:
             exact["steps"] = self.make_steps()
-        said = {name: identity_of(value) for name, value in exact.items()}
+        said = {name: plain_identity(value) for name, value in exact.items()}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
@@ -275,5 +275,5 @@ def setting_names() -> set[str]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Part):
-        return identity_of(value)
+        return plain_identity(value)
     return [_plain(entry) for entry in value] if isinstance(value, tuple) else value

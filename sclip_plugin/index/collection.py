@@ -21,7 +21,7 @@ from .nearest import update_codes
 from .regions import REGIONS
 from .results import Hit
 from .searching import EXACT_UP_TO, Found, Question, Searcher
-from .store import IndexStore
+from .store import IndexStore, check_model
 
 if TYPE_CHECKING:
     Words = str | Sequence[str | Sequence[str]] | Mapping[str, Any] | Tensor | np.ndarray
@@ -59,12 +59,7 @@ class Index:
     def __init__(self, folder: str | Path, segmenter: Segmenter) -> None:
         self.store = IndexStore(folder)
         self.segmenter = segmenter
-        if self.store.made_by.get("model") != segmenter.model_identity():
-            said = self.store.made_by.get("named", {})
-            raise SettingError(
-                f"the index {folder} was made with another model than this segmenter has; expected "
-                f"{said.get('model') or 'the same weights'} in {said.get('dtype')}."
-            )
+        check_model(self.store, segmenter)
         self._searcher = Searcher(self.store)
         self._lock = threading.Lock()  # a server asks from several threads
 
@@ -112,7 +107,8 @@ class Index:
             settings = segmenter.settings if before is None else Settings().changed(**before)
         chosen = settings.changed(**changes)
         plain = {name: getattr(chosen, name) for name in chosen.deciding_features()}
-        notes = {"root": str(root), "named": {"model": name, "dtype": segmenter.dtype, "settings": plain}}
+        named = {"model": name, "dtype": segmenter.dtype, "settings": plain}
+        notes = {"root": str(root), "named": named, "answers": segmenter.answers()}
         try:
             json.dumps(notes)
         except TypeError as error:
@@ -122,6 +118,7 @@ class Index:
             ) from error
         made_by = {"model": segmenter.model_identity(), "settings": chosen.feature_identity(), "regions": REGIONS}
         store = IndexStore.create(folder, made_by, notes)
+        check_model(store, segmenter)
         _moved(store, root)
         sweep(store.folder)
         update(store, root, look(segmenter, root, chosen), progress)

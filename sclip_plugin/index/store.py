@@ -15,11 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from ..errors import FileFormatError
+from ..errors import FileFormatError, SettingError
 from ..files import atomic_path, locked_folder
+from ..fingerprint import alike
 from ..importing import needs
 from ..parts import PartsFolder
+from ..segment.memory import model_of
+from ..segment.segmenter import Segmenter
 from .regions import Reduced
 
 
@@ -63,7 +67,7 @@ class IndexStore(PartsFolder):
     """
 
     HEAD = "index.json"
-    FORMAT = "sclip_plugin index 1"
+    FORMAT = "sclip_plugin index 2"
     PARTS = "part-*.arrow"
     KIND = "index"
     COMMAND = "sclip index FOLDER --out INDEX"
@@ -184,6 +188,31 @@ class IndexStore(PartsFolder):
         batch, place = self._batches[part], row - self._first_row[part]
         data = np.frombuffer(batch.column("map")[place].as_py(), np.uint8)
         return data.reshape(batch.column("map_height")[place].as_py(), -1)
+
+
+def check_model(store: IndexStore, segmenter: Segmenter) -> None:
+    """Refuse a segmenter whose model is not the one that made an index, or answers otherwise than it did then.
+
+    Raises:
+        SettingError: says which of the two.
+    """
+    said = store.made_by.get("named", {})
+    if store.made_by.get("model") != model_of(segmenter):
+        raise SettingError(
+            f"the index {store.folder} was made with another model than this segmenter has (its weights, adapters or "
+            f"activations differ); expected {said.get('model') or 'the same one'} in {said.get('dtype')}."
+        )
+    try:
+        then = torch.tensor(store.made_by["answers"], dtype=torch.float32)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(
+            f"{store.folder / store.HEAD} has no answers of a model; build the index anew."
+        ) from error
+    if not alike(torch.tensor(segmenter.answers()), then, getattr(torch, segmenter.dtype)):
+        raise SettingError(
+            f"the model answers otherwise than when the index {store.folder} was made, though its weights are the "
+            "same: a hook or another forward was put on it, or taken off. Put it back, or build a new index."
+        )
 
 
 def _opened(part: Path) -> Any:

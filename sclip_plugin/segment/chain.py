@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from ..defaults import CLIP_MEAN, CLIP_STD
-from ..device import Budget
+from ..device import Budget, without_autocast
 from ..errors import PictureError, SettingError
-from ..fingerprint import fingerprint
+from ..fingerprint import fingerprint, identity_of
 from ..imaging.tiles import TiledMap
 from ..settings import Settings
 from ..steps import Words
@@ -28,6 +28,8 @@ from ..text.bank import TextBank
 from ..text.labels import Vocabulary
 from ..text.towers import find_text_tower
 from ..towers import Tower, find_tower
+from ..towers.layers import base_of, is_multihead
+from ..towers.registry import unwrapped
 from .answering import Beside, Question, answer, scores_of
 from .encoding import Encoder, Look, Prepared, Run, bound, key_of, looking_steps
 from .regions import Regions, masks_in, regions_of
@@ -66,25 +68,39 @@ class Chain:
         return cls(model.eval(), encoder, TextBank(find_text_tower(model, tokenizer), cache_dir))
 
     def weights(self) -> str:
-        """A hash that reads all bits of the model's weights and buffers."""
-        return fingerprint(self.model.state_dict().values())
+        """A hash of all bits of the model's weights and buffers, of which adapters are on, and of its activations."""
+        model = unwrapped(self.model)
+        if any(is_multihead(base_of(module)) for module in model.modules() if base_of(module) is not module):
+            # PEFT adds its adapters to these weights for each call and takes them off again, which rounds the weights
+            # once: after a call they stay what they are.
+            self.answers()
+        return identity_of(model)
 
     def model_identity(self) -> str:
         """A hash of what features depend on beside settings: the weights, and what pixels are normalised with."""
-        versions = tuple((id(t), t._version) for t in self.model.state_dict(keep_vars=True).values())
-        if versions != self._identity[0]:
-            self._identity[:] = versions, self.weights()[:32]
-        return self._identity[1] + fingerprint([self.encoder.mean, self.encoder.std])[:16]
+        return self.weights()[:32] + fingerprint([self.encoder.mean, self.encoder.std])[:16]
+
+    @torch.inference_mode()
+    def answers(self) -> list[list[float]]:
+        """What the model says of a fixed picture and of three fixed prompts: the first 64 values of unit vectors.
+
+        What `weights` can't see (a hook, a forward that was replaced) shows here. Last digits differ between
+        processors: see `sclip_plugin.fingerprint.alike`.
+        """
+        tower = self.encoder.tower
+        height, width = (side * patch for side, patch in zip(tower.native_grid, tower.patch_size, strict=True))
+        waves = torch.stack([torch.linspace(0, n * 3.0, height * width).sin() for n in (1, 7, 50)])
+        with without_autocast(self.encoder.device):
+            picture = self.encoder.embed_pixels(waves.view(1, 3, height, width))
+            answers = [*picture, *self.text_bank.answers()]
+        return [row[:64].tolist() for row in answers]
 
     def identity(self, settings: Settings, vocabulary: Vocabulary) -> str:
         """A hash of all that a result depends on beside the picture."""
         pixels = [self.encoder.mean.tolist(), self.encoder.std.tolist()]
-        said = [self.weights(), settings.identity(), pixels, vocabulary.identity()]
+        words = self.text_bank.identity(vocabulary.names, settings.templates)
+        said = [self.weights(), settings.identity(), pixels, vocabulary.identity(), words]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
-
-    @cached_property
-    def _identity(self) -> list[Any]:
-        return [None, ""]
 
     def words(self, vocabulary: Vocabulary, settings: Settings) -> Words:
         """The names of a question with their embeddings."""
@@ -107,7 +123,7 @@ class Chain:
             dtype=encoder.dtype,
             mean=encoder.mean,
             std=encoder.std,
-            identity=self.model_identity,
+            identity=cache(self.model_identity),  # once a question
             embed_pixels=encoder.embed_pixels,
             limits=encoder.limits,
         )
@@ -235,8 +251,12 @@ class OfModel:
         return str(self.chain.encoder.dtype).removeprefix("torch.")
 
     def weights(self) -> str:
-        """A hash that reads all bits of the model's weights and buffers."""
+        """A hash of all bits of the model's weights and buffers, of which adapters are on, and of its activations."""
         return self.chain.weights()
+
+    def answers(self) -> list[list[float]]:
+        """What the model says of a few fixed questions; see `Chain.answers`."""
+        return self.chain.answers()
 
     def model_identity(self) -> str:
         """A hash of what features depend on beside settings: the weights, and what pixels are normalised with."""
