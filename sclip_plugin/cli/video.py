@@ -118,7 +118,7 @@ def video(
         raise SettingError(f"--{unused} is about --labels; with --search leave it out.")
     checked_rate(fps)
     MovingMean(smoothing)
-    parsed = parse_labels_option(labels if search is None else search)
+    parsed = parse_labels_option(labels) if search is None else parse_labels_option(search, "--search")
     settings = chosen_settings(
         method, preset, parse_changes(change or []), refine, background=background or None, threshold=threshold,
         window=window, stride=stride, resize_short_side=resize, templates=templates,

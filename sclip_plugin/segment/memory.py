@@ -197,16 +197,16 @@ class MemoryBank:
     def check(self, segmenter: Segmenter) -> Guide:
         """The vision model of the keys; refuses models that did not make the memory."""
         if id(segmenter) not in self._checked:
-            vfm = self.vfm or self.store.made_by["vfm"]
+            vfm = self.vfm or self.store.made_by.get("vfm")
             if vfm is None:
                 raise SettingError(
                     f"the memory {self.folder} was made with a vision model in hand; expected "
                     "MemoryBank(folder=…, vfm=the model)."
                 )
             guide = segmenter_guide(vfm, segmenter)
-            if fingerprint(guide.module.state_dict().values()) != self.store.made_by["vfm weights"]:
+            if fingerprint(guide.module.state_dict().values()) != self.store.said("vfm weights", str):
                 raise SettingError(f"the memory {self.folder} was made with another vision model than {vfm!r:.80}.")
-            models = self.store.made_by["models"]
+            models = self.store.said("models", dict)
             for name, each in {"main": segmenter, "second": self.second}.items():
                 if each is not None and models.get(name) != model_of(each):
                     raise SettingError(
