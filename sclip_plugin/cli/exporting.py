@@ -171,7 +171,7 @@ class Exports:
             format.add(result, stem, source)
 
 
-RECORD = ".sclip.json"
+RECORD = ".sclip-export"
 
 
 def _held(format: Format, record: dict[str, Any] | None) -> dict[str, str]:

@@ -43,6 +43,13 @@ class TestEveryFormat:
         once, again = (result(blobs()).export(tmp_path / folder, name) for folder in "ab")
         assert [path.read_bytes() for path in once] == [path.read_bytes() for path in again]
 
+    def test_a_name_that_is_no_text_costs_no_other_picture_its_place(self, name, tmp_path):
+        with open_export(name, tmp_path / "out", LABELS) as out:
+            for file in (b"a.png", b"caf\xe9.png"):
+                stem = os.fsdecode(file[:-4])
+                out.add(result(blobs()), stem, os.fsdecode(file))
+        assert out.written and all(path.stat().st_size for path in out.written)
+
     def test_nothing_labelled_is_no_error(self, name, tmp_path):
         result(np.full((20, 30), -1)).export(tmp_path, name)
 
@@ -288,9 +295,9 @@ class TestAnEarlierExport:
     def test_a_spoilt_record_is_refused(self, sclip, tmp_path):
         sclip("s0.png", "--format", "coco")
         for content in ("[]", "{", '{"labels": 1}', '{"labels": [], "pictures": {"a": 1}, "files": {}}'):
-            (tmp_path / "out/coco/.sclip.json").write_text(content)
+            (tmp_path / "out/coco/.sclip-export").write_text(content)
             code, said = sclip("s0.png", "--format", "coco")
-            assert code == 2 and ".sclip.json" in said
+            assert code == 2 and ".sclip-export" in said
 
 
 def test_a_killed_run_goes_on_to_the_same_files(tmp_path):
