@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,24 @@ if TYPE_CHECKING:
 
 Regions = Literal["components", "classes"]
 """What counts as one thing: every connected region, or all that a class covers."""
+
+
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def as_text(name: str) -> str:
+    """A name as UTF-8 and XML can hold it: bytes of a file name that are no text, and control characters, are written
+    out.
+
+    >>> as_text("caf\udce9 \x1b.png")
+    'caf\\xe9 \\x1b.png'
+    """
+    return _NOT_IN_XML.sub(lambda found: _written_out(ord(found[0])), name)
+
+
+def _written_out(code: int) -> str:
+    byte = code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code  # how Python holds a byte that is no text
+    return f"\\x{byte:02x}" if byte < 256 else f"\\u{byte:04x}"
 
 
 class Result(Protocol):
