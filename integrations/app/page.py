@@ -6,7 +6,6 @@ import hashlib
 import tempfile
 import threading
 import zipfile
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from sclip_plugin.segment.encoded import Encoded
 from sclip_plugin.segment.segmentation import Segmentation
 from sclip_plugin.segment.segmenter import Segmenter
 
-from ..serve.visitors import Limits, picture_of, words_of
+from ..serve.visitors import Kept, Limits, picture_of, words_of
 
 SMALLEST = 640
 """Overlays with a smaller longer side, in pixels, are shown enlarged by a whole factor."""
@@ -41,33 +40,41 @@ class Visit:
     Fields:
         picture: RGB; None before there is one.
         name: of its file, or of the drawn scene.
-        seed: of the drawn scene; None where the picture is the visitor's.
+        seed: of the drawn scene; None if the picture is the visitor's.
+        refusal: why the last picture was not taken; empty if it was.
         result: what the model said; ``shown`` is that with the visitor's edits.
         other: what it said by the method beside.
         question: what it was asked: words, settings, the method beside.
         edits: regions, (H, W) of bool, and the label that each was given; None: hidden.
         selected: the region that was clicked.
+        offered: labels of the last drawn scene that were offered as words.
+        note: what the page says when no mistake was made.
         files: where downloads lie until there are others, or the visitor is gone.
     """
 
     picture: PIL.Image.Image | None = None
     name: str = ""
     seed: int | None = None
+    refusal: str = ""
     result: Segmentation | None = None
     other: Segmentation | None = None
     question: tuple[Any, ...] = ()
     edits: list[tuple[np.ndarray, str | None]] = field(default_factory=list)
     selected: np.ndarray | None = None
+    offered: list[str] = field(default_factory=list)
+    note: str = ""
     files: tempfile.TemporaryDirectory[str] | None = None
 
-    def take(self, picture: PIL.Image.Image | None, name: str = "", seed: int | None = None) -> None:
+    def take(self, picture: PIL.Image.Image | None, name: str = "", seed: int | None = None, refusal: str = "") -> None:
         """Have another picture, or none; what belonged to the one before goes."""
-        self.picture, self.name, self.seed = picture, name, seed
+        self.picture, self.name, self.seed, self.refusal, self.edits = picture, name, seed, refusal, []
         self.answer(None)
 
-    def answer(self, result: Segmentation | None, other: Segmentation | None = None) -> None:
-        """Have another result; edits of the one before go."""
-        self.result, self.other, self.edits, self.selected, self.question = result, other, [], None, ()
+    def answer(
+        self, result: Segmentation | None, other: Segmentation | None = None, question: tuple[Any, ...] = ()
+    ) -> None:
+        """Have another result for the same picture; edits stay, the selection goes."""
+        self.result, self.other, self.selected, self.question = result, other, None, question
 
     @property
     def shown(self) -> Segmentation:
@@ -115,7 +122,7 @@ class Page:
         self.segmenter, self.model, self.limits, self.index = segmenter, model, limits or Limits(), index
         self.methods = tuple(name for name in list_methods() if self._works(name))
         self._lock = threading.Lock()
-        self._seen: OrderedDict[str, Encoded] = OrderedDict()
+        self._seen = Kept(self.limits)
 
     def _works(self, name: str) -> bool:
         """Whether a method needs nothing beside the model: what a visitor types names no weights."""
@@ -127,13 +134,19 @@ class Page:
         masks = self.segmenter.settings.masks
         return not method.needs_outside_model and not (getattr(method, "sees_masks", False) and masks is None)
 
-    def open(self, visit: Visit, data: bytes, name: str) -> None:
-        """Take a picture from a file's bytes.
+    def open(self, visit: Visit, path: Path, name: str) -> None:
+        """Take a picture from a file.
 
         Raises:
-            PictureError: none that can be read, or too large a one; the visit stays as it was.
+            PictureError: none that can be read, or too large a one. The visit then has no picture.
         """
-        picture = picture_of(data, self.limits)
+        try:
+            if path.stat().st_size > self.limits.megabytes * 1e6:
+                raise PictureError(f"the picture's file is too large; expected at most {self.limits.megabytes:g} MB.")
+            picture = picture_of(path.read_bytes(), self.limits)
+        except PictureError as error:
+            visit.take(None, refusal=str(error))
+            raise
         visit.take(picture, name)
 
     def draw(self, visit: Visit) -> list[str]:
@@ -165,12 +178,11 @@ class Page:
         looks = {name: value for name, value in changes.items() if name in ("method", "window", "stride")}
         settings = self.segmenter.settings.changed(**looks)
         key = f"{picture.size} {hashlib.sha256(picture.tobytes()).hexdigest()} {settings.identity()}"
-        if key not in self._seen:
-            self._seen[key] = self.segmenter.encode(picture, settings, dtype=torch.float32)
-        self._seen.move_to_end(key)
-        while len(self._seen) > self.limits.kept:
-            self._seen.popitem(last=False)
-        return self._seen[key]
+        encoded = self._seen.get(key)
+        if encoded is None:
+            encoded = self.segmenter.encode(picture, settings, dtype=torch.float32)
+            self._seen.add(key, encoded)
+        return encoded
 
     def search(self, words: str, without: str, top: int) -> list[tuple[PIL.Image.Image, str]]:
         """The collection's pictures that hold all words and none of the others, with the places drawn, and captions.
@@ -215,6 +227,7 @@ class Page:
         if label is not None:
             ((label, *_), *_) = words_of(label, self.limits)
         visit.edits.append((visit.selected, label))
+        visit.selected = None
 
     def export(self, visit: Visit, format: str) -> Path:
         """What is shown, as one file: of a format that writes several, a ZIP of them.

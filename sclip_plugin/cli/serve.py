@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ..defaults import DEFAULT_MODEL
+from .listening import AllowHosts, Host, MaxPixels, limits_of
 from .options import Background, Device, Dtype, MethodName, Model, Threshold, given, make_segmenter
 from .terminal import tell
 
@@ -14,12 +15,12 @@ from .terminal import tell
 def serve(
     model: Model = DEFAULT_MODEL,
     method: MethodName = None,
-    host: Annotated[str, typer.Option(help="The address to listen at; by default nobody else can reach it.")] = (
-        "127.0.0.1"
-    ),
+    host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 8000,
     background: Background = False,
     threshold: Threshold = None,
+    allow_host: AllowHosts = None,
+    max_pixels: MaxPixels = None,
     device: Device = None,
     dtype: Dtype = "float32",
 ) -> None:
@@ -33,11 +34,14 @@ def serve(
 
     try:
         from ..integrations.serve import run
+        from ..integrations.serve.door import check_port
     except ModuleNotFoundError as error:
         raise ModelLoadError(
             f"sclip serve needs {error.name}, which is not installed: pip install 'sclip_plugin[serve]'."
         ) from error
+    limits = limits_of(max_pixels)
+    check_port(host, port)
     settings = given(method=method, threshold=threshold, background=background or None)
     segmenter = make_segmenter(model, device, dtype, None, paths=False, **settings)
     tell(f"listening at http://{host}:{port}, described at http://{host}:{port}/docs")
-    run(segmenter, host, port)
+    run(segmenter, host, port, limits, allow_host or ())
