@@ -27,8 +27,8 @@ from sclip_plugin.segment.segmenter import Segmenter
 
 from ..serve.visitors import Kept, Limits, picture_of, words_of
 
-SMALLEST = 640
-"""Overlays with a smaller longer side, in pixels, are shown enlarged by a whole factor."""
+SMALLEST, LARGEST = 640, 1600
+"""Longer side of what is shown, in pixels: smaller pictures are enlarged by a whole factor, larger ones reduced."""
 MOST_FOUND, FOUND_SIDE = 100, 960
 """How many pictures a search shows at most, and their longer side in pixels."""
 
@@ -260,8 +260,12 @@ def outlined(picture: PIL.Image.Image, region: np.ndarray | None) -> PIL.Image.I
     )
 
 
-def enlarged(picture: PIL.Image.Image) -> tuple[PIL.Image.Image, int]:
-    """A picture that is large enough to be looked at, and by what it was enlarged."""
-    scale = max(1, -(-SMALLEST // max(picture.size)))
-    size = picture.width * scale, picture.height * scale
-    return (picture if scale == 1 else picture.resize(size, PIL.Image.Resampling.NEAREST)), scale
+def fitted(picture: PIL.Image.Image) -> tuple[PIL.Image.Image, float]:
+    """A picture of a size to be looked at, and by what it was enlarged."""
+    side = max(picture.size)
+    scale = min(max(1, -(-SMALLEST // side)), LARGEST / side)
+    if scale == 1:
+        return picture, 1.0
+    width, height = (max(1, round(length * scale)) for length in picture.size)
+    how = PIL.Image.Resampling.NEAREST if scale > 1 else PIL.Image.Resampling.BOX
+    return picture.resize((width, height), how), scale

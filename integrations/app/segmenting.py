@@ -22,7 +22,7 @@ from sclip_plugin.segment.segmentation import Segmentation
 
 from .commands import command_of, python_of
 from .guard import uploaded
-from .page import Page, Visit, enlarged, outlined
+from .page import Page, Visit, fitted, outlined
 from .showing import ONE_AT_A_TIME, legend_html, place_html, status_html
 
 FILL, OUTLINE = "colours", "outlines only"
@@ -201,10 +201,10 @@ class SegmentTab:
 
         def one(result: Segmentation) -> PIL.Image.Image:
             if heat in result.labels:
-                return enlarged(result.heatmap(heat))[0]
+                return fitted(result.heatmap(heat))[0]
             how: Any = "outline" if style == OUTLINE else "fill"
             picture = result.overlay(opacity=opacity, style=how, legend=False)
-            return enlarged(outlined(picture, visit.selected))[0]
+            return fitted(outlined(picture, visit.selected))[0]
 
         shown = visit.shown
         if shown.scores is None:
@@ -219,8 +219,9 @@ class SegmentTab:
         """Select the region at a pixel of the result, and say what may be there."""
         if visit.result is None:
             return {self.place: ""}
-        scale = enlarged(visit.result.picture)[1] if visit.result.picture is not None else 1
-        x, y = (int(value) // scale for value in event.index)
+        assert visit.picture is not None, "a result is of a picture"
+        scale = fitted(visit.picture)[1]
+        x, y = (int(value / scale) for value in event.index)
         found = self.page.select(visit, x, y)
         place = "" if found is None else place_html(found, x, y)
         return {**self.redraw(visit, style, opacity, heat), self.place: place}

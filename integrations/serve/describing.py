@@ -30,15 +30,17 @@ REFUSALS = {
 
 def about(limits: Limits) -> str:
     """What the service is for, and its limits."""
-    return (
+    lines = (
         "Segments pictures into any classes named in words. Pictures and fields come as a form (multipart/form-data), "
-        "answers are JSON; a refusal has one sentence in `detail`.\n\n"
-        f"Limits: a request of {limits.megabytes:g} MB that arrives within {limits.upload_seconds:g} s without pauses "
-        f"of {limits.silent_seconds:g} s; a picture of {limits.megapixels:g} megapixels; {limits.names} names of "
-        f"{limits.characters} characters; {limits.waiting} waiting requests with {limits.waiting_megapixels:g} "
-        f"megapixels; an answer within {limits.seconds:g} s; {limits.connections} connections. Of encoded pictures the "
-        f"last {limits.kept} are kept, with {limits.kept_megapixels:g} megapixels."
+        "answers are JSON; a refusal has one sentence in `detail`.",
+        f"A request: {limits.megabytes:g} MB, {limits.upload_seconds:g} s to arrive, no pause of "
+        f"{limits.silent_seconds:g} s. A picture: {limits.megapixels:g} megapixels. Labels: {limits.names} names of "
+        f"{limits.characters} characters.",
+        f"Waiting: {limits.waiting} requests with {limits.waiting_megapixels:g} megapixels, {limits.seconds:g} s until "
+        f"a turn, {limits.seconds:g} s more for the answer. Connections: {limits.connections}. Encoded pictures that "
+        f"are kept: the last {limits.kept}, with {limits.kept_megapixels:g} megapixels.",
     )
+    return "\n\n".join(lines)
 
 
 def refusals(answer: type[BaseModel], *more: int) -> dict[int | str, dict[str, Any]]:

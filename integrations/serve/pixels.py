@@ -19,7 +19,7 @@ class PixelRoom:
     A picture that is larger than the whole room enters when the room is empty. It belongs to one event loop.
 
     Args:
-        limits: ``decoded_megapixels``, and what may wait.
+        limits: ``decoded_megapixels``, and what may wait, and for how long.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -36,7 +36,7 @@ class PixelRoom:
             any more.
 
         Raises:
-            Busy: too much is waiting.
+            Busy: too much is waiting, or the turn does not come in time.
         """
         await self._enter(pixels)
         work: list[Future[Any]] = []
@@ -63,14 +63,16 @@ class PixelRoom:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._outside.append((pixels, turn))
         try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # let in and cancelled at the same time
+            await asyncio.wait_for(turn, limits.seconds)
+        except (asyncio.CancelledError, asyncio.TimeoutError) as error:
+            if turn.done() and not turn.cancelled():  # let in at the same moment
                 self._leave(pixels)
             else:
                 self._outside.remove((pixels, turn))
                 self._let_in()
-            raise
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise Busy(f"no turn within {limits.seconds:g} seconds; ask again in a moment.") from None
 
     def _leave(self, pixels: int) -> None:
         self._inside -= pixels

@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from sclip_plugin import __version__
 from sclip_plugin.errors import SclipError
+from sclip_plugin.segment.encoded import Encoded
 from sclip_plugin.segment.segmenter import Segmenter
 
 from .answers import EncodeAnswer, HealthAnswer, MaskFormat, SegmentAnswer, as_json
@@ -53,11 +54,11 @@ class Service:
     async def segment(self, upload: UploadFile, labels: list[str], mask_format: MaskFormat) -> dict[str, Any]:
         """The answer to ``POST /segment``."""
         words = words_of(labels, self.limits)
-        return await self._in_time(self._answer(upload, words, lambda result: as_json(result, mask_format)))
+        return await self._answer(upload, words, lambda result: as_json(result, mask_format))
 
     async def encode(self, upload: UploadFile) -> dict[str, Any]:
         """The answer to ``POST /encode``."""
-        encoded = await self._in_time(self._answer(upload, None, lambda encoded: encoded))
+        encoded = await self._answer(upload, None, lambda encoded: encoded)
         name = secrets.token_urlsafe(16)
         self.kept.add(name, encoded)
         return {"id": name, "size": list(encoded.size)}
@@ -67,36 +68,36 @@ class Service:
         encoded = self.kept.get(name)
         if encoded is None:
             raise HTTPException(404, "no such encoded picture, or not any more; POST it to /encode again.")
-        job = Job(self.segmenter.settings, encoded=encoded, labels=words_of(labels, self.limits))
-        height, width = encoded.size
-        return await self._in_time(self._asked(height * width, job, lambda result: as_json(result, mask_format)))
+        words = words_of(labels, self.limits)
+        return await self._answer(encoded, words, lambda result: as_json(result, mask_format))
 
-    async def _answer(self, upload: UploadFile, words: Any, made: Callable[[Any], Any]) -> Any:
-        size = await run_in_threadpool(size_of, upload.file)
-        check_size(size, self.limits)
-        return await self._asked(size[0] * size[1], upload, made, words)
-
-    async def _asked(self, pixels: int, asked: Job | UploadFile, made: Callable[[Any], Any], words: Any = None) -> Any:
+    async def _answer(self, source: UploadFile | Encoded, words: Any, made: Callable[[Any], Any]) -> Any:
         """What is made of the tower's answer; the picture is decoded, asked and answered within the room."""
-        async with self._room.holding(pixels) as work:
-
-            async def ended(future: Future[Any]) -> Any:
-                work.append(future)
-                return await asyncio.wrap_future(future)
-
-            if isinstance(asked, Job):
-                job = asked
-            else:
-                picture = await ended(self._threads.submit(picture_of, await asked.read(), self.limits))
-                job = Job(self.segmenter.settings, picture=picture, labels=words)
-            return await ended(self._threads.submit(made, await ended(self.tower.put(job))))
-
-    async def _in_time(self, answer: Awaitable[Any]) -> Any:
+        if isinstance(source, Encoded):
+            height, width = source.size
+        else:
+            width, height = size = await run_in_threadpool(size_of, source.file)
+            check_size(size, self.limits)
         seconds = self.limits.seconds
-        try:
-            return await asyncio.wait_for(answer, seconds)
-        except asyncio.TimeoutError:
-            raise HTTPException(504, f"no answer within {seconds:g} seconds.") from None
+        async with self._room.holding(width * height) as work:
+            try:
+                return await asyncio.wait_for(self._work(source, words, made, work), seconds)
+            except asyncio.TimeoutError:
+                raise HTTPException(504, f"no answer within {seconds:g} seconds.") from None
+
+    async def _work(
+        self, source: UploadFile | Encoded, words: Any, made: Callable[[Any], Any], work: list[Future[Any]]
+    ) -> Any:
+        async def ended(future: Future[Any]) -> Any:
+            work.append(future)
+            return await asyncio.wrap_future(future)
+
+        job = Job(self.segmenter.settings, labels=words)
+        if isinstance(source, Encoded):
+            job.encoded = source
+        else:
+            job.picture = await ended(self._threads.submit(picture_of, await source.read(), self.limits))
+        return await ended(self._threads.submit(made, await ended(self.tower.put(job))))
 
 
 def make_server(segmenter: Segmenter, limits: Limits | None = None, allow_hosts: Iterable[str] = ()) -> FastAPI:

@@ -34,7 +34,7 @@ class Limits:
         waiting_megapixels: most pixels of all waiting pictures together; more are answered 503.
         decoded_megapixels: most pixels that are decoded at one time. A larger picture is decoded alone.
         together: most pictures that go through the tower in one batch.
-        seconds: longest wait for an answer; then it is 504.
+        seconds: longest wait for a turn, after which it is 503; and then for the answer, after which it is 504.
         connections: most open connections; more are answered 503.
         silent_seconds: longest pause within a request; then the connection is closed with 408.
         upload_seconds: longest time for a whole request to arrive; then the connection is closed with 408.

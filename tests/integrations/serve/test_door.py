@@ -127,20 +127,42 @@ def test_the_room_lets_in_by_pixels_in_order_and_refuses_what_is_too_much():
                 order.append(name)
                 await asyncio.sleep(seconds)
 
-        sizes = [("a", 6, 0.1), ("b", 4, 0.3), ("huge", 20, 0.1), ("small", 1, 0.1), ("c", 4, 0.0)]
+        sizes = [("a", 6, 0.1), ("b", 4, 0.5), ("huge", 20, 0.1), ("small", 1, 0.1), ("c", 4, 0.0)]
         visits = [asyncio.create_task(visit(*size)) for size in sizes]
         await asyncio.sleep(0.05)
         assert order == ["a", "b"]
         with pytest.raises(Busy, match="3 requests"):
             await visit("fourth", 0, 0)
         visits[4].cancel()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
         with pytest.raises(Busy, match="2 requests"):
             await visit("large", 5, 0)
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.12)
         assert order == ["a", "b"], "a small picture does not overtake a large one"
         await asyncio.gather(*visits, return_exceptions=True)
         assert order == ["a", "b", "huge", "small"]
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_too_long_for_a_turn_is_told_so_and_the_next_one_comes_in():
+    async def scenario():
+        room = PixelRoom(Limits(decoded_megapixels=1, seconds=0.1))
+
+        async def visit(megapixels, seconds):
+            async with room.holding(int(megapixels * 1e6)):
+                await asyncio.sleep(seconds)
+                return "in"
+
+        first = asyncio.create_task(visit(0.5, 0.4))
+        await asyncio.sleep(0)
+        late = asyncio.create_task(visit(1, 0))
+        await asyncio.sleep(0.05)
+        behind = asyncio.create_task(visit(0.5, 0))
+        with pytest.raises(Busy, match="0.1 seconds"):
+            await late
+        assert await behind == "in" and not first.done()
+        assert await first == "in"
 
     asyncio.run(scenario())
 
