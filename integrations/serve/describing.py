@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ REFUSALS = {
     413: "The request is too large.",
     422: "The picture, a field or a label is wrong; the sentence says how.",
     500: "The server failed.",
-    503: "Too many requests are waiting, or too many connections are open. Ask again in a moment.",
+    503: "Too much is waiting, the turn did not come in time, or too many connections are open. Ask again later.",
     504: "There was no answer in time.",
 }
 
@@ -47,7 +48,7 @@ def refusals(answer: type[BaseModel], *more: int) -> dict[int | str, dict[str, A
     """The responses of a request for OpenAPI: its answer, and every refusal."""
     statuses = [status for status in REFUSALS if status != 404 or 404 in more]
     return {
-        200: {"model": answer},
+        200: {"model": answer, "description": "The answer."},
         **{status: {"model": Refusal, "description": REFUSALS[status]} for status in statuses},
     }
 
@@ -55,7 +56,7 @@ def refusals(answer: type[BaseModel], *more: int) -> dict[int | str, dict[str, A
 def page_of(description: dict[str, Any]) -> str:
     """An HTML page of an OpenAPI description, with a form to try each request."""
     parts = [f"<h1>{html.escape(description['info']['title'])} {html.escape(description['info']['version'])}</h1>"]
-    parts += [f"<p>{html.escape(text)}</p>" for text in description["info"]["description"].split("\n\n")]
+    parts += [f"<p>{_text(text)}</p>" for text in description["info"]["description"].split("\n\n")]
     parts.append('<p><a href="openapi.json">openapi.json</a></p>')
     schemas = description["components"]["schemas"]
     for path, methods in description["paths"].items():
@@ -64,15 +65,13 @@ def page_of(description: dict[str, Any]) -> str:
     parts.append("<h2>Answers</h2>")
     for name, schema in schemas.items():
         if not name.startswith("Body_"):
-            parts.append(
-                f"<h3 id={name}>{name}</h3><p>{html.escape(schema.get('description', ''))}</p>{_fields(schema)}"
-            )
+            parts.append(f"<h3 id={name}>{name}</h3><p>{_text(schema.get('description', ''))}</p>{_fields(schema)}")
     return _PAGE.format(body="\n".join(parts))
 
 
 def _operation(method: str, path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> str:
     parts = [f"<h2><code>{method.upper()} {html.escape(path)}</code></h2>"]
-    parts.append(f"<p>{html.escape(operation.get('description', ''))}</p>")
+    parts.append(f"<p>{_text(operation.get('description', ''))}</p>")
     content = operation.get("requestBody", {}).get("content", {})
     for media, body in content.items():
         schema = schemas[body["schema"]["$ref"].rsplit("/", 1)[-1]]
@@ -124,12 +123,19 @@ def _type(schema: dict[str, Any]) -> str:
         return " | ".join(map(str, schema["enum"]))
     if schema.get("type") == "array":
         return f"list of {_type(schema['items'])}" if "items" in schema else f"{schema.get('maxItems', '')} numbers"
+    if schema.get("format") == "binary" or "contentMediaType" in schema:
+        return "file"
     return str(schema.get("type", ""))
+
+
+def _text(text: str) -> str:
+    """A text of Markdown, of which only code is known."""
+    return re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(text))
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = ["".join(f"<th>{cell}</th>" for cell in head)]
-    lines += ["".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) for row in rows]
+    lines += ["".join(f"<td>{_text(cell)}</td>" for cell in row) for row in rows]
     return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
 

@@ -163,6 +163,23 @@ def test_a_drawn_scene_is_shown_and_its_files_can_be_fetched(script):
     assert script.ask("GET", f"/gradio_api/file={shown}")[0] == 200
 
 
+@pytest.mark.parametrize("method", ["proxyclip", "/etc/passwd", "sam:/etc/passwd", {"path": 3}])
+def test_no_method_that_is_not_offered_is_run(script, method):
+    script.join(script.event("draw", "click"), [None, []], "s4")
+    script.answered("s4")
+    data = [None, ["cat"], method, "none", False, False, 0, "colours", 0.5, "none"]
+    status, _ = script.join(script.event("words", "change"), data, "s4")
+    assert status == 403 or '"success":false' in script.answered("s4")
+
+
+def test_words_of_another_kind_are_only_words(script):
+    script.join(script.event("draw", "click"), [None, []], "s5")
+    script.answered("s5")
+    data = [None, ["@/etc/passwd", "/etc/hosts", 3], "csa", "none", False, False, 0, "colours", 0.5, "none"]
+    script.join(script.event("words", "change"), data, "s5")
+    assert "3 labels" in script.answered("s5")
+
+
 @pytest.mark.parametrize("name", ["../../evil.png", "/etc/evil.png", "..\\evil.png", "a\0.png", ".."])
 def test_an_uploaded_name_leads_nowhere_else(script, name):
     status, answer = script.upload(png((4, 3)), name)

@@ -164,9 +164,10 @@ def test_words_typed_while_an_answer_is_under_way_stay(page, tmp_path):
         page.wait_for_timeout(150)
     says(page, "#status", "6 labels")
     assert words_in(page) == typed
+    types(page, "hill")
     page.fill("#words input", "half a wo")
-    page.click("text=outlines only")
-    page.wait_for_timeout(1500)
+    says(page, "#status", "7 labels")
+    page.wait_for_timeout(500)
     assert page.input_value("#words input") == "half a wo"
 
 
