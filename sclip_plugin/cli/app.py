@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..defaults import DEFAULT_MODEL
+from .listening import AllowHosts, Host, MaxPixels, limits_of
 from .options import Device, Dtype, Model, make_segmenter
 from .settings import Asked, with_settings
 from .terminal import tell
@@ -19,13 +20,13 @@ def app(
     index: Annotated[
         Path | None, typer.Option(help="Of 'sclip index', for a tab that searches it; made with the same model.")
     ] = None,
-    host: Annotated[str, typer.Option(help="The address to listen at; by default nobody else can reach it.")] = (
-        "127.0.0.1"
-    ),
+    host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 7860,
     share: Annotated[
         bool, typer.Option("--share", help="A public address through gradio's servers: pictures leave this machine.")
     ] = False,
+    allow_host: AllowHosts = None,
+    max_pixels: MaxPixels = None,
     device: Device = None,
     dtype: Dtype = "float32",
     *,
@@ -33,7 +34,7 @@ def app(
 ) -> None:
     """Open a page for pictures and words: see what is where, change the words, compare methods, download.
 
-    Without --share nobody else can reach it, and nothing is fetched; no path that a visitor types is opened.
+    Without --share and --host nobody else can reach it. Nothing is fetched, and no path that a visitor sends is opened.
 
     Example: sclip app --model demo
     """
@@ -41,13 +42,16 @@ def app(
 
     try:
         from ..integrations.app import run
+        from ..integrations.serve.door import check_port
     except ModuleNotFoundError as error:
         raise ModelLoadError(
             f"sclip app needs {error.name}, which is not installed: pip install 'sclip_plugin[app]'."
         ) from error
     from ..index.collection import Index
 
+    limits = limits_of(max_pixels)
+    check_port(host, port)
     segmenter = make_segmenter(model, device, dtype, asked.preset, paths=False, **asked.changes)
     collection = None if index is None else Index(index, segmenter)
     tell(f"open http://{host}:{port}")
-    run(segmenter, model, host, port, share, index=collection)
+    run(segmenter, model, host, port, share, limits, collection, allow_host or ())
