@@ -57,7 +57,7 @@ def split_formats(formats: str | None, regions: str | None) -> dict[str, dict[st
 
 def beside_each_picture(formats: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Of formats those that write files for each picture, for the JSON: with others a picture is done again."""
-    from ..export.registry import find_format
+    from ..export.opening import find_format
 
     own = {name: options for name, options in formats.items() if not find_format(name).common}
     return {"formats": own} if own else {}

@@ -8,19 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
-
-import numpy as np
-from PIL import Image
+from typing import ClassVar
 
 from ..errors import SettingError
-
-if TYPE_CHECKING:
-    from .instances import Instances
-
-Regions = Literal["components", "classes"]
-"""What counts as one thing: every connected region, or all that a class covers."""
-
+from .instances import Instances, find_instances
+from .result import Regions, Result
 
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -38,22 +30,6 @@ def as_text(name: str) -> str:
 def _written_out(code: int) -> str:
     byte = code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code  # how Python holds a byte that is no text
     return f"\\x{byte:02x}" if byte < 256 else f"\\u{byte:04x}"
-
-
-class Result(Protocol):
-    """What formats read of a `Segmentation`."""
-
-    labels: tuple[str, ...]
-    label_map: np.ndarray
-    picture: Image.Image | None
-    settings: dict[str, Any]
-
-    @property
-    def size(self) -> tuple[int, int]: ...
-    @property
-    def scores(self) -> np.ndarray | None: ...
-    def areas(self) -> dict[str, float]: ...
-    def mean_scores(self) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True)
@@ -164,8 +140,6 @@ class Format(ABC):
 
     def instances(self, item: Item) -> Instances:
         """The things in a picture, as the caller wants them."""
-        from .instances import find_instances
-
         return find_instances(item.result, self.regions, self.min_area)
 
     def path(self, item: Item) -> Path:

@@ -27,8 +27,8 @@ from . import results
 from .checking import UNLABELLED, checked_labels, checked_map, checked_picture, checked_scores
 
 if TYPE_CHECKING:
-    from ..export.base import Regions
     from ..export.instances import Instances
+    from ..export.result import Regions
 
 PIXELS_AT_ONCE = 2**22
 
