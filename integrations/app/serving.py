@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Iterable
 
 import fastapi
 import gradio as gr
+from gradio.networking import setup_tunnel
 from starlette.middleware import Middleware
 
 from sclip_plugin.index.collection import Index
 from sclip_plugin.segment.segmenter import Segmenter
 
-from ..serve.door import HostGuard, listen
+from ..serve.door import HostGuard, PortError, listen
 from ..serve.visitors import Limits
 from .guard import PageGuard
 from .layout import CSS, make_app
@@ -40,18 +42,27 @@ def run(
         allow_hosts: names that the page answers to, beside localhost and the address it listens at.
 
     Raises:
-        PortError: the port can't be listened at.
+        PortError: the port can't be listened at, or no public address can be had.
     """
     logging.getLogger("httpx").setLevel(logging.WARNING)
     bounds = limits or Limits()
     names = list(allow_hosts)
     if share:
-        public = gr.networking.setup_tunnel(host, port, secrets.token_urlsafe(32), None, None).split("//")[-1]
-        names.append(public)
-        print(f"public address: https://{public}")
+        names.append(_public_name(host, port))
     with tempfile.TemporaryDirectory(prefix="sclip-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # of this page alone, and gone with it
         listen(served(make_app(segmenter, model, bounds, index), bounds, names), host, port, bounds)
+
+
+def _public_name(host: str, port: int) -> str:
+    """The host name under which gradio's servers make the page public, once they do."""
+    try:
+        address = setup_tunnel(host, port, secrets.token_urlsafe(32), None, None)
+    except Exception as error:  # the network, gradio's servers, or the program that it fetches from there
+        raise PortError(f"no public address could be made: {error}. Try again later, or leave out --share.") from error
+    name = address.split("//")[-1]
+    print(f"public address: https://{name}", file=sys.stderr)
+    return name
 
 
 def served(page: gr.Blocks, limits: Limits | None = None, allow_hosts: Iterable[str] = ()) -> fastapi.FastAPI:

@@ -13,10 +13,10 @@ import sclip_plugin as sp
 from sclip_plugin.errors import PictureError
 
 pytest.importorskip("gradio", reason="the page is the extra 'app', which CI installs")
-from sclip_plugin.integrations.app import make_app, served  # noqa: E402
+from sclip_plugin.integrations.app import make_app, served, serving  # noqa: E402
 from sclip_plugin.integrations.app.guard import QUESTION_BYTES, uploaded  # noqa: E402
 from sclip_plugin.integrations.serve import Limits  # noqa: E402
-from sclip_plugin.integrations.serve.door import BoundedServer, bound_socket  # noqa: E402
+from sclip_plugin.integrations.serve.door import BoundedServer, PortError, bound_socket  # noqa: E402
 
 LIMITS = Limits(megabytes=1, megapixels=1)
 SECRET = (12, 200, 34)
@@ -241,3 +241,21 @@ def test_a_foreign_host_is_refused(script, path):
 def test_a_question_that_can_not_be_read_is_refused(script, body):
     assert script.ask("POST", "/gradio_api/queue/join", body)[0] == 422
     assert script.ask("GET", "/config")[0] == 200
+
+
+def test_a_public_address_is_answered_under_its_name_or_said_to_be_missing(monkeypatch, segmenter_of_demo):
+    heard = {}
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # what `run` sets is put back
+    monkeypatch.setattr(serving, "listen", lambda app, *rest: heard.update(app=app))
+    monkeypatch.setattr(serving, "setup_tunnel", lambda *rest: "https://abc.gradio.example")
+    serving.run(segmenter_of_demo, share=True)
+    (names,) = (guard.kwargs["names"] for guard in heard["app"].user_middleware if "names" in guard.kwargs)
+    assert list(names) == ["abc.gradio.example"]
+    monkeypatch.setattr(serving, "setup_tunnel", lambda *rest: 1 / 0)
+    with pytest.raises(PortError, match="--share"):
+        serving.run(segmenter_of_demo, share=True)
+
+
+@pytest.fixture
+def segmenter_of_demo():
+    return sp.Segmenter.from_pretrained("demo", device="cpu", paths=False)
