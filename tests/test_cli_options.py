@@ -111,5 +111,5 @@ def test_a_larger_limit_on_pixels(sclip, model, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
     command = ["segment", "a.png", "-l", "cat", "-m", model, "-o", "out", "--templates", "plain"]
     code, _, said = sclip(*command)
-    assert code == 1 and "a.png is 60 x 40, 2,400 pixels" in said and "--max-pixels" in said
+    assert code == 2 and "a.png is 60 x 40, 2,400 pixels" in said and "--max-pixels" in said
     assert sclip(*command, "--max-pixels", "2400")[0] == 0

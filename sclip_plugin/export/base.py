@@ -21,8 +21,8 @@ def as_text(name: str) -> str:
     """A name as UTF-8 and XML can hold it: bytes of a file name that are no text, and control characters, are written
     out.
 
-    >>> as_text("caf\udce9 \x1b.png")
-    'caf\\xe9 \\x1b.png'
+    >>> print(as_text("caf\\udce9 and \\x1b.png"))
+    caf\\xe9 and \\x1b.png
     """
     return _NOT_IN_XML.sub(lambda found: _written_out(ord(found[0])), name)
 
