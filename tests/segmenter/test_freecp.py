@@ -13,26 +13,20 @@ from PIL import Image
 
 import sclip_plugin as sp
 from sclip_plugin.dense import image_embeddings
-from sclip_plugin.steps import STEPS
 from sclip_plugin.steps.freecp import FreeCP, groups
 from sclip_plugin.towers.running import before_last_block
 
+pytestmark = pytest.mark.usefixtures("without_gradients", "own_registries")
+
 PICTURE = Image.fromarray(np.random.default_rng(5).integers(0, 256, (120, 150, 3), dtype=np.uint8))
 LABELS = {"background": ["sky", "wall"], "cat": ["cat"], "dog": ["dog"], "person": ["person"]}
-
-
-@pytest.fixture(autouse=True)
-def _no_grad(monkeypatch):
-    monkeypatch.setattr(STEPS, "_classes", dict(STEPS._classes))
-    with torch.no_grad():
-        yield
 
 
 @pytest.fixture(scope="module")
 def seg():
     return sp.Segmenter(
         golden.model(), golden.tokenizer(), cache_dir=False, templates="plain", window=112, stride=56,
-        resize_short_side=0, logit_scale=100, softmax=False,
+        resize_short_side=0, logit_scale=100,
     )  # fmt: skip
 
 
@@ -40,7 +34,7 @@ def one_window(seg, given, number, step):
     """The maps that are left of one window, (N, K), in loops; boxes by OpenCV."""
     cv2 = pytest.importorskip("cv2")
     h, w = given.scores.shape[1:3]
-    pixels = (given.window_pixels()[number] - seg._mean[:, None, None]) / seg._std[:, None, None]
+    pixels = (given.window_pixels()[number] - seg.encoder.mean[:, None, None]) / seg.encoder.std[:, None, None]
     block, context = before_last_block(seg.tower, pixels[None], tuple(range(11)), "scale_factor")
     M = torch.stack([context.taps[i].attention_map()[0].mean(dim=0) for i in range(11)]).mean(dim=0)[1:, 1:]
     for _ in range(3):
@@ -79,7 +73,7 @@ def one_window(seg, given, number, step):
                 continue
             cut = pixels[None, :, top * 16 : bottom * 16, left * 16 : right * 16]
             embedding = image_embeddings(seg.tower, F.interpolate(cut, size=(112, 112), mode="bilinear"))
-            stay.add(members[int((F.normalize(embedding, dim=1) @ given.text[members].T).argmax())])
+            stay.add(members[int((F.normalize(embedding, dim=1) @ given.words.text[members].T).argmax())])
     out = torch.zeros_like(p)
     out[:, :2] = -1
     for name in stay:
@@ -92,13 +86,15 @@ def test_against_loops(seg, options):
     kept = []
 
     @sp.register_step("kept")
-    class Kept(sp.PostStep):
+    class Kept(sp.Step):
+        on = "patches"
+
         def __call__(self, given):
             kept.append(given)
             return given.scores
 
     text = f"freecp(background=True{options})"
-    result = seg(PICTURE, LABELS, method="clearclip", post_steps=["kept", text, "kept"])
+    result = seg(PICTURE, LABELS, method="clearclip", steps=["kept", text, "kept", "freecp_background"])
     before, after = kept
     step = sp.steps.make_step(text)
     for number in range(len(before.boxes)):
@@ -116,7 +112,7 @@ def test_groups():
 
 
 def test_a_threshold_that_nothing_passes_leaves_background(seg):
-    result = seg(PICTURE, LABELS, post_steps=["freecp(background=True, redundancy=1.0)"])
+    result = seg(PICTURE, LABELS, steps=["freecp(background=True, redundancy=1.0)", "freecp_background"])
     assert (result.label_map == 0).all() and np.allclose(result.scores[0], 1)
 
 
@@ -125,11 +121,13 @@ def test_texts_of_boxes(seg, tmp_path):
     path.write_text(json.dumps({"cat": "a small animal"}))
 
     @sp.register_step("looked")
-    class Looked(sp.PostStep):
+    class Looked(sp.Step):
+        on = "patches"
+
         def __call__(self, given):
             text = FreeCP(texts=str(path)).of_boxes(given)
-            assert torch.equal(text[[0, 1, 3, 4]], given.text[[0, 1, 3, 4]])
-            golden.assert_equal(text[2:3], given.embed_text(["a small animal"]))
+            assert torch.equal(text[[0, 1, 3, 4]], given.words.text[[0, 1, 3, 4]])
+            golden.assert_equal(text[2:3], given.words.embed(["a small animal"]))
             return given.scores
 
-    seg(PICTURE, LABELS, post_steps=["looked"])
+    seg(PICTURE, LABELS, steps=["looked"])
