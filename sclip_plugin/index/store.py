@@ -63,7 +63,7 @@ class IndexStore(PartsFolder):
     """
 
     HEAD = "index.json"
-    FORMAT = "sclip_plugin index 1"
+    FORMAT = "sclip_plugin index 2"
     PARTS = "part-*.arrow"
     KIND = "index"
     COMMAND = "sclip index FOLDER --out INDEX"

@@ -49,7 +49,7 @@ class MemoryStore(PartsFolder):
     """
 
     HEAD = "bank.json"
-    FORMAT = "sclip_plugin memory 1"
+    FORMAT = "sclip_plugin memory 2"
     PARTS = "shard-*.safetensors"
     KIND = "memory"
     COMMAND = "sclip memory build FOLDER --out BANK"

@@ -87,6 +87,8 @@ class MemoryBank(Step):
                 f"memory got folder={str(self.folder)!r}, which is no folder; expected memory('BANK'), as "
                 "'sclip memory build' makes it."
             )
+        if not (self.guide is None or isinstance(self.guide, (str, nn.Module, Guide)) and self.guide):
+            raise SettingError(f"memory got guide={self.guide!r}; expected a model's name, a folder, a model, or None.")
         object.__setattr__(self, "folder", str(self.folder))
         object.__setattr__(self, "store", _store_in(self.folder, Path(self.folder).stat().st_mtime_ns))
 
