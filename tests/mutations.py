@@ -25,14 +25,15 @@ QUICK = (
     ),
     *(
         "tests/segmenter/test_refine.py",
-        "tests/segmenter/test_seed_steps.py",
+        "tests/steps/test_seed_steps.py",
         "-k",
         "not openai and not timm and not custom and not open_clip",
     ),
 )
 TESTS = (
     "tests/methods",
-    *(f"tests/segmenter/test_{name}.py" for name in ("refine", "golden_parity", "seed_steps", "freecp", "clusters")),
+    *(f"tests/segmenter/test_{name}.py" for name in ("refine", "golden_parity")),
+    *(f"tests/steps/test_{name}.py" for name in ("seed_steps", "freecp", "clusters")),
 )
 
 A, B, G, R, S, P = (

@@ -71,7 +71,7 @@ def segmenter(folders, tmp_path):
 def test_segment(sclip, folders, options, picture, refine, segmenter, tmp_path, method):
     sets = [f"--set={name}={value}" for name, value in options[method].items()]
     sclip("segment", picture, "-l", ",".join(LABELS), "-m", folders / "clip", "-o", tmp_path / "out", "--device=cpu",
-          "--templates=plain", f"--method={method}", *sets, f"--refine={refine}")  # fmt: skip
+          "--templates=plain", f"--method={method}", *sets, f"--set=refine={refine}")  # fmt: skip
     said = json.loads((tmp_path / "out/photo.json").read_text())["settings"]
     asked = sp.Settings().changed(method=method, refine=refine, **options[method])
     assert (said["method"], tuple(said["steps"])) == (asked.method, asked.steps)

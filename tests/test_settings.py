@@ -60,6 +60,11 @@ def test_every_setting_says_what_it_is():
         assert f"        {field.name}: " in Settings.__doc__, field.name
 
 
+def test_settings_are_few():
+    """What acts on scores or labels is a step; what one paper needs is an option of its method or step."""
+    assert len(dataclasses.fields(Settings)) <= 16
+
+
 def test_values_take_the_form_of_their_type():
     settings = Settings(logit_scale=np.int64(50), window=np.int32(96), steps=["pamr(dilations=[1, 2])", "threshold(1)"])
     assert (settings.logit_scale, settings.window, settings.make_steps()[0].dilations) == (50.0, 96, (1, 2))

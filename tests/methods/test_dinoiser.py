@@ -71,22 +71,30 @@ def test_probabilities_and_background(size, checkpoint):
             golden.assert_equal(torch.from_numpy(result.scores), theirs)
 
 
+@pytest.mark.parametrize("method", ["dinoiser", "clearclip(position_resize='size')"])
 @pytest.mark.parametrize("size", PICTURES)
-def test_the_decoder(size, checkpoint):
-    """The step looks at the third last block itself, so it can follow any method."""
-    seen = {}
+def test_the_decoder(size, method, checkpoint):
+    """The step is shown the third last block during the first pass, so it can follow any method."""
+    seen, step = {}, DINOiser(weights=checkpoint)
 
     @sp.register_step("kept")
     class Kept(sp.Step):
         on = "patches"
 
+        def taps(self, depth):
+            return step.taps(depth)
+
+        def look(self, context):
+            return step.look(context)
+
         def __call__(self, given):
-            seen["decoded"] = DINOiser(weights=checkpoint).decoded(given)
+            seen["decoded"] = given.looked
             return given.scores
 
+    weights = {"weights": checkpoint} if method == "dinoiser" else {}
     seg = sp.Segmenter(golden.model(), golden.tokenizer(), window=0, cache_dir=False, steps=["kept"])
     for index, picture in enumerate(PICTURES[size]):
-        seg(golden.prepared(picture), ["cat", "dog"], method="clearclip")
+        seg(golden.prepared(picture), ["cat", "dog"], method=method, **weights)
         golden.assert_equal(seen["decoded"][0], THEIRS[f"dinoiser.{size}.background"][index, 0])
 
 

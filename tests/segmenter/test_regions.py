@@ -55,6 +55,32 @@ class TestMapCorrection:
             segmenter(golden.prepared(pixels / 255.0), LABELS, masks="slic", steps="vote")
 
 
+class TestMasksThatNothingLooksAt:
+    """Masks by themselves change nothing: it is a step, or a method, that looks at regions."""
+
+    @pytest.mark.parametrize("method", ["csa", "resclip"])
+    def test_they_change_nothing_and_that_is_said(self, segmenter, method):
+        plain = segmenter(PICTURE, LABELS, method=method)
+        for steps in ((), "closing(1)", "pamr(1)"):
+            expected = plain if steps != "pamr(1)" else segmenter(PICTURE, LABELS, method=method, steps=steps)
+            with pytest.warns(UserWarning, match="vote"):
+                result = segmenter(PICTURE, LABELS, method=method, masks="slic", steps=steps)
+            np.testing.assert_array_equal(result.label_map, expected.label_map)
+            np.testing.assert_array_equal(result.scores, expected.scores)
+            assert result.settings["masks"] == "slic"
+
+    def test_what_looks_at_them_is_not_warned_of(self, segmenter):
+        """Warnings are errors in these tests."""
+        plain = segmenter(PICTURE, LABELS)
+        voted = segmenter(PICTURE, LABELS, masks="slic", steps="vote")
+        assert (voted.label_map != plain.label_map).any()
+        segmenter(PICTURE, LABELS, masks="slic", method="textregion")
+
+    def test_a_step_of_regions_without_masks_is_refused(self, segmenter):
+        with pytest.raises(SettingError, match="masks='slic'"):
+            segmenter(PICTURE, LABELS, steps="vote")
+
+
 class TestWordsForMasks:
     def test_pooling_is_a_weighted_mean(self):
         features = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))

@@ -105,6 +105,25 @@ def test_against_loops(seg, options):
     assert np.allclose(result.scores[0], 1 - result.scores[1:].max(axis=0), atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(120, 150), (203, 97), (40, 50)])
+def test_background_is_what_the_others_leave_at_the_picture_s_own_size(seg, size):
+    """Not at the size that windows were cut from, where the largest of the scores is another one."""
+    picture, how = PICTURE.resize(size[::-1]), {"method": "clearclip", "resize_short_side": 112}
+    patches = "freecp(background=True, redundancy=0.0)"
+    before = seg(picture, LABELS, steps=patches, **how)
+    result = seg(picture, LABELS, steps=[patches, "freecp_background"], **how)
+    names = before._scores.maps.full()  # at the picture's size; the first two are background's
+    assert names.shape == (*size, 5)
+    others = names[..., 2:].amax(dim=-1)
+    expected = torch.stack([1 - others.clamp(min=0), *names[..., 2:].unbind(dim=-1)])
+    golden.assert_equal(torch.from_numpy(result.scores), expected)
+    assert (result.label_map == expected.argmax(dim=0).numpy()).mean() > 0.9999
+    cut = seg(golden.prepared(seg.prepare(picture, **how).pixels), LABELS, steps=patches, **how)._scores.maps.full()
+    resized = 1 - cut[..., 2:].amax(dim=-1)
+    resized = F.interpolate(resized[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+    assert size == (112, 140) or (resized - expected[0]).abs().max() > 1e-3
+
+
 def test_groups():
     a, b, c = torch.tensor([1.0, 1, 0, 0]), torch.tensor([1.0, 0.8, 0, 0]), torch.tensor([0, 0, 1.0, 1])
     assert groups(torch.stack([a, c, b], dim=1), 0.7) == [[0, 2], [1]]

@@ -91,6 +91,30 @@ def test_pixels_are_the_published_ones(segmenter):
     assert same.float().mean() >= 0.9999
 
 
+@pytest.mark.parametrize("window", [112, 0])
+def test_names_are_merged_before_the_last_resize(segmenter, window):
+    """By hand: windows at the size they were cut from, the best name of each class there, then the last resize."""
+    pixels, size = normalised("small"), (61, 143)
+    step = LPOSS(guide=DINO, k=60)
+    shown = {**MASKCLIP, "window": window, "stride": 56 if window else None}
+    given = golden.prepared(pixels, size)
+    names = segmenter(given, CLASSES, **shown, steps=[step])._scores.maps
+    cut = segmenter(golden.prepared(pixels), CLASSES, **shown, steps=[step])._scores.maps
+    whole = cut.full().permute(2, 0, 1)  # at the size that windows were cut from
+    of_class = torch.tensor([0] * 5 + [1, 2, 3, 4])
+    best = torch.stack([whole[of_class == c].amax(dim=0) for c in range(5)])
+    expected = torch.nn.functional.interpolate(best[None], size=size, mode="bilinear", align_corners=False)
+    merged = segmenter(given, CLASSES, **shown, steps=[step, "merge"])
+    golden.assert_equal(logits_of(merged), expected)
+    assert (merged.label_map == expected[0].argmax(dim=0).numpy()).mean() > 0.9999
+    # Merged behind the last resize, the scores of the class of several names are others.
+    after = torch.stack([names.full()[..., of_class == c].amax(dim=-1) for c in range(5)])[None]
+    assert golden.relative_difference(after, expected) > 1e-5
+    # All names of a class have one score, whichever wins.
+    of_names = merged._scores.maps.full()
+    assert (of_names[..., :5] == of_names[..., :1]).all()
+
+
 def test_conjugate_gradients_solve_each_name_by_itself():
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(30, 30, generator=generator, dtype=torch.double)

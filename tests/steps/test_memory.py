@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import golden
 import numpy as np
 import pytest
@@ -12,8 +14,11 @@ from PIL import Image
 
 import sclip_plugin as sp
 from sclip_plugin.errors import FileFormatError, SettingError
+from sclip_plugin.files import write_atomically
+from sclip_plugin.guides import as_guide
 from sclip_plugin.memory import MemoryStore
 from sclip_plugin.methods.corrclip import CorrCLIP
+from sclip_plugin.steps.lposs import LPOSS
 from sclip_plugin.steps.memory import MemoryBank
 
 
@@ -126,7 +131,7 @@ def test_a_build_that_was_stopped_goes_on_and_ids_stay(small, tmp_path):
 def test_any_method_takes_it_and_an_encoded_picture_too(small, tmp_path):
     bank = MemoryBank.build(small, PICTURES, tmp_path, **BUILT)
     asked = {"method": "csa", "masks": "slic(segments=6)", "resize_short_side": 0}
-    plain = small(PICTURES[0], ["cat", "dog"], **asked)
+    plain = small(PICTURES[0], ["cat", "dog"], **{**asked, "masks": None})
     result = small(PICTURES[0], ["cat", "dog"], steps=[bank], **asked)
     none = small(PICTURES[0], ["cat", "dog"], steps=[MemoryBank(folder=tmp_path, guide=DINO, share=0.0)], **asked)
     golden.assert_equal(torch.from_numpy(none.scores), torch.from_numpy(plain.scores))
@@ -164,6 +169,80 @@ def test_other_models_are_refused(small, tmp_path):
         MemoryBank(folder=tmp_path / "empty")
     with pytest.raises(SettingError, match="masks='slic'"):
         MemoryBank.build(small, PICTURES, tmp_path / "new", guide=DINO)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stitched": True}, {"views": 0.6}, {"padding": "black"}, {"method": "csa"}, {"method": "naclip(std=4)"},
+        {"window": 48}, {"stride": 16}, {"resize_short_side": 70}, {"masks": "slic(segments=7)"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_memory_of_other_features_or_regions_is_not_added_to(small, tmp_path, changes):
+    MemoryBank.build(small, PICTURES[:1], tmp_path, **BUILT)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(SettingError, match="another settings"):
+        MemoryBank.build(small, PICTURES[1:2], tmp_path, **{**BUILT, **changes})
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    # What decides no feature may differ.
+    same = {"logit_scale": 7.0, "steps": "closing", "background": True, "templates": "imagenet"}
+    more = MemoryBank.build(small, PICTURES[1:2], tmp_path, **BUILT, **same)
+    assert len(more.store.pictures()) == 2
+
+
+def test_a_memory_of_another_format_is_refused(small, tmp_path):
+    """One that was made before settings were said in this way: its head has other keys."""
+    MemoryBank.build(small, PICTURES[:1], tmp_path, **BUILT)
+    head = tmp_path / MemoryStore.HEAD
+    old = {"format": "sclip_plugin memory 1", "vfm": None, "vfm weights": "0", "models": {}, "settings": {}}
+    write_atomically(head, json.dumps(old).encode())
+    for ask in (lambda: MemoryBank(folder=tmp_path), lambda: MemoryBank.build(small, PICTURES, tmp_path, **BUILT)):
+        with pytest.raises(FileFormatError, match="sclip memory build"):
+            ask()
+
+
+class TestAModelInHand:
+    """It is used as it is: never moved, never cast."""
+
+    @pytest.fixture
+    def half(self):
+        return sp.Segmenter.from_pretrained("demo", dtype="bfloat16", cache_dir=False, templates="plain", device="cpu")
+
+    def test_a_memory_by_a_model_s_own_tower_leaves_the_model_as_it_was(self, half, tmp_path):
+        picture, asked = PICTURES[0], {"masks": "slic(segments=6)", "steps": "vote"}
+        before, weights = half(picture, ["cat", "dog"], **asked), half.weights()
+        own, masks = half.model.vision_model, "slic(segments=6)"
+        bank = MemoryBank.build(half, [picture], tmp_path, guide=own, masks=masks)
+        assert {tensor.dtype for tensor in half.model.state_dict().values() if tensor.is_floating_point()} == {
+            torch.bfloat16
+        }
+        result = half(picture, ["cat", "dog"], masks=masks, steps=[bank, "vote"])
+        assert np.isfinite(result.scores).all()
+        after = half(picture, ["cat", "dog"], **asked)
+        np.testing.assert_array_equal(after.label_map, before.label_map)
+        np.testing.assert_array_equal(after.scores, before.scores)
+        assert half.weights() == weights and half.dtype == "bfloat16"
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
+    def test_whatever_asks_for_it_gets_it_as_it_is(self, dtype):
+        module = transformers_model("dino16").to(torch.bfloat16)
+        guide = as_guide(module, device=torch.device("cpu"), dtype=dtype)
+        assert guide.module is module and next(module.parameters()).dtype == torch.bfloat16
+        assert as_guide(guide, device=torch.device("meta"), dtype=dtype) is guide
+        assert next(module.parameters()).device.type == "cpu"
+
+    @pytest.mark.parametrize("steps", [["lposs"], []], ids=["lposs", "proxyclip"])
+    def test_steps_and_methods_look_through_one_in_another_precision(self, segmenter, steps):
+        module = transformers_model("dino16").to(torch.bfloat16)
+        method = {"method": "csa"} if steps else {"method": "proxyclip", "guide": module}
+        steps = [LPOSS(guide=module, k=20) for _ in steps]
+        exact = transformers_model("dino16")
+        theirs = {**method, "guide": exact} if "guide" in method else method
+        result = segmenter(PICTURES[0], ["cat", "dog"], steps=steps, **method)
+        expected = segmenter(PICTURES[0], ["cat", "dog"], steps=[LPOSS(guide=exact, k=20) for _ in steps], **theirs)
+        assert next(module.parameters()).dtype == torch.bfloat16
+        assert np.abs(result.scores - expected.scores).mean() < 0.05
 
 
 def test_two_clips(small, tmp_path):
@@ -227,3 +306,10 @@ def test_the_command(tmp_path, capsys):
     asked += [str(tmp_path / "out"), "--masks", "slic(segments=6)", "--steps", f"memory({str(tmp_path / 'bank')!r})"]
     assert CliRunner().invoke(app, asked).exit_code == 0
     assert str(tmp_path / "bank") in (tmp_path / "out" / "0.json").read_text()
+
+
+def test_what_is_no_outside_model_is_said(small, tmp_path):
+    MemoryBank.build(small, PICTURES[:1], tmp_path, **BUILT)
+    for wrong in (0.5, "", 3, ["dino"]):
+        with pytest.raises(SettingError):
+            MemoryBank(folder=tmp_path, guide=wrong)

@@ -111,8 +111,9 @@ def test_excel_affinity(framework, size, grid):
     golden.assert_equal(refined.T.unflatten(1, grid), theirs[f"excel.{size}.refined_first"])
 
 
-def test_affinity_as_a_step(seg):
-    """Each window by itself, with the attention of the tower's last six blocks, whatever the method."""
+@pytest.mark.parametrize(("method", "positions"), [("clearclip", "scale_factor"), ("excel", "bilinear")])
+def test_affinity_as_a_step(seg, method, positions):
+    """Each window by itself, with the attention of the tower's last six blocks, as the method runs the tower."""
     kept = []
 
     @sp.register_step("kept")
@@ -123,11 +124,11 @@ def test_affinity_as_a_step(seg):
             kept.append(given)
             return given.scores
 
-    seg(PICTURE, ["cat", "dog"], method="clearclip", window=96, stride=64, steps=["kept", "affinity", "kept"])
+    seg(PICTURE, ["cat", "dog"], method=method, window=96, stride=64, steps=["kept", "affinity", "kept"])
     before, after = kept
     windows = (before.window_pixels() - seg.encoder.mean[:, None, None]) / seg.encoder.std[:, None, None]
     for number in (0, len(windows) - 1):
-        block, context = before_last_block(seg.tower, windows[number][None], tuple(range(6, 11)), "bilinear")
+        block, context = before_last_block(seg.tower, windows[number][None], tuple(range(6, 11)), positions)
         maps = [*(context.taps[i].attention_map() for i in range(6, 11)), block.attention_map()]
         M = excel.transition(excel.mean_attention(maps, 1))[0]
         scores = before.scores[number].flatten(0, 1)
