@@ -119,9 +119,9 @@ def test_scores_of_a_huge_picture_fit(segmenter, monkeypatch):
     assert result.heatmap("cat").width >= 400
 
 
-@pytest.mark.parametrize("limit", ["REFINED_PIXELS", "REFINED_VALUES"])
+@pytest.mark.parametrize("limit", ["PIXELS_AT_MOST", "VALUES_AT_MOST"])
 def test_refinement_of_a_huge_picture_fits(segmenter, monkeypatch, limit):
-    values_a_pixel = 1 if limit == "REFINED_PIXELS" else 4  # names
+    values_a_pixel = 1 if limit == "PIXELS_AT_MOST" else 4  # names
     monkeypatch.setattr(f"sclip_plugin.steps.pamr.{limit}", values_a_pixel * 100 * 75)
     result = segmenter(noise(400, 300), LABELS, steps="pamr(3)")
     assert result.label_map.shape == (300, 400)
@@ -155,7 +155,7 @@ def test_presets_set_what_the_authors_set():
     model, tokenizer = golden.model("open_clip"), golden.tokenizer_of("open_clip")
     segmenter = Segmenter(model, tokenizer, preset="sclip/voc21", cache_dir=False, templates="plain")
     settings = segmenter.settings
-    assert (settings.method, settings.logit_scale, settings.steps) == ("csa", 65, ("benchmark(area=0.1)",))
+    assert (settings.method, settings.logit_scale, settings.steps) == ("csa", 65, ("benchmark(prob=0.1, area=0.1)",))
     assert (settings.window, settings.stride, settings.resize_short_side) == (224, 112, 336)
     assert len(segmenter.vocabulary.labels) == 21 and len(segmenter.vocabulary.names) == 56
     assert len(segmenter(noise(64, 48)).labels) == 21

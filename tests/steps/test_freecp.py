@@ -105,7 +105,7 @@ def test_against_loops(seg, options):
     assert np.allclose(result.scores[0], 1 - result.scores[1:].max(axis=0), atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(120, 150), (203, 97), (40, 50)])
+@pytest.mark.parametrize("size", [(203, 97), (40, 50)])
 def test_background_is_what_the_others_leave_at_the_picture_s_own_size(seg, size):
     """Not at the size that windows were cut from, where the largest of the scores is another one."""
     picture, how = PICTURE.resize(size[::-1]), {"method": "clearclip", "resize_short_side": 112}
@@ -121,7 +121,7 @@ def test_background_is_what_the_others_leave_at_the_picture_s_own_size(seg, size
     cut = seg(golden.prepared(seg.prepare(picture, **how).pixels), LABELS, steps=patches, **how)._scores.maps.full()
     resized = 1 - cut[..., 2:].amax(dim=-1)
     resized = F.interpolate(resized[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
-    assert size == (112, 140) or (resized - expected[0]).abs().max() > 1e-3
+    assert (resized - expected[0]).abs().max() > 1e-3
 
 
 def test_groups():

@@ -50,6 +50,7 @@ FORMS = [
     ("threshold(0.2), closing", {"threshold": False}, "closing"),
     ("closing", {"threshold": False}, "closing"),
     ("threshold(0.2)", {"threshold": None}, "threshold(0.2)"),
+    ("threshold(0.2)", {"threshold": 0.0}, "threshold"),  # 0 is a value, not an absence
     ("surgery, closing", {"threshold": 0.4}, "surgery, threshold(0.4), closing"),
     ("pamr", {"threshold": 0.4}, "pamr, threshold(0.4)"),
     ("benchmark(area=0.1), vote", {"threshold": 0.4}, "benchmark(area=0.1), threshold(0.4), vote"),
