@@ -82,10 +82,10 @@ def test_segment(sclip, folders, options, picture, refine, segmenter, tmp_path, 
 
 
 def test_compare_and_eval(sclip, folders, options, picture, tmp_path):
-    sets = [f"--set={name}={value}" for name, value in options["trident"].items()]
+    texts = ["csa", *(sp.methods.make_method(method, given).as_text() for method, given in options.items())]
     report = sclip("compare", picture, "-l", ",".join(LABELS), "-m", folders / "clip", "-o", tmp_path / "c.png",
-                   "--methods=csa,proxyclip,trident", "--templates=plain", "--json", "--quiet", *sets)  # fmt: skip
-    assert [row["method"] for row in json.loads(report)["methods"]] == ["csa", "proxyclip", "trident"]
+                   f"--methods={', '.join(texts)}", "--templates=plain", "--json", "--quiet")  # fmt: skip
+    assert [row["method"] for row in json.loads(report)["methods"]] == texts
     for method in ("proxyclip", "trident"):
         sets = [f"--set={name}={value}" for name, value in options[method].items()]
         report = sclip("eval", "demo", "--scenes=1", f"--method={method}", *sets, "--device=cpu", "-o", tmp_path)

@@ -193,7 +193,7 @@ class TestClassVectors:
     def test_a_vector_stands_for_words(self, tower):
         words = TextBank(tower, cache_dir=False).embed(("cat", "dog", "cow"), TEMPLATES)
         given = parse_labels({"cat": "cat", "mine": 3 * words[1], "several": words[[2, 0]].numpy()})
-        assert given.words.labels == ("cat", "mine", "several") and given.words.class_of_name == (0, 1, 2, 2)
+        assert given.labels == ("cat", "mine", "several") and given.class_of_name == (0, 1, 2, 2)
         bank = TextBank(tower, cache_dir=False).embed_vocabulary(given, TEMPLATES)
         assert golden.relative_difference(bank, words[[0, 1, 2, 0]]) < 1e-6
 

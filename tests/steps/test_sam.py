@@ -13,6 +13,7 @@ from outside_models import segment_anything, transformers_model
 from PIL import Image
 
 import sclip_plugin as sp
+from sclip_plugin.errors import SettingError
 from sclip_plugin.guides import find_guide
 from sclip_plugin.steps import Decided, GivenScores, Shown, Step
 from sclip_plugin.steps.sam import SamPrompts, find_prompts, in_square, mask_prompt, resized
@@ -188,5 +189,7 @@ def test_a_model_without_prompts_is_refused():
 def test_an_encoded_picture_that_is_not_known_can_not_be_refined(segmenter, tmp_path):
     picture = Image.new("RGB", (64, 64))
     segmenter.encode(picture).save(tmp_path / "a")
-    with pytest.raises(sp.SclipError, match="refinement looks at the picture"):
-        sp.Encoded.load(tmp_path / "a", segmenter).segment(["cat", "dog"], refine="sam")
+    encoded = sp.Encoded.load(tmp_path / "a", segmenter)
+    for asked in ({"refine": "sam"}, {"steps": "lposs"}, {"steps": "pamr"}, {"steps": "vote", "masks": "slic"}):
+        with pytest.raises(SettingError, match="picture="):  # before a model is fetched, which there is none of here
+            encoded.segment(["cat", "dog"], **asked)
