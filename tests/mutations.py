@@ -1,4 +1,4 @@
-"""Does every formula of every method have a test that fails when the formula is changed?
+"""Does every formula of methods and steps, and every rule of the grammar, have a test that fails when it is changed?
 
     python tests/mutations.py [--only TEXT]
 
