@@ -60,7 +60,7 @@ def test_of_several_pictures_it_is_the_one_that_is_left_out(segmenter):
 
 def test_pixels_that_are_prepared_elsewhere(segmenter):
     with pytest.raises(PictureError, match="one side"):
-        segmenter.segment_pixels(torch.zeros(3, 16, 96, dtype=torch.uint8), ["cat"], (1, LONG))
+        segmenter(Prepared(None, torch.zeros(3, 16, 96, dtype=torch.uint8), (1, LONG)), ["cat"])
 
 
 def test_the_server_says_so_too(segmenter):

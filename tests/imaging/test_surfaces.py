@@ -119,7 +119,7 @@ SEGMENTERS = {
     "a result's picture": lambda seg, path: seg(seg(path, LABELS).picture, LABELS),
     "encoded": lambda seg, path: seg.encode(path, dtype=torch.float32).segment(LABELS),
     "a stream": lambda seg, path: next(iter(seg.stream(iter([path]), LABELS))),
-    "prepared": lambda seg, path: next(iter(seg.stream_prepared([seg.prepare(path)], LABELS))),
+    "prepared": lambda seg, path: seg(seg.prepare(path), LABELS),
     "refined": lambda seg, path: seg(path, LABELS, pamr_steps=2),
 }
 
