@@ -13,6 +13,7 @@ from PIL import Image
 
 import sclip_plugin as sp
 from sclip_plugin.errors import PictureError
+from sclip_plugin.segment.encoding import Prepared
 from sclip_plugin.segment.windows import WindowPlan
 
 LONG = 24_000_000
