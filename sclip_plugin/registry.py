@@ -27,6 +27,9 @@ class Registry(Generic[T]):
         self._aliases: dict[str, str] = {}
         self._entry_points_loaded = False
 
+    def __repr__(self) -> str:
+        return f"<registry of {self.kind}s>"
+
     def register(self, name: str, *, replace: bool = False, aliases: tuple[str, ...] = ()) -> Callable[[T], T]:
         """Class decorator that adds the class under ``name``.
 

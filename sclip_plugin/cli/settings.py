@@ -18,7 +18,7 @@ PANEL = "Settings"
 FLAGS = {"resize_short_side": "--resize", "method": "--method"}
 SHORT = {
     "threshold": (float, "Leave pixels with a lower best score unlabelled: the step threshold(PROBABILITY)."),
-    "refine": (bool, "Sharpen the scores along the picture's colours: the step pamr."),
+    "refine": (bool, "Sharpen along the picture's colours: the steps pamr and specks."),
 }
 
 

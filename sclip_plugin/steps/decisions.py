@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 
 from ..errors import SettingError
 from ..fields import field_of
+from ..imaging.regions import without_specks
 from ..masks import mask_vote
 from .base import Decided, Place, Step
 from .registry import register_step
@@ -129,6 +131,23 @@ class Closing(Step):
         dilated = F.max_pool2d(labels, self.side, stride=1, padding=self.side // 2)
         closed = -F.max_pool2d(-dilated, self.side, stride=1, padding=self.side // 2)
         return given.changed(labels=closed[0, 0].numpy().astype(given.labels.dtype))
+
+
+@register_step("specks")
+@dataclass(frozen=True, kw_only=True)
+class Specks(Step):
+    """Small regions take the label that most of their border has: what PAMR leaves of a few pixels goes.
+
+    Fields:
+        share: connected regions that cover less than this fraction of the picture go.
+    """
+
+    summary: ClassVar[str] = "small connected regions take the label around them"
+    on: ClassVar[Place] = "labels"
+    share: float = field_of(0.001, "least fraction of the picture that a region covers", low=0, high=1)
+
+    def __call__(self, given: Decided) -> Decided:
+        return given.changed(labels=without_specks(given.labels, math.ceil(self.share * given.labels.size)))
 
 
 @register_step("vote")

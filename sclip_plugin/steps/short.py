@@ -9,43 +9,45 @@ from typing import Any
 from ..errors import SettingError
 from .base import PLACES, Step
 from .decisions import Threshold
-from .registry import make_step
+from .registry import STEPS, listed, make_step
 
 ORDER: tuple[str, ...] = (
     "lposs_plus", "merge", "memory", "freecp_background", "pamr",
-    "benchmark", "threshold", "normalize", "closing", "sam", "vote",
+    "benchmark", "threshold", "normalize", "closing", "sam", "specks", "vote",
 )  # fmt: skip
 """Where an added step goes: behind the last one that does not come after it here."""
 
 
-def _threshold(value: Any, before: Step | None) -> Step:
-    return replace(before, probability=value) if isinstance(before, Threshold) else Threshold(probability=value)
+REFINED = "pamr, specks"
+"""What ``refine=True`` stands for: PAMR alone leaves hundreds of dots in a picture (`benchmarks/edges.py`)."""
 
 
-def _refine(value: Any, before: Step | None) -> Step:
-    step = make_step("pamr" if value is True else value)
-    if step.called() not in ("pamr", "sam"):
+def _threshold(value: Any, before: Step | None) -> tuple[Step, ...]:
+    return (replace(before, probability=value) if isinstance(before, Threshold) else Threshold(probability=value),)
+
+
+def _refine(value: Any, before: Step | None) -> tuple[Step, ...]:
+    steps = tuple(make_step(step) for step in (listed(REFINED) if value is True else (value,)))
+    if any(step.called() not in ("pamr", "sam", "specks") for step in steps):
         raise SettingError(
-            f"refine={value!r}; expected True or 'pamr', 'sam(…)', or False; other steps go into steps=."
+            f"refine={value!r}; expected True, 'pamr', 'sam(…)', or False; other steps go into steps=."
         )
-    return step
+    return steps
 
 
-SHORT_FORMS: Mapping[str, tuple[tuple[str, ...], Callable[[Any, Step | None], Step]]] = {
+SHORT_FORMS: Mapping[str, tuple[tuple[str, ...], Callable[[Any, Step | None], tuple[Step, ...]]]] = {
     "threshold": (("threshold",), _threshold),
-    "refine": (("pamr", "sam"), _refine),
+    "refine": (("pamr", "sam", "specks"), _refine),
 }
-"""Of each short form the steps that it stands for, and what makes one of its value and of the step before."""
+"""Of each short form the steps that it stands for, and what makes them of its value and of the step before."""
 
 
 def with_short_forms(steps: Any, short: Mapping[str, Any]) -> tuple[str | Step, ...]:
     """Steps with those that short forms name. A form without a value (None) changes nothing; False removes its steps.
 
     >>> with_short_forms(("closing(3)",), {"threshold": 0.4, "refine": True})
-    ('pamr', 'threshold(probability=0.4)', 'closing')
+    ('pamr', 'threshold(probability=0.4)', 'closing', 'specks')
     """
-    from .registry import STEPS, listed
-
     made = [make_step(step) for step in listed(steps)]
     for form, value in short.items():
         if value is None:
@@ -55,25 +57,26 @@ def with_short_forms(steps: Any, short: Mapping[str, Any]) -> tuple[str | Step, 
             made = [step for step in made if step.called() not in names]
             continue
         before = next((step for step in made if step.called() in names), None)
-        step = make(value, before)
-        same = next((i for i, there in enumerate(made) if there.called() == step.called()), None)
-        if same is not None:
-            made[same] = step
-        else:
-            made.insert(_place(step, made), step)
+        for step in make(value, before):
+            same = next((i for i, there in enumerate(made) if there.called() == step.called()), None)
+            if same is not None:
+                made[same] = step
+            else:
+                made.insert(_place(step, made), step)
     return tuple(STEPS.canonical(step) for step in made)
 
 
 def value_of(steps: Any, form: str) -> Any:
     """What a short form would have to be for the steps that are there; False where none of its steps is.
 
-    >>> value_of(("pamr", "threshold(0.4)"), "threshold"), value_of(("pamr",), "refine"), value_of((), "refine")
+    >>> value_of(("pamr", "threshold(0.4)"), "threshold"), value_of(("pamr", "specks"), "refine"), value_of((), "refine")
     (0.4, True, False)
     """
-    step = next((step for step in map(make_step, steps) if step.called() in SHORT_FORMS[form][0]), None)
-    if isinstance(step, Threshold):
-        return step.probability
-    return False if step is None else True if step.as_text() == "pamr" else step.as_text()
+    found = [step for step in map(make_step, steps) if step.called() in SHORT_FORMS[form][0]]
+    if not found or isinstance(found[0], Threshold):
+        return found[0].probability if found else False
+    texts = [step.as_text() for step in found]
+    return True if texts == list(listed(REFINED)) else texts[0]
 
 
 def _place(step: Step, steps: list[Step]) -> int:
