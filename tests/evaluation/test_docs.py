@@ -20,7 +20,7 @@ def test_the_yaml_file_shown_is_read(text, tmp_path):
     benchmark = load_benchmark(tmp_path / "pets.yaml")
     assert benchmark.class_names == ("background", "cat", "dog")
     assert benchmark.split == "lists/val.txt" and benchmark.published[0].miou == 61.2
-    assert benchmark_preset(benchmark, "sclip").settings.prob_threshold == 0.1
+    assert benchmark_preset(benchmark, "sclip").settings.steps == ("benchmark(prob=0.1)",)
 
 
 def test_the_yaml_file_shown_needs_only_its_first_keys(text, tmp_path):
