@@ -15,7 +15,7 @@ ORDER: tuple[str, ...] = (
     "lposs_plus", "merge", "memory", "freecp_background", "pamr",
     "benchmark", "threshold", "normalize", "closing", "sam", "vote",
 )  # fmt: skip
-"""Where an added step goes: behind the last one that does not come after it here."""
+"""The order of steps that decides where a short form adds its step."""
 
 
 def _threshold(value: Any, before: Step | None) -> Step:
@@ -35,11 +35,11 @@ SHORT_FORMS: Mapping[str, tuple[tuple[str, ...], Callable[[Any, Step | None], St
     "threshold": (("threshold",), _threshold),
     "refine": (("pamr", "sam"), _refine),
 }
-"""Of each short form the steps that it stands for, and what makes one of its value and of the step before."""
+"""Short form -> (names of its steps, function from its value and the previous step to the new step)."""
 
 
 def with_short_forms(steps: Any, short: Mapping[str, Any]) -> tuple[str | Step, ...]:
-    """Steps with those that short forms name. A form without a value (None) changes nothing; False removes its steps.
+    """Add the steps of short forms to ``steps``. None changes nothing; False removes a form's steps.
 
     >>> with_short_forms(("closing(3)",), {"threshold": 0.4, "refine": True})
     ('pamr', 'threshold(probability=0.4)', 'closing')
@@ -65,7 +65,7 @@ def with_short_forms(steps: Any, short: Mapping[str, Any]) -> tuple[str | Step, 
 
 
 def value_of(steps: Any, form: str) -> Any:
-    """What a short form would have to be for the steps that are there; False where none of its steps is.
+    """The value of a short form that would give these steps; False if none of its steps is there.
 
     >>> value_of(("pamr", "threshold(0.4)"), "threshold"), value_of(("pamr",), "refine"), value_of((), "refine")
     (0.4, True, False)
