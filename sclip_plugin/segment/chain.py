@@ -1,7 +1,7 @@
-"""The one way of a picture: prepare -> encode -> steps -> Segmentation, for one model.
+"""The chain of one model: prepare -> encode -> steps -> Segmentation.
 
-Where words are known beforehand and no step looks at features, a window leaves only its patches' scores. That is a
-choice of what is kept, not a second way: the same functions run in the same order.
+If the words are known beforehand and no step works on patches, a window keeps its patches' scores instead of their
+features, which takes less memory. The same functions run in the same order.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from .smoothing import MovingMean
 
 @dataclass
 class Chain:
-    """What looks, and what gives words their embeddings.
+    """A model that looks at pictures and embeds words.
 
     Fields:
         model: the whole CLIP.
-        encoder: its image tower, and how pictures are shown to it.
-        text_bank: its text tower.
+        encoder: its image tower, with normalisation and batch sizes.
+        text_bank: its text tower, with a cache of embeddings.
     """
 
     model: nn.Module
@@ -43,11 +43,11 @@ class Chain:
     text_bank: TextBank
 
     def weights(self) -> str:
-        """A hash that reads all bits of the model's weights and buffers."""
+        """A hash of all bits of the model's weights and buffers."""
         return fingerprint(self.model.state_dict().values())
 
     def model_identity(self) -> str:
-        """A hash of what features depend on beside settings: the weights, and what pixels are normalised with."""
+        """A hash of the weights and the normalisation: all that features depend on beside settings."""
         versions = tuple((id(t), t._version) for t in self.model.state_dict(keep_vars=True).values())
         if versions != self._identity[0]:
             self._identity[:] = versions, self.weights()[:32]
@@ -70,7 +70,7 @@ class Chain:
         )
 
     def beside(self) -> Beside:
-        """What steps may ask of the model."""
+        """The properties of the model that steps may use."""
         encoder = self.encoder
         return Beside(
             patch_size=encoder.tower.patch_size,
@@ -84,7 +84,7 @@ class Chain:
         )
 
     def prepared(self, pictures: Iterable[Any], settings: Settings, on_error: str, paths: bool) -> Iterator[Any]:
-        """Pictures prepared as they are needed; those that can't be read as ``on_error`` says."""
+        """Prepare pictures on demand; ``on_error`` tells what becomes of unreadable ones."""
         for picture in pictures:
             try:
                 prepared = self.encoder.prepare(picture, settings, self.encoder.device, paths)
@@ -100,7 +100,7 @@ class Chain:
     def encoded(
         self, prepared: Iterable[Any], settings: Settings, dtype: torch.dtype, text: Tensor | None = None
     ) -> Iterator[Look | PictureError]:
-        """The features of prepared pictures, in ``dtype``, with image embeddings and the looks of steps."""
+        """Features of prepared pictures in ``dtype``, with image embeddings and the results of `Step.look`."""
         run = Run(
             method=bound(settings, self.encoder, torch.empty(0) if text is None else text),
             settings=settings,
@@ -118,7 +118,7 @@ class Chain:
     def segmented(
         self, prepared: Iterable[Any], vocabulary: Vocabulary, settings: Settings, smoothing: MovingMean | None = None
     ) -> Iterator[Segmentation | PictureError]:
-        """Prepared pictures, segmented in order; an error in the place of a picture comes out as it is."""
+        """Segment prepared pictures in order; an error in place of a picture is passed on."""
         words, beside = self.words(vocabulary, settings), self.beside()
         looks: Iterator[Look | PictureError]
         features = any(step.on == "patches" for step in settings.make_steps())
@@ -135,10 +135,10 @@ class Chain:
             yield answer(Question(look, words, settings, beside), scores, smoothing)
 
     def asked(self, look: Look, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
-        """The answer to a question about a picture that was encoded before.
+        """Segment a picture that was encoded before.
 
         Raises:
-            SettingError: a step looks at the picture, which is not known.
+            SettingError: a step needs the picture, which is unknown.
         """
         look = self._with_pixels(look, settings)
         words = self.words(vocabulary, settings)
@@ -165,7 +165,10 @@ class Chain:
 
     @torch.inference_mode()
     def raw_features(self, prepared: Iterable[Any], settings: Settings) -> Iterator[tuple[TiledMap, Regions | None]]:
-        """For each picture its features at every pixel, windows averaged, not made unit vectors; and its regions."""
+        """Yield (dense feature map, region id map) per picture.
+
+        Overlapping windows are averaged. Features are not normalised.
+        """
         method = bound(settings, self.encoder, torch.empty(0))
         for look in self.encoder.run(prepared, Run(method, settings, lambda features: features, unit=False)):
             assert isinstance(look, Look)

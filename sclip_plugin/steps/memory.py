@@ -114,21 +114,21 @@ class MemoryBank(Step):
         progress: Callable[[int], object] = lambda done: None,
         **changes: Any,
     ) -> MemoryBank:
-        """Remember pictures. What is in the folder already is left out, so a build that was killed goes on.
+        """Build a memory bank from unlabelled pictures, or add to one. An interrupted build resumes.
 
         Args:
-            segmenter: of the CLIP whose features are the values.
-            pictures: of any size, in any form that a segmenter takes; labels are not needed.
-            folder: new, or of a memory that the same models and settings made; it is added to.
-            guide: the outside model of the keys, which sees each picture whole; see `sclip_plugin.guides.as_guide`.
-            second: a segmenter of another CLIP, whose values are stored beside.
-            settings, **changes: as for a segmenter's call, ``masks`` among them; authors have
+            segmenter: segmenter of the CLIP whose features are the values.
+            pictures: pictures of any size, in any form that a segmenter takes.
+            folder: a new folder, or a bank that the same models and settings made.
+            guide: outside model of the keys, which sees each picture whole; see `sclip_plugin.guides.as_guide`.
+            second: segmenter of another CLIP, whose values are stored too.
+            settings, **changes: as for a segmenter's call, with ``masks``. The authors use
                 ``method="corrclip", merge=None, resize_short_side=448, window=336, stride=112``.
-            progress: told how many pictures are done.
+            progress: called with the number of pictures done.
 
         Raises:
-            SettingError: no masks, or a folder that others made.
-            PictureError: a picture that can't be read.
+            SettingError: no masks, or a folder of other models or settings.
+            PictureError: a picture can't be read.
         """
         chosen = (settings or segmenter.settings).changed(**changes)
         if chosen.masks is None:
