@@ -17,23 +17,24 @@ from .terminal import tell
 def app(
     model: Model = DEFAULT_MODEL,
     index: Annotated[
-        Path | None, typer.Option(help="Of 'sclip index', for a tab that searches it; made with the same model.")
+        Path | None, typer.Option(help="An index of 'sclip index' with the same model; adds a tab that searches it.")
     ] = None,
-    host: Annotated[str, typer.Option(help="The address to listen at; by default nobody else can reach it.")] = (
+    host: Annotated[str, typer.Option(help="Address to listen at; by default only this machine can reach it.")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 7860,
     share: Annotated[
-        bool, typer.Option("--share", help="A public address through gradio's servers: pictures leave this machine.")
+        bool,
+        typer.Option("--share", help="Make a public address through gradio's servers: pictures leave this machine."),
     ] = False,
     device: Device = None,
     dtype: Dtype = "float32",
     *,
     asked: Asked,
 ) -> None:
-    """Open a page for pictures and words: see what is where, change the words, compare methods, download.
+    """Open a page in the browser: segment pictures by words, change words, compare methods, download.
 
-    Without --share nobody else can reach it, and nothing is fetched; no path that a visitor types is opened.
+    Without --share only this machine can reach it, and nothing is downloaded. No path of a visitor is opened.
 
     Example: sclip app --model demo
     """

@@ -28,7 +28,7 @@ _URL_BYTES = 2**28
 
 MaxPixels = Annotated[
     int | None,
-    typer.Option("--max-pixels", min=1, help="Largest picture that is read, in pixels; by default Pillow's limit."),
+    typer.Option("--max-pixels", min=1, help="Largest picture in pixels; default: Pillow's limit."),
 ]
 
 

@@ -15,23 +15,25 @@ from .terminal import AsJson, say
 
 
 def search(
-    folder: Annotated[Path, typer.Argument(metavar="INDEX", help="As 'sclip index' made it.")],
+    folder: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that 'sclip index' made.")],
     words: Annotated[
         str,
-        typer.Argument(help="What to find: \"red umbrella\". Between commas all have to be there; '|' joins synonyms."),
+        typer.Argument(
+            help="What to find: \"red umbrella\". Commas join words that must all be present; '|' joins synonyms."
+        ),
     ],
-    top: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 20,
-    without: Annotated[str | None, typer.Option(help="What shall not be there, in the same form.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Number of pictures.")] = 20,
+    without: Annotated[str | None, typer.Option(help="Words that must be absent, in the same form.")] = None,
     under: Annotated[
-        str | None, typer.Option(help="Only pictures in this folder of the collection, or of this pattern of paths.")
+        str | None, typer.Option(help="Search only this folder of the collection, or this pattern of paths.")
     ] = None,
     by: Annotated[
         Literal["place", "picture"],
-        typer.Option(help="Rank by the place that is most like the words, or by the whole picture's embedding."),
+        typer.Option(help="Rank by the most similar region, or by the embedding of the whole picture."),
     ] = "place",
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Write a contact sheet here: the pictures with their places."),
+        typer.Option("--out", "-o", help="Write a contact sheet of the pictures with their places."),
     ] = None,
     templates: Annotated[str | None, setting("templates")] = None,
     model: ModelOfIndex = None,
@@ -40,7 +42,7 @@ def search(
 ) -> None:
     """Find pictures by words, each with its place.
 
-    Prints a line a picture, the best first: its score, the box of the first word's place, and its path.
+    Prints one line per picture, best first: score, box of the first word's place, path.
 
     Example: sclip search photos.index "red umbrella" --without dog --out found.png
     """

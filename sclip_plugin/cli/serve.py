@@ -15,7 +15,7 @@ from .terminal import tell
 @with_settings()
 def serve(
     model: Model = DEFAULT_MODEL,
-    host: Annotated[str, typer.Option(help="The address to listen at; by default nobody else can reach it.")] = (
+    host: Annotated[str, typer.Option(help="Address to listen at; by default only this machine can reach it.")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 8000,
@@ -26,7 +26,7 @@ def serve(
 ) -> None:
     """Answer pictures and labels over HTTP with JSON: POST /segment, /encode, /ask/ID; /docs says how.
 
-    No path and no URL that a visitor sends is opened.
+    The server opens no path and no URL of a visitor.
 
     Example: sclip serve --model demo
     """
