@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 import sclip_plugin as sp
-from sclip_plugin.defaults import PAMR_STEPS
 from sclip_plugin.demo import CLASSES, GROUNDS, HELD_OUT_FIRST_SEED, demo_model
 
 METHODS = ("vanilla", "csa", "clearclip", "naclip", "kk", "maskclip")
@@ -80,7 +79,7 @@ if __name__ == "__main__":
     titles = ("method", "labels present", "things", "grounds", "all 50 classes", "things", "grounds")
     print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
     things = [name for name in CLASSES if name not in GROUNDS]
-    rows = [(name, name, {}) for name in METHODS] + [("csa, refined (PAMR)", "csa", {"pamr_steps": PAMR_STEPS})]
+    rows = [(name, name, {}) for name in METHODS] + [("csa, refined (PAMR)", "csa", {"refine": True})]
     for name, method, settings in rows:
         found = measure(segmenter, drawn, method, **settings)
         columns = [mean_iou(found[offered], part) for offered in found for part in (CLASSES, things, GROUNDS)]

@@ -10,20 +10,19 @@ import statistics
 import time
 
 import sclip_plugin as sp
-from sclip_plugin.defaults import PAMR_STEPS
 from sclip_plugin.demo import HELD_OUT_FIRST_SEED
 from sclip_plugin.evaluation.metric import IoUTotals
 
 WAYS = {
     "as it is": {},
-    "PAMR": {"pamr_steps": PAMR_STEPS},
+    "PAMR": {"steps": "pamr"},
     "slic(segments=100)": {"masks": "slic(segments=100)"},
-    "slic(segments=200)": {"masks": "slic"},
-    "slic(segments=400)": {"masks": "slic(segments=400)"},
-    "slic(segments=800)": {"masks": "slic(segments=800)"},
-    "slic(segments=400, compactness=30.0)": {"masks": "slic(segments=400, compactness=30.0)"},
-    "PAMR, then slic(segments=400)": {"pamr_steps": PAMR_STEPS, "masks": "slic(segments=400)"},
-    "PAMR, then slic(segments=800)": {"pamr_steps": PAMR_STEPS, "masks": "slic(segments=800)"},
+    "slic(segments=200)": {"steps": "vote", "masks": "slic"},
+    "slic(segments=400)": {"steps": "vote", "masks": "slic(segments=400)"},
+    "slic(segments=800)": {"steps": "vote", "masks": "slic(segments=800)"},
+    "slic(segments=400, compactness=30.0)": {"steps": "vote", "masks": "slic(segments=400, compactness=30.0)"},
+    "PAMR, then slic(segments=400)": {"steps": "pamr, vote", "masks": "slic(segments=400)"},
+    "PAMR, then slic(segments=800)": {"steps": "pamr, vote", "masks": "slic(segments=800)"},
 }
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def main() -> None:
         seg = sp.Segmenter.from_pretrained("demo")
         scenes = [sp.draw_scene(seed=seed).picture for seed in range(given.pictures)]
         start = time.perf_counter()
-        bank = sp.MemoryBank.build(seg, scenes, Path(folder) / "built", vfm=seg.model.vision_model, masks="slic")
+        bank = sp.MemoryBank.build(seg, scenes, Path(folder) / "built", guide=seg.model.vision_model, masks="slic")
         seconds = time.perf_counter() - start
         print(f"demo model: {len(scenes)} pictures, {len(bank)} regions in {seconds:.1f} s")
 

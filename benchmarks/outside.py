@@ -51,7 +51,7 @@ def measured(name: str, size: tuple[int, int], runs: int) -> tuple[dict[str, flo
     settings = {"resize_short_side": short, "window": window, "stride": stride}
     dino = ViTModel(ViTConfig(patch_size=patch), add_pooling_layer=False).eval()
     sam = SamModel(SamConfig()).eval() if name == "trident" else None
-    chosen = make_method(name, {"vfm": dino, **({} if sam is None else {"sam": sam})})
+    chosen = make_method(name, {"guide": dino, **({} if sam is None else {"sam": sam})})
     resized = made.segmenter.prepare(made.picture, **settings)[1].shape[1:]
     count = len(WindowPlan.of((resized[0], resized[1]), window, stride, (16, 16)))
 

@@ -12,7 +12,6 @@ from typing import Any
 from PIL import Image
 
 import sclip_plugin as sp
-from sclip_plugin.defaults import PAMR_STEPS
 from sclip_plugin.draw.overlay import legend_of, overlay
 from sclip_plugin.draw.sheet import side_by_side
 from sclip_plugin.files import save_image
@@ -28,7 +27,7 @@ def demo() -> None:
     panels = [
         ("the scene", scene.picture),
         ("csa", encoded.segment(labels).overlay(legend=False)),
-        ("csa, refined", encoded.segment(labels, pamr_steps=PAMR_STEPS).overlay(legend=False)),
+        ("csa, refined", encoded.segment(labels, refine=True).overlay(legend=False)),
         ("truth", overlay(scene.picture, scene.label_map, scene.labels, legend=False)),
     ]
     legend = legend_of([scene.label_map], labels)
@@ -38,7 +37,7 @@ def demo() -> None:
 def styles() -> None:
     """Ways to draw one result, for docs/results.md."""
     scene = sp.draw_scene(seed=0, scale=2)
-    result = sp.Segmenter.from_pretrained("demo")(scene.picture, list(scene.labels), pamr_steps=PAMR_STEPS)
+    result = sp.Segmenter.from_pretrained("demo")(scene.picture, list(scene.labels), refine=True)
     cleaned = result.cleaned(300)
     panels = [
         ("as it is", result.overlay(legend=False)),
@@ -66,7 +65,7 @@ def choosing() -> None:
     ]
     save_image(side_by_side(words, legend=legend), IMAGES / "words.png")
     sizes = [panel(f"--resize {size}", list(scene.labels), resize_short_side=size) for size in (96, 144, 576)]
-    sizes.append(panel("--resize 144 --refine", list(scene.labels), pamr_steps=PAMR_STEPS))
+    sizes.append(panel("--resize 144 --refine", list(scene.labels), refine=True))
     save_image(side_by_side(sizes, legend=legend), IMAGES / "sizes.png")
 
 

@@ -24,18 +24,18 @@ def main() -> None:
     given = parser.parse_args()
     seg = sp.Segmenter.from_pretrained("demo")
     scenes = [sp.draw_scene(HELD_OUT_FIRST_SEED + i, (192, 144)) for i in range(given.scenes)]
-    cases = {"csa": {"method": "csa"}, "csa, PAMR": {"method": "csa", "pamr_steps": 10}}
+    cases = {"csa": {"method": "csa"}, "csa, PAMR": {"method": "csa", "refine": True}}
     for count in (100, 200, 400):
-        cases[f"csa, vote in {count} superpixels"] = {"method": "csa", "masks": f"slic(segments={count})"}
+        cases[f"csa, vote in {count} superpixels"] = {"steps": "vote", "masks": f"slic(segments={count})"}
     cases["csa, stitched"] = {"method": "csa", "stitched": True}
-    regions = {"method": "corrclip", "vfm": seg.model.vision_model, "masks": "slic(segments=100)"}
-    cases["corrclip, 100 superpixels"] = regions
-    cases["corrclip, no vote"] = {**regions, "mask_vote": False}
-    cases["textregion, 100 superpixels"] = {"method": "textregion", "masks": "slic(segments=100)"}
+    regions = {"method": "corrclip", "guide": seg.model.vision_model, "masks": "slic(segments=100)"}
+    cases["corrclip, 100 superpixels"] = {**regions, "steps": "vote"}
+    cases["corrclip, no vote"] = regions
+    cases["textregion, 100 superpixels"] = {"method": "textregion", "steps": "vote", "masks": "slic(segments=100)"}
     if given.masks:
-        cases["csa, vote in those masks"] = {"method": "csa", "masks": given.masks}
-        cases["corrclip, those masks"] = {**regions, "masks": given.masks}
-        cases["textregion, those masks"] = {"method": "textregion", "masks": given.masks}
+        cases["csa, vote in those masks"] = {"steps": "vote", "masks": given.masks}
+        cases["corrclip, those masks"] = {**regions, "steps": "vote", "masks": given.masks}
+        cases["textregion, those masks"] = {"method": "textregion", "steps": "vote", "masks": given.masks}
     print("| | mIoU | seconds a picture |\n|---|---:|---:|")
     for name, settings in cases.items():
         totals, start = IoUTotals(len(CLASSES)), time.process_time()

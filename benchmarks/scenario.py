@@ -46,9 +46,10 @@ class Scenario:
     def plain_arguments(self) -> dict[str, Any]:
         """What `plain.segment` wants beside the model: the picture, and the text embeddings that ours uses too."""
         vocabulary, text = self.segmenter.text_embeddings(self.classes)
+        encoder = self.segmenter.encoder
         return dict(
             picture=np.asarray(self.picture), text=text, size=self.resized, window=WINDOW, stride=STRIDE,
-            logit_scale=self.segmenter.settings.logit_scale, mean=self.segmenter._mean, std=self.segmenter._std,
+            logit_scale=self.segmenter.settings.logit_scale, mean=encoder.mean, std=encoder.std,
             class_of_name=vocabulary.class_of_name,
         )  # fmt: skip
 

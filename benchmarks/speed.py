@@ -53,7 +53,7 @@ COLUMNS = {
     "memory / plain": "ratios.memory / plain",
     "equal pixels %": "equal pixels %",
 }
-# "PAMR / tower" is of one map a class; "refine" has one for each name, as a segmenter with pamr_steps=10 does.
+# "PAMR / tower" is of one map a class; "refine" has one for each name, as a segmenter with the step pamr does.
 # "label map" takes the pixels' scores as they are upsampled, so "stitch and upsample" is a part of it.
 STAGES = ("read", "resize", "tower", "head", "stitch and upsample", "label map", "refine", "draw")
 
@@ -71,25 +71,29 @@ def paths_of(tower: str, size: tuple[int, int], labels: int) -> tuple[Paths, Pat
     from sclip_plugin.dense import dense_features
     from sclip_plugin.device import budget
     from sclip_plugin.imaging.pictures import read_picture, to_tensor
+    from sclip_plugin.imaging.refine import refine_pixels
     from sclip_plugin.imaging.resampling import normalise, resize
     from sclip_plugin.patching import applied
-    from sclip_plugin.segment.segmentation import decide
     from sclip_plugin.segment.windows import WindowPlan
+    from sclip_plugin.steps import NameScores
 
     s = scenario(tower, size, labels)
     model, seg = s.model, s.segmenter
     vocabulary, text = seg.text_embeddings(s.classes)
     pixels = resize(to_tensor(s.picture), s.resized)
     plan = WindowPlan.of(s.resized, WINDOW, STRIDE, seg.tower.patch_size)
-    windows = normalise(torch.stack([plan.cut(pixels, *box) for box in plan.boxes()]), seg._mean, seg._std)
+    cut = torch.stack([plan.cut(pixels, *box) for box in plan.boxes()])
+    windows = normalise(cut, seg.encoder.mean, seg.encoder.std)
     at_once = budget(seg.device).tokens // (plan.patches[0] * plan.patches[1] + 1)
     features = dense_features(seg.tower, windows)
-    logits = plan.empty_logits(len(text), text).uniform_(-0.1, 0.1)
+    logits = plan.empty_values(len(text), text).uniform_(-0.1, 0.1)
     stitched = plan.stitched(logits, size)
     jpeg = io.BytesIO()
     s.picture.save(jpeg, "JPEG")
     result = seg(s.picture, s.classes)
-    refined = seg.settings.changed(pamr_steps=10)
+    colours = normalise(pixels, seg.encoder.mean, seg.encoder.std)[None]
+    colours = F.interpolate(colours, size=size, mode="bilinear", align_corners=False)[0]
+    scores = NameScores(stitched, vocabulary, "cosine", seg.settings.logit_scale)
     one_map_a_class = plan.stitched(logits[..., :labels].contiguous(), size)
     arguments = s.plain_arguments()
 
@@ -114,9 +118,9 @@ def paths_of(tower: str, size: tuple[int, int], labels: int) -> tuple[Paths, Pat
         "tower": in_batches,
         "head": lambda: F.normalize(features.flatten(2), dim=1).transpose(1, 2) @ text.T,
         "stitch and upsample": lambda: deque(plan.stitched(logits, size).tiles(), maxlen=0),
-        "label map": lambda: decide(stitched, vocabulary, seg.settings.decision()),
-        "refine": lambda: seg._refined(stitched, pixels, refined),
-        "PAMR": lambda: seg._refined(one_map_a_class, pixels, refined),
+        "label map": lambda: deque(scores.best(size, scored=False), maxlen=0),
+        "refine": lambda: refine_pixels(stitched.full().flatten(0, 1), colours),
+        "PAMR": lambda: refine_pixels(one_map_a_class.full().flatten(0, 1), colours),
         "draw": lambda: result.overlay(),
     }
     return whole, stages

@@ -77,7 +77,7 @@ class Part:
 
     def identity(self) -> Any:
         """All that the part is, in values that JSON holds: models and tensors by a hash of their values."""
-        options = {f.name: identity_of(getattr(self, f.name)) for f in self.options()}
+        options = {f.name: plain_identity(getattr(self, f.name)) for f in self.options()}
         return {"kind": f"{type(self).__module__}.{type(self).__qualname__}", **options}
 
     def named_files(self) -> Iterator[tuple[str, str]]:
@@ -116,19 +116,19 @@ def absolute(text: str) -> str:
     return text
 
 
-def identity_of(value: Any) -> Any:
+def plain_identity(value: Any) -> Any:
     """A value of an option or a setting for JSON: parts by their own identity, models and tensors by a hash."""
-    from .fingerprint import fingerprint
+    from .fingerprint import fingerprint, identity_of
 
     if isinstance(value, Part):
         return value.identity()
     model: Any = value if hasattr(value, "state_dict") else getattr(value, "module", None)  # a guide's
     if hasattr(model, "state_dict"):
-        return f"{type(model).__qualname__} {fingerprint(model.state_dict().values())}"
+        return f"{type(model).__qualname__} {identity_of(model)}"
     if hasattr(value, "untyped_storage"):
         return f"tensor {fingerprint([value])}"
     if isinstance(value, (tuple, list)):
-        return [identity_of(entry) for entry in value]
+        return [plain_identity(entry) for entry in value]
     return value if isinstance(value, (str, int, float, bool)) or value is None else repr(value)
 
 

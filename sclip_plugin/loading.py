@@ -40,6 +40,10 @@ class LoadedModel:
     image_mean: Sequence[float] | None = None
     image_std: Sequence[float] | None = None
 
+    def statistics(self) -> dict[str, Any]:
+        """Mean and standard deviation of its pictures, as arguments of a segmenter."""
+        return {"image_mean": self.image_mean, "image_std": self.image_std}
+
 
 def load_model(
     name: str, *, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None

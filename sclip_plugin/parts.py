@@ -6,13 +6,16 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from .errors import FileFormatError, SettingError
 from .files import locked_folder, write_atomically
+from .reading import brief, load_json, read_text
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+T = TypeVar("T")
 
 
 class PartsFolder:
@@ -37,10 +40,12 @@ class PartsFolder:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
         try:
-            self.made_by: dict[str, Any] = json.loads((self.folder / self.HEAD).read_text(encoding="utf-8"))
+            self.made_by: dict[str, Any] = load_json(read_text(self.folder / self.HEAD), self.HEAD)
+            if not isinstance(self.made_by, dict):
+                raise ValueError(f"{self.HEAD} holds {brief(self.made_by)}")
             if self.made_by.get("format") != self.FORMAT:
-                raise ValueError(f"its format is {self.made_by.get('format')!r}; expected {self.FORMAT!r}")
-        except (OSError, ValueError, AttributeError) as error:
+                raise ValueError(f"its format is {brief(self.made_by.get('format'))}; expected {self.FORMAT!r}")
+        except (OSError, ValueError) as error:
             raise FileFormatError(f"{self.folder} is no {self.KIND}, as '{self.COMMAND}' makes it: {error}") from error
 
     @classmethod
@@ -70,13 +75,40 @@ class PartsFolder:
             )
         return store
 
+    def said(self, key: str, kind: type[T]) -> T:
+        """What the head says under a key.
+
+        Raises:
+            FileFormatError: nothing, or a value of another type.
+        """
+        value = self.made_by.get(key)
+        if not isinstance(value, kind):
+            raise FileFormatError(
+                f"{self.folder / self.HEAD} was changed: {key!r} is {brief(value)}; expected a {kind.__name__}. Make "
+                f"the {self.KIND} anew: '{self.COMMAND}'."
+            )
+        return value
+
     def parts(self) -> list[Path]:
         """Those that are there, in the order in which they came."""
         return sorted(self.folder.glob(self.PARTS))
 
     def next_part(self) -> Path:
-        """The name of one more; to be written while the folder is locked."""
-        return self.folder / self.PARTS.replace("*", f"{len(self.parts()):06}")
+        """The name of one more; to be written while the folder is locked.
+
+        Its number follows the highest, also where some before it were removed.
+        """
+        before, after = self.PARTS.split("*")
+        numbers = [part.name[len(before) : -len(after)] for part in self.parts()]
+        highest = max((int(number) for number in numbers if number.isdecimal()), default=-1)
+        return self.folder / f"{before}{highest + 1:06}{after}"
+
+    def spoilt(self, part: Path, reason: object) -> FileFormatError:
+        """The error for a part that can't be read, or is not what was written."""
+        return FileFormatError(
+            f"{part} is no part of the {self.KIND}, or was changed since it was written ({reason}). Remove it and run "
+            f"'{self.COMMAND}' again: its pictures are looked at anew."
+        )
 
     def identity(self) -> str:
         """A hash of what made it and of which parts it has."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import SettingError, unknown_name
 from .fields import check_fields, field_of
-from .grammar import Part, identity_of
+from .grammar import Part, plain_identity
 from .text.labels import imagenet_templates, parse_templates
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ class Settings:
 
     Fields:
         method: what replaces the last block: ``"csa"``, ``"naclip(std=4.0)"``, or a `Method` in hand.
-        resize_short_side: short side of the resized picture in pixels; the long side stays below 2048. 0: not resized.
+        resize_short_side: short side of the resized picture in pixels. 0: not resized.
+        resize_long_side: largest long side in pixels; a picture that would be longer becomes smaller.
         window: side of the square windows in pixels; 0: the whole picture in one pass.
         stride: pixels from one window to the next; None for half the window.
         padding: edge pixels that do not fill a whole patch: ``"crop"`` them, as in SCLIP's code, or pad the patch with
@@ -67,6 +68,9 @@ class Settings:
     )
     resize_short_side: int = field_of(
         336, "short side of the resized picture, in pixels; 0: not resized", low=0, high=2**15, features=True
+    )
+    resize_long_side: int = field_of(
+        2048, "largest long side after resizing, in pixels", low=1, high=2**15, features=True
     )
     window: int = field_of(
         224, "side of the windows in pixels; 0: the whole picture in one pass", low=0, high=2**15, features=True
@@ -260,7 +264,7 @@ class Settings:
             exact["stride"] = self.window_stride
         if "steps" in exact:
             exact["steps"] = self.make_steps()
-        said = {name: identity_of(value) for name, value in exact.items()}
+        said = {name: plain_identity(value) for name, value in exact.items()}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
@@ -271,5 +275,5 @@ def setting_names() -> set[str]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Part):
-        return identity_of(value)
+        return plain_identity(value)
     return [_plain(entry) for entry in value] if isinstance(value, tuple) else value

@@ -37,16 +37,18 @@ def sclip(monkeypatch, capsys, tmp_path):
 
 def test_segment_takes_every_setting(sclip, model, tmp_path):
     named = ["--method", "naclip", "--window", "56", "--stride", "28", "--resize", "64", "--threshold", "0.2"]
-    changes = {"std": "4.0", "logit_scale": "50", "pamr_dilations": "[4, 8]", "pamr_steps": "1", "background": "true"}
+    named += ["--steps", "pamr(steps=1, dilations=(4, 8))", "--padding", "black", "--views", "0.7", "--no-stitched"]
+    changes = {"std": "4.0", "logit_scale": "50", "background": "true"}
     pairs = [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
     code, _, said = sclip(
         "segment", "a.png", "-l", "cat,dog", "-m", model, "-o", "out", "--templates", "a {} of {{x}}", *named, *pairs
     )
     assert code == 0, said
     settings = json.loads((tmp_path / "out/a.json").read_text())["settings"]
-    assert settings["method"] == "naclip" and settings["method_options"]["std"] == 4.0
+    assert settings["method"] == "naclip(std=4.0)" and settings["padding"] == "black" and settings["views"] == 0.7
     assert (settings["window"], settings["stride"], settings["resize_short_side"]) == (56, 28, 64)
-    assert (settings["logit_scale"], settings["threshold"], settings["pamr_dilations"]) == (50.0, 0.2, [4, 8])
+    assert settings["logit_scale"] == 50.0
+    assert settings["steps"] == ["pamr(steps=1, dilations=(4, 8))", "threshold(probability=0.2)"]
     assert settings["templates"] == ["a {} of {{x}}"] and settings["background"] is True
 
 
@@ -61,12 +63,13 @@ def test_a_preset_gives_settings_and_classes(sclip, model, tmp_path):
     assert [entry["label"] for entry in report["labels"]] == ["cat", "dog"] and report["settings"]["method"] == "csa"
 
 
-def test_compare_gives_options_to_the_methods_that_have_them(sclip, model, tmp_path):
-    command = ["compare", "a.png", "-l", "cat,dog", "-m", model, "--methods", "csa,naclip", "--templates", "plain"]
-    code, printed, said = sclip(*command, "--set", "std=9.0", "--set", "logit_scale=9", "--stride", "56", "--json")
+def test_compare_takes_methods_with_options(sclip, model, tmp_path):
+    methods = "csa, naclip(std=9)"
+    command = ["compare", "a.png", "-l", "cat,dog", "-m", model, "--methods", methods, "--templates", "plain"]
+    code, printed, said = sclip(*command, "--set", "logit_scale=9", "--stride", "56", "--json")
     assert code == 0, said
     found = json.loads(printed)
-    assert [row["method"] for row in found["methods"]] == ["csa", "naclip"] and found["file"] == "compare.png"
+    assert [row["method"] for row in found["methods"]] == ["csa", "naclip(std=9)"] and found["file"] == "compare.png"
     assert "csa:" in said and is_result(tmp_path / "compare.png")
     code, printed, said = sclip(*command, "-o", "new/x.jpg", "--quiet")
     assert (code, printed, said) == (0, "", "") and (tmp_path / "new/x.jpg").exists()
@@ -108,5 +111,5 @@ def test_a_larger_limit_on_pixels(sclip, model, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
     command = ["segment", "a.png", "-l", "cat", "-m", model, "-o", "out", "--templates", "plain"]
     code, _, said = sclip(*command)
-    assert code == 1 and "a.png is 60 x 40, 2,400 pixels" in said and "--max-pixels" in said
+    assert code == 2 and "a.png is 60 x 40, 2,400 pixels" in said and "--max-pixels" in said
     assert sclip(*command, "--max-pixels", "2400")[0] == 0

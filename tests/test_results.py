@@ -50,6 +50,32 @@ def content(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
 
 
+class TestWhatLiesThere:
+    """Files that this program did not write are not replaced."""
+
+    @pytest.mark.parametrize("name", ["a.json", "a.overlay.png", "a.labels.png"])
+    def test_somebody_elses_file_stays(self, sclip, tmp_path, name):
+        draw(tmp_path / "a.png"), draw(tmp_path / "b.png", 1)
+        path = tmp_path / "out" / name
+        path.parent.mkdir()
+        path.write_bytes(b"{}") if name.endswith("json") else draw(path)
+        before = path.read_bytes()
+        code, _, said = sclip("a.png", "b.png", "-o", "out")
+        assert code == 1 and f"{Path('out', name)} would be replaced" in said and path.read_bytes() == before
+        assert (tmp_path / "out/b.json").is_file() and sorted(tmp_path.glob("out/a.*")) == [path]
+
+    def test_an_old_picture_of_somebody_else_is_not_removed(self, sclip, tmp_path):
+        draw(tmp_path / "a.png")
+        other = draw(tmp_path / "out/a.overlay.jpg")
+        assert sclip("a.png", "-o", "out")[0] == 0 and other.is_file()
+
+    def test_the_result_of_another_picture_is_named(self, sclip, tmp_path):
+        draw(tmp_path / "x/a.png", 0), draw(tmp_path / "y/a.png", 1)
+        assert "warning" not in sclip("x/a.png", "-o", "out")[2]
+        assert "a.json is of x/a.png, and is replaced" in sclip("y/a.png", "-o", "out")[2]
+        assert "warning" not in sclip("y/a.png", "-o", "out")[2]
+
+
 class TestResume:
     def test_a_picture_replaced_under_its_name_is_done_again(self, sclip, tmp_path):
         draw(tmp_path / "a.png", 0)

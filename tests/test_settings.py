@@ -73,6 +73,17 @@ def test_values_take_the_form_of_their_type():
     assert type(settings.logit_scale) is float and type(settings.window) is int and settings.threshold == 1.0
 
 
+def test_the_long_side_has_a_limit(segmenter):
+    """50 x 100 pixels to a short side of 64: 64 x 128, of which a long side of 96 leaves 48 x 96."""
+    picture = Image.new("RGB", (100, 50))
+    given = {"resize_short_side": 64, "window": 0}
+    assert segmenter.encode(picture, **given).vectors.shape[:2] == (4, 8)
+    encoded = segmenter.encode(picture, resize_long_side=96, **given)
+    assert encoded.vectors.shape[:2] == (3, 6)
+    with pytest.raises(SettingError, match="resize_long_side"):
+        encoded.segment(["cat"], resize_long_side=128)
+
+
 def test_the_stride_follows_the_window():
     settings = Settings(window=224, stride=112)
     assert settings.changed(window=40).window_stride == 20

@@ -29,8 +29,10 @@ def command_of(page: Page, visit: Visit, words: list[str], changes: dict[str, An
     parts = ["sclip", "segment", visit.name, "--model", page.model, "--labels", ", ".join(words)]
     for name, value in settings.items():
         flag = name.replace("_", "-")
-        if isinstance(value, bool):
+        if isinstance(value, bool) and name != "threshold":
             parts.append(f"--{flag}" if value else f"--no-{flag}")
+        elif name == "refine" or value is False:
+            parts += ["--set", f"{name}={str(value).lower()}"]
         else:
             parts += [f"--{flag}", str(value)]
     return shlex.join([*parts, "--out", "out"])

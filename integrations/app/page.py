@@ -6,7 +6,6 @@ import hashlib
 import tempfile
 import threading
 import zipfile
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,10 @@ from sclip_plugin.segment.segmentation import Segmentation
 from sclip_plugin.segment.segmenter import Segmenter
 from sclip_plugin.steps.short import SHORT_FORMS, value_of
 
-from ..serve.visitors import Limits, picture_of, words_of
+from ..serve.visitors import Kept, Limits, picture_of, words_of
 
-SMALLEST = 640
-"""Overlays with a smaller longer side, in pixels, are shown enlarged by a whole factor."""
+SMALLEST, LARGEST = 640, 1600
+"""Longer side of what is shown, in pixels: smaller pictures are enlarged by a whole factor, larger ones reduced."""
 MOST_FOUND, FOUND_SIDE = 100, 960
 """How many pictures a search shows at most, and their longer side in pixels."""
 
@@ -42,33 +41,41 @@ class Visit:
     Fields:
         picture: RGB; None before there is one.
         name: of its file, or of the drawn scene.
-        seed: of the drawn scene; None where the picture is the visitor's.
+        seed: of the drawn scene; None if the picture is the visitor's.
+        refusal: why the last picture was not taken; empty if it was.
         result: what the model said; ``shown`` is that with the visitor's edits.
         other: what it said by the method beside.
         question: what it was asked: words, settings, the method beside.
         edits: regions, (H, W) of bool, and the label that each was given; None: hidden.
         selected: the region that was clicked.
+        offered: labels of the last drawn scene that were offered as words.
+        note: what the page says when no mistake was made.
         files: where downloads lie until there are others, or the visitor is gone.
     """
 
     picture: PIL.Image.Image | None = None
     name: str = ""
     seed: int | None = None
+    refusal: str = ""
     result: Segmentation | None = None
     other: Segmentation | None = None
     question: tuple[Any, ...] = ()
     edits: list[tuple[np.ndarray, str | None]] = field(default_factory=list)
     selected: np.ndarray | None = None
+    offered: list[str] = field(default_factory=list)
+    note: str = ""
     files: tempfile.TemporaryDirectory[str] | None = None
 
-    def take(self, picture: PIL.Image.Image | None, name: str = "", seed: int | None = None) -> None:
+    def take(self, picture: PIL.Image.Image | None, name: str = "", seed: int | None = None, refusal: str = "") -> None:
         """Have another picture, or none; what belonged to the one before goes."""
-        self.picture, self.name, self.seed = picture, name, seed
+        self.picture, self.name, self.seed, self.refusal, self.edits = picture, name, seed, refusal, []
         self.answer(None)
 
-    def answer(self, result: Segmentation | None, other: Segmentation | None = None) -> None:
-        """Have another result; edits of the one before go."""
-        self.result, self.other, self.edits, self.selected, self.question = result, other, [], None, ()
+    def answer(
+        self, result: Segmentation | None, other: Segmentation | None = None, question: tuple[Any, ...] = ()
+    ) -> None:
+        """Have another result for the same picture; edits stay, the selection goes."""
+        self.result, self.other, self.selected, self.question = result, other, None, question
 
     @property
     def shown(self) -> Segmentation:
@@ -116,7 +123,7 @@ class Page:
         self.segmenter, self.model, self.limits, self.index = segmenter, model, limits or Limits(), index
         self.methods = tuple(name for name in list_methods() if self._works(name))
         self._lock = threading.Lock()
-        self._seen: OrderedDict[str, Encoded] = OrderedDict()
+        self._seen = Kept(self.limits)
 
     def _works(self, name: str) -> bool:
         """Whether a method needs nothing beside the model: what a visitor types names no weights."""
@@ -134,13 +141,19 @@ class Page:
             return settings.method_name
         return value_of(settings.steps, name) if name in SHORT_FORMS else getattr(settings, name)
 
-    def open(self, visit: Visit, data: bytes, name: str) -> None:
-        """Take a picture from a file's bytes.
+    def open(self, visit: Visit, path: Path, name: str) -> None:
+        """Take a picture from a file.
 
         Raises:
-            PictureError: none that can be read, or too large a one; the visit stays as it was.
+            PictureError: none that can be read, or too large a one. The visit then has no picture.
         """
-        picture = picture_of(data, self.limits)
+        try:
+            if path.stat().st_size > self.limits.megabytes * 1e6:
+                raise PictureError(f"the picture's file is too large; expected at most {self.limits.megabytes:g} MB.")
+            picture = picture_of(path.read_bytes(), self.limits)
+        except PictureError as error:
+            visit.take(None, refusal=str(error))
+            raise
         visit.take(picture, name)
 
     def draw(self, visit: Visit) -> list[str]:
@@ -174,12 +187,11 @@ class Page:
         looks = {name: value for name, value in changes.items() if name in ("method", "window", "stride")}
         settings = self.segmenter.settings.changed(**looks)
         key = f"{picture.size} {hashlib.sha256(picture.tobytes()).hexdigest()} {settings.identity()}"
-        if key not in self._seen:
-            self._seen[key] = self.segmenter.encode(picture, settings, dtype=torch.float32)
-        self._seen.move_to_end(key)
-        while len(self._seen) > self.limits.kept:
-            self._seen.popitem(last=False)
-        return self._seen[key]
+        encoded = self._seen.get(key)
+        if encoded is None:
+            encoded = self.segmenter.encode(picture, settings, dtype=torch.float32)
+            self._seen.add(key, encoded)
+        return encoded
 
     def search(self, words: str, without: str, top: int) -> list[tuple[PIL.Image.Image, str]]:
         """The collection's pictures that hold all words and none of the others, with the places drawn, and captions.
@@ -224,6 +236,7 @@ class Page:
         if label is not None:
             ((label, *_), *_) = words_of(label, self.limits)
         visit.edits.append((visit.selected, label))
+        visit.selected = None
 
     def export(self, visit: Visit, format: str) -> Path:
         """What is shown, as one file: of a format that writes several, a ZIP of them.
@@ -256,8 +269,12 @@ def outlined(picture: PIL.Image.Image, region: np.ndarray | None) -> PIL.Image.I
     )
 
 
-def enlarged(picture: PIL.Image.Image) -> tuple[PIL.Image.Image, int]:
-    """A picture that is large enough to be looked at, and by what it was enlarged."""
-    scale = max(1, -(-SMALLEST // max(picture.size)))
-    size = picture.width * scale, picture.height * scale
-    return (picture if scale == 1 else picture.resize(size, PIL.Image.Resampling.NEAREST)), scale
+def fitted(picture: PIL.Image.Image) -> tuple[PIL.Image.Image, float]:
+    """A picture of a size to be looked at, and by what it was enlarged."""
+    side = max(picture.size)
+    scale = min(max(1, -(-SMALLEST // side)), LARGEST / side)
+    if scale == 1:
+        return picture, 1.0
+    width, height = (max(1, round(length * scale)) for length in picture.size)
+    how = PIL.Image.Resampling.NEAREST if scale > 1 else PIL.Image.Resampling.BOX
+    return picture.resize((width, height), how), scale

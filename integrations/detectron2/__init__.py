@@ -25,10 +25,12 @@ except ModuleNotFoundError as error:
 from .config import add_sclip_config, config_file, read_classes
 from .datasets import register_benchmark, register_benchmarks, register_prepared_datasets
 from .evaluator import IoUEvaluator
+from .mapper import PictureMapper
 from .segmentor import SCLIPSegmentor
 
 __all__ = [
     "IoUEvaluator",
+    "PictureMapper",
     "SCLIPSegmentor",
     "add_sclip_config",
     "config_file",

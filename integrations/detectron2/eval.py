@@ -29,6 +29,7 @@ from sclip_plugin.files import save_json
 from .config import add_sclip_config, config_file
 from .datasets import register_prepared_datasets
 from .evaluator import IoUEvaluator
+from .mapper import PictureMapper
 
 Results = dict[str, dict[str, dict[str, float]]]
 
@@ -73,7 +74,8 @@ def _run_yaml(args: argparse.Namespace) -> tuple[Results, str]:
             raise NotImplementedError(
                 f"the data set '{name}' asks for an evaluator of type '{kind}'; here is 'sem_seg' only."
             )
-        results[name] = inference_on_dataset(model, build_detection_test_loader(cfg, name), IoUEvaluator(name))
+        loader = build_detection_test_loader(cfg, name, mapper=PictureMapper(cfg, is_train=False))
+        results[name] = inference_on_dataset(model, loader, IoUEvaluator(name))
     return results, cfg.OUTPUT_DIR
 
 

@@ -11,9 +11,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from PIL import Image
 
 from sclip_plugin.evaluation import IoUTotals
+from sclip_plugin.evaluation.datasets import read_labels
 
 
 class IoUEvaluator(DatasetEvaluator):
@@ -52,7 +52,7 @@ class IoUEvaluator(DatasetEvaluator):
         """
         for given, output in zip(inputs, outputs, strict=True):
             with PathManager.open(self._masks[given["file_name"]], "rb") as file:
-                target = np.asarray(Image.open(file))
+                target = read_labels(file)
             self.totals.add(output["sem_seg"].argmax(dim=0).cpu().numpy(), target)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import SettingError
 from ...files import check_writable, sweep
 from ...importing import needs
 from ...text.labels import Labels
 from .cluster import in_a_sentence, rooted_changes, rooted_model, start_ray, workers_of
+
+if TYPE_CHECKING:
+    from ...segment.segmenter import Segmenter
 
 BLOCK = 64
 """Picture files in a block: what is done again of a worker that was killed."""
@@ -92,11 +95,11 @@ def segment_files(
         >>> from sclip_plugin.integrations.ray import segment_files
         >>> summary = segment_files("photos", ["cat", "sofa"], out="out", model="demo")  # doctest: +SKIP
     """
-    data = needs("ray.data", "ray")
+    needs("ray.data", "ray")
     from ...segment.segmenter import Segmenter
     from .plan import find_entries, part_path, plan_of
     from .rows import Saving, Work
-    from .worker import Worker, counts_of
+    from .worker import counts_of
 
     if block < 1:
         raise SettingError(f"block={block!r}; expected 1 or more.")
@@ -108,16 +111,8 @@ def segment_files(
     model = rooted_model(model)
     changes = rooted_changes(changes)
     segmenter = Segmenter.from_pretrained(model, device="cpu", dtype=dtype or "float32", preset=preset, **changes)
-    vocabulary = segmenter.text_embeddings(labels)[0]
-    identity = {
-        "model": model,
-        "preset": preset,
-        "dtype": str(dtype or "float32"),
-        "files": files,
-        "labels": list(vocabulary.labels),
-        **segmenter.settings.plain(),
-        "identity": segmenter.identity(labels),
-    }
+    named = {"model": model, "preset": preset, "dtype": str(dtype or "float32"), "files": files}
+    identity = named | _identity(segmenter, labels)
     given = [pictures] if isinstance(pictures, (str, os.PathLike)) else pictures
     blocks = plan_of(folder, identity, find_entries([os.fspath(path) for path in given], folder), block)
     sweep(folder)
@@ -134,18 +129,34 @@ def segment_files(
             {"block": number, "entries": json.dumps([(e.path, e.group, e.stem) for e in blocks[number]])}
             for number in left
         ]
-        data.DataContext.get_current().enable_progress_bars = False
-        results = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            Worker,
-            fn_constructor_args=(work, folder, uuid.uuid4().hex, saving),
-            batch_size=1,
-            compute=data.ActorPoolStrategy(size=min(size, len(left)), max_tasks_in_flight_per_actor=2),
-            **resources,
-        )
+        worker = (work, folder, uuid.uuid4().hex, saving)
         with in_a_sentence():
-            for row in results.iter_rows():
+            for row in _computed(rows, worker, min(size, len(left)), resources):
                 done, count = done + 1, count + int(row["pictures"])
                 failures[int(row["block"])] = int(row["failed"])
                 if report:
                     report(len(blocks) - len(left) + done, len(blocks))
     return Summary(folder / "results.parquet", len(blocks), done, count, sum(failures.values()))
+
+
+def _identity(segmenter: Segmenter, labels: Labels | None) -> dict[str, Any]:
+    """What results depend on beside the model's name."""
+    vocabulary = segmenter.text_embeddings(labels)[0]
+    settings = segmenter.settings.plain()
+    return {"labels": list(vocabulary.labels), **settings, "identity": segmenter.identity(labels)}
+
+
+def _computed(rows: list[Any], worker: tuple[Any, ...], size: int, resources: dict[str, Any]) -> Iterator[Any]:
+    """What workers say of each block, as blocks are done."""
+    from .worker import Worker
+
+    data = needs("ray.data", "ray")
+    data.DataContext.get_current().enable_progress_bars = False
+    done = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        Worker,
+        fn_constructor_args=worker,
+        batch_size=1,
+        compute=data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
+        **resources,
+    )
+    return done.iter_rows()

@@ -18,9 +18,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...cli.pictures import NamedPicture, find_pictures, folded, is_url, unused, with_stems
+from ...cli.pictures import NamedPicture, find_pictures, folded, unused, with_stems
 from ...errors import FileFormatError, PictureError, SclipError
 from ...files import atomic_path, locked_folder, save_json
+from ...imaging.fetching import is_url
 
 PLAN = "plan.parquet"
 SHARDS = (".parquet", ".tar")

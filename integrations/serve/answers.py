@@ -1,14 +1,64 @@
-"""Results as JSON: masks as COCO's run lengths, or one PNG of label indices."""
+"""What the server answers: results as JSON, with masks as COCO's run lengths or as one PNG of label indices."""
 
 from __future__ import annotations
 
 import base64
 import io
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, Field
 
 from sclip_plugin.segment.segmentation import Segmentation
+
+MaskFormat = Literal["rle", "png", "none"]
+
+
+class RunLengths(BaseModel):
+    """A mask as COCO's uncompressed RLE."""
+
+    size: tuple[int, int] = Field(description="Height and width.")
+    counts: list[int] = Field(description="Lengths of runs down the columns, a run outside the mask first.")
+
+
+class LabelAnswer(BaseModel):
+    """One label in a picture."""
+
+    label: str
+    area: float = Field(description="Share of the picture that it covers, 0 to 1.")
+    score: float | None = Field(description="Mean score of its pixels, 0 to 1; null if it covers none.")
+    mask: RunLengths | None = Field(None, description="With mask_format rle.")
+
+
+class SegmentAnswer(BaseModel):
+    """Where the labels are in a picture."""
+
+    size: tuple[int, int] = Field(description="Height and width of the picture, upright.")
+    labels: list[LabelAnswer] = Field(description="In the order of the request.")
+    label_map: str | None = Field(
+        None, description="With mask_format png: a palette PNG in base64 of the labels' indices, 255 for no label."
+    )
+
+
+class EncodeAnswer(BaseModel):
+    """A picture that can be asked about."""
+
+    id: str = Field(description="For POST /ask/{name}.")
+    size: tuple[int, int] = Field(description="Height and width of the picture, upright.")
+
+
+class HealthAnswer(BaseModel):
+    """The server is there."""
+
+    status: Literal["ok"]
+    version: str
+    method: str
+
+
+class Refusal(BaseModel):
+    """Why a request was not answered, in one sentence."""
+
+    detail: str
 
 
 def run_lengths(mask: np.ndarray) -> dict[str, Any]:
@@ -19,29 +69,28 @@ def run_lengths(mask: np.ndarray) -> dict[str, Any]:
         >>> run_lengths(np.array([[False, True], [True, True]]))
         {'size': [2, 2], 'counts': [1, 3]}
     """
-    flat = mask.astype(bool).ravel(order="F")
+    flat = mask.astype(bool, copy=False).ravel(order="F")
     turns = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     counts = np.diff([0, *turns, flat.size]).tolist()
     return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
 
 
-def as_json(result: Segmentation, masks: str) -> dict[str, Any]:
-    """A result as the server answers it.
+def as_json(result: Segmentation, mask_format: MaskFormat) -> dict[str, Any]:
+    """A result as the server answers it, in the form of `SegmentAnswer`.
 
     Args:
         result: what was found.
-        masks: ``"rle"``: with each label its mask; ``"png"``: ``label_map``, a palette PNG in base64 whose values are
-            the labels' indices, 255 where none is; ``"none"``.
+        mask_format: ``"rle"``: with each label its mask; ``"png"``: ``label_map``; ``"none"``: neither.
     """
     scores = result.mean_scores()
     labels: list[dict[str, Any]] = []
     for index, (label, area) in enumerate(result.areas().items()):
         score = scores.get(label)
         labels.append({"label": label, "area": area, "score": None if score is None or score != score else score})
-        if masks == "rle":
+        if mask_format == "rle":
             labels[-1]["mask"] = run_lengths(result.label_map == index)
     answer: dict[str, Any] = {"size": list(result.label_map.shape), "labels": labels}
-    if masks == "png":
+    if mask_format == "png":
         file = io.BytesIO()
         result.palette_png().save(file, "PNG")
         answer["label_map"] = base64.b64encode(file.getvalue()).decode()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import threading
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from fastapi import FastAPI, File, Form, HTTPException, Request, UploadFile
-from fastapi.responses import JSONResponse, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from sclip_plugin import __version__
@@ -19,57 +19,147 @@ from sclip_plugin.errors import SclipError
 from sclip_plugin.segment.encoded import Encoded
 from sclip_plugin.segment.segmenter import Segmenter
 
-from .answers import as_json
+from .answers import EncodeAnswer, HealthAnswer, MaskFormat, SegmentAnswer, as_json
+from .describing import about, page_of, refusals
+from .door import HostGuard, listen
+from .forms import KnownFields, LabelFields, MaskFormatField, Picture, sentence_of
+from .pixels import PixelRoom
 from .queueing import Busy, Job, TowerQueue
-from .visitors import Limits, picture_of, words_of
+from .visitors import Kept, Limits, check_size, picture_of, size_of, words_of
+
+THREADS = 4
+"""Threads that decode pictures and write answers, beside the one that owns the model."""
 
 
-class _Kept:
-    """Encoded pictures by ids that nobody can guess."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._pictures: OrderedDict[str, Encoded] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def add(self, encoded: Encoded) -> str:
-        name = secrets.token_urlsafe(16)
-        with self._lock:
-            self._pictures[name] = encoded
-            while len(self._pictures) > self._most:
-                self._pictures.popitem(last=False)
-        return name
-
-    def get(self, name: str) -> Encoded:
-        with self._lock:
-            if name not in self._pictures:
-                raise HTTPException(404, "no such encoded picture, or not any more; POST it to /encode again.")
-            self._pictures.move_to_end(name)
-            return self._pictures[name]
-
-
-Masks = Annotated[Literal["rle", "png", "none"], Form(description="COCO run lengths, one PNG of indices, or none.")]
-Words = Annotated[str, Form(description="Names between commas; '|' joins synonyms: \"cat, sofa|couch\".")]
-Upload = Annotated[UploadFile, File(description="The picture's bytes.")]
-
-
-def make_server(segmenter: Segmenter, limits: Limits | None = None) -> FastAPI:
-    """The app: ``POST /segment``, ``POST /encode``, ``POST /ask/{id}``, ``GET /health``, and ``/docs``.
+class Service:
+    """Answers questions about pictures, within limits.
 
     Args:
         segmenter: asked by one thread; let nobody else use it meanwhile.
         limits: what a visitor may ask for.
     """
+
+    def __init__(self, segmenter: Segmenter, limits: Limits) -> None:
+        self.segmenter, self.limits = segmenter, limits
+        self.kept = Kept(limits)
+        self.tower = TowerQueue(segmenter, limits.together, limits.waiting)
+        self._room = PixelRoom(limits)
+        self._threads = ThreadPoolExecutor(THREADS, "sclip pictures")
+
+    def close(self) -> None:
+        """Answer what waits, then end the threads."""
+        self.tower.close()
+        self._threads.shutdown()
+
+    async def segment(self, upload: UploadFile, labels: list[str], mask_format: MaskFormat) -> dict[str, Any]:
+        """The answer to ``POST /segment``."""
+        words = words_of(labels, self.limits)
+        return await self._answer(upload, words, lambda result: as_json(result, mask_format))
+
+    async def encode(self, upload: UploadFile) -> dict[str, Any]:
+        """The answer to ``POST /encode``."""
+        encoded = await self._answer(upload, None, lambda encoded: encoded)
+        name = secrets.token_urlsafe(16)
+        self.kept.add(name, encoded)
+        return {"id": name, "size": list(encoded.size)}
+
+    async def ask(self, name: str, labels: list[str], mask_format: MaskFormat) -> dict[str, Any]:
+        """The answer to ``POST /ask/{name}``."""
+        encoded = self.kept.get(name)
+        if encoded is None:
+            raise HTTPException(404, "no such encoded picture, or not any more; POST it to /encode again.")
+        words = words_of(labels, self.limits)
+        return await self._answer(encoded, words, lambda result: as_json(result, mask_format))
+
+    async def _answer(self, source: UploadFile | Encoded, words: Any, made: Callable[[Any], Any]) -> Any:
+        """What is made of the tower's answer; the picture is decoded, asked and answered within the room."""
+        if isinstance(source, Encoded):
+            height, width = source.size
+        else:
+            width, height = size = await run_in_threadpool(size_of, source.file)
+            check_size(size, self.limits)
+        seconds = self.limits.seconds
+        async with self._room.holding(width * height) as work:
+            try:
+                return await asyncio.wait_for(self._work(source, words, made, work), seconds)
+            except asyncio.TimeoutError:
+                raise HTTPException(504, f"no answer within {seconds:g} seconds.") from None
+
+    async def _work(
+        self, source: UploadFile | Encoded, words: Any, made: Callable[[Any], Any], work: list[Future[Any]]
+    ) -> Any:
+        async def ended(future: Future[Any]) -> Any:
+            work.append(future)
+            return await asyncio.wrap_future(future)
+
+        job = Job(self.segmenter.settings, labels=words)
+        if isinstance(source, Encoded):
+            job.encoded = source
+        else:
+            job.picture = await ended(self._threads.submit(picture_of, await source.read(), self.limits))
+        return await ended(self._threads.submit(made, await ended(self.tower.put(job))))
+
+
+def make_server(segmenter: Segmenter, limits: Limits | None = None, allow_hosts: Iterable[str] = ()) -> FastAPI:
+    """The app: ``POST /segment``, ``POST /encode``, ``POST /ask/{name}``, ``GET /health``, and ``/docs``.
+
+    Args:
+        segmenter: asked by one thread; let nobody else use it meanwhile.
+        limits: what a visitor may ask for.
+        allow_hosts: host names that are answered, beside localhost and the address that was connected to.
+    """
     bounds = limits or Limits()
-    kept = _Kept(bounds.kept)
-    tower = TowerQueue(segmenter, bounds.together, bounds.waiting)
+    service = Service(segmenter, bounds)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(tower.close)
+        await run_in_threadpool(service.close)
 
-    app = FastAPI(title="sclip", version=__version__, lifespan=lifespan)
+    app = FastAPI(
+        title="sclip", version=__version__, description=about(bounds), lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    _refuse(app, bounds)
+    app.add_middleware(HostGuard, names=allow_hosts)
+
+    @app.post(
+        "/segment",
+        responses=refusals(SegmentAnswer),
+        dependencies=[Depends(KnownFields("picture", "labels", "mask_format"))],
+    )
+    async def segment(picture: Picture, labels: LabelFields, mask_format: MaskFormatField = "rle") -> Response:
+        """Segment a picture by these labels."""
+        return JSONResponse(await service.segment(picture, labels, mask_format))
+
+    @app.post("/encode", responses=refusals(EncodeAnswer), dependencies=[Depends(KnownFields("picture"))])
+    async def encode(picture: Picture) -> Response:
+        """Look at a picture once, to ask about it many times."""
+        return JSONResponse(await service.encode(picture))
+
+    @app.post(
+        "/ask/{name}",
+        responses=refusals(SegmentAnswer, 404),
+        dependencies=[Depends(KnownFields("labels", "mask_format"))],
+    )
+    async def ask(name: str, labels: LabelFields, mask_format: MaskFormatField = "rle") -> Response:
+        """Segment a picture that was encoded."""
+        return JSONResponse(await service.ask(name, labels, mask_format))
+
+    @app.get("/health", responses={200: {"model": HealthAnswer}})
+    async def health() -> Response:
+        """Whether the server is there."""
+        method = segmenter.settings.method_name
+        return JSONResponse({"status": "ok", "version": __version__, "method": method})
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(page_of(app.openapi()))
+
+    return app
+
+
+def _refuse(app: FastAPI, bounds: Limits) -> None:
+    """Give all refusals one form: a sentence in ``detail``."""
 
     @app.middleware("http")
     async def bounded(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -81,47 +171,30 @@ def make_server(segmenter: Segmenter, limits: Limits | None = None) -> FastAPI:
                 return JSONResponse({"detail": f"a request may have {bounds.megabytes:g} MB."}, 413)
         return await answer(request)
 
+    @app.exception_handler(RequestValidationError)
+    async def misspelt(request: Request, error: RequestValidationError) -> JSONResponse:
+        return JSONResponse({"detail": sentence_of(error)}, 422)
+
     @app.exception_handler(SclipError)
     async def mistake(request: Request, error: SclipError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 503 if isinstance(error, Busy) else 422)
 
-    async def answered(job: Job) -> Any:
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(tower.put(job)), bounds.seconds)
-        except asyncio.TimeoutError:
-            raise HTTPException(504, f"no answer within {bounds.seconds:g} seconds.") from None
-
-    @app.post("/segment")
-    async def segment(picture: Upload, labels: Words, masks: Masks = "rle") -> dict[str, Any]:
-        """Segment a picture by these labels."""
-        words = words_of(labels, bounds)
-        rgb = await run_in_threadpool(picture_of, await picture.read(), bounds)
-        result = await answered(Job(segmenter.settings, picture=rgb, labels=words))
-        return await run_in_threadpool(as_json, result, masks)
-
-    @app.post("/encode")
-    async def encode(picture: Upload) -> dict[str, Any]:
-        """Look at a picture once, to ask about it many times."""
-        rgb = await run_in_threadpool(picture_of, await picture.read(), bounds)
-        encoded = await answered(Job(segmenter.settings, picture=rgb))
-        return {"id": kept.add(encoded), "size": list(encoded.size)}
-
-    @app.post("/ask/{name}")
-    async def ask(name: str, labels: Words, masks: Masks = "rle") -> dict[str, Any]:
-        """Segment a picture that was encoded."""
-        encoded = kept.get(name)
-        result = await answered(Job(segmenter.settings, encoded=encoded, labels=words_of(labels, bounds)))
-        return await run_in_threadpool(as_json, result, masks)
-
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "ok", "version": __version__, "method": segmenter.settings.method_name}
-
-    return app
+    @app.exception_handler(Exception)
+    async def failure(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": "the server failed; its log says why."}, 500)
 
 
-def run(segmenter: Segmenter, host: str = "127.0.0.1", port: int = 8000, limits: Limits | None = None) -> None:
-    """Serve until stopped."""
-    import uvicorn
+def run(
+    segmenter: Segmenter,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    limits: Limits | None = None,
+    allow_hosts: Iterable[str] = (),
+) -> None:
+    """Serve until the program is stopped.
 
-    uvicorn.run(make_server(segmenter, limits), host=host, port=port, log_level="warning")
+    Raises:
+        PortError: the port can't be listened at.
+    """
+    bounds = limits or Limits()
+    listen(make_server(segmenter, bounds, allow_hosts), host, port, bounds)

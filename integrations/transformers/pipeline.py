@@ -10,6 +10,8 @@ imports the segmenter only when one is made.
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,9 +19,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
-from transformers.image_utils import load_image
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 
 from sclip_plugin.defaults import DEFAULT_MODEL
@@ -274,12 +275,19 @@ def _with_own_labels(pictures: list, labels: Any) -> list[dict[str, Any]]:
 
 
 def _load(source: Any, timeout: float | None) -> Picture:
-    """A URL or base64 text as transformers reads them; the rest is left to `Segmenter`."""
+    """A picture as `Segmenter` takes it; of a URL or base64 text, which it doesn't take, the picture that was read."""
+    from sclip_plugin.imaging.fetching import fetched, is_url
+    from sclip_plugin.imaging.opening import named_bytes
+    from sclip_plugin.imaging.pictures import read_picture
+
     if not isinstance(source, str) or os.path.exists(source):
         return source
+    if is_url(source):
+        return read_picture(named_bytes(fetched(source, timeout), source))
     try:
-        return load_image(source, timeout=timeout)
-    except (ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        text = source.partition(",")[2] if source.startswith("data:image/") else source
+        return read_picture(io.BytesIO(base64.b64decode(text)))
+    except ValueError as error:  # no base64, or no picture in it
         shown = source if len(source) <= 200 else f"{source[:200]}…"
         raise PictureError(
             f"{shown!r} cannot be read as a picture; expected a path that exists, a URL, or a picture in base64."

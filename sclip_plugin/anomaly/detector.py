@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ..defaults import CLIP_MEAN, CLIP_STD
 from ..device import without_autocast
 from ..draw.overlay import heatmap
 from ..errors import SettingError
@@ -20,10 +19,8 @@ from ..imaging.pictures import Picture, read_picture, to_tensor
 from ..imaging.resampling import normalise
 from ..methods.second_path import second_path, taps_of_last
 from ..methods.surgery import CLIPSurgery
-from ..text.bank import TextBank
+from ..segment.chain import Chain, OfModel
 from ..text.labels import imagenet_templates
-from ..text.towers import find_text_tower
-from ..towers import Tower, find_tower
 from ..towers.running import before_last_block
 from .text import learned_pair, load_prompts, state_pair
 
@@ -55,7 +52,7 @@ class Anomaly:
         return heatmap(self.picture, np.clip(self.heat / self.layers, 0, 1), "anomaly", what="anomaly")
 
 
-class AnomalyDetector:
+class AnomalyDetector(OfModel):
     """Finds what is not as it should be, without a picture of either kind.
 
     Args:
@@ -100,8 +97,7 @@ class AnomalyDetector:
     ) -> None:
         if prompts is None and not thing.strip():
             raise SettingError('nothing to look for; expected thing="metal nut", or prompts=FILE of AnomalyCLIP.')
-        self.model = model.eval()
-        self.tower: Tower = find_tower(model)
+        self.chain = Chain.of(model, tokenizer, image_mean=image_mean, image_std=image_std, cache_dir=cache_dir)
         depth = len(self.tower.blocks)
         wanted = layers or (LEARNED_LAYERS if prompts else (PUBLISHED_DEPTH,))
         if min(wanted) < 1 or max(wanted) > PUBLISHED_DEPTH:
@@ -109,12 +105,10 @@ class AnomalyDetector:
         self.layers = tuple(dict.fromkeys(max(1, round(b * depth / PUBLISHED_DEPTH)) for b in wanted))
         self.path = max(1, PUBLISHED_PATH * depth // PUBLISHED_DEPTH)
         self.size = size or self._proportional()
-        self._mean, self._std = torch.tensor(image_mean or CLIP_MEAN), torch.tensor(image_std or CLIP_STD)
-        text = find_text_tower(model, tokenizer)
         if prompts is None:
-            pair = state_pair(TextBank(text, cache_dir), thing, imagenet_templates())
+            pair = state_pair(self.text_bank, thing, imagenet_templates())
         else:
-            pair = learned_pair(text, load_prompts(prompts))
+            pair = learned_pair(self.text_bank.tower, load_prompts(prompts))
         self.pair = F.normalize(pair.float(), dim=1)
         """(2, D), unit: normal, abnormal."""
 
@@ -126,8 +120,7 @@ class AnomalyDetector:
         from ..loading import load_model
 
         loaded = load_model(name, device=device, dtype=dtype)
-        means = {"image_mean": loaded.image_mean, "image_std": loaded.image_std}
-        return cls(loaded.model, loaded.tokenizer, **{**means, **arguments})
+        return cls(loaded.model, loaded.tokenizer, **{**loaded.statistics(), **arguments})
 
     def __call__(self, picture: Picture) -> Anomaly:
         """What is abnormal in a picture.
@@ -143,8 +136,7 @@ class AnomalyDetector:
     def pixels(self, picture: Image.Image) -> Tensor:
         """A picture squashed to (1, 3, ``size``, ``size``), bicubic, and normalised."""
         squashed = picture.resize((self.size, self.size), Image.Resampling.BICUBIC)
-        device = next(self.tower.trunk.parameters()).device
-        return normalise(to_tensor(squashed).to(device), self._mean, self._std)[None]
+        return normalise(to_tensor(squashed).to(self.device), self.encoder.mean, self.encoder.std)[None]
 
     @torch.inference_mode()
     def maps(self, pixels: Tensor, size: int | None = None) -> tuple[Tensor, Tensor]:

@@ -106,8 +106,7 @@ def evaluate_anomalies(
     rows = []
     for category, samples in found.items():
         detector = AnomalyDetector(
-            loaded.model, loaded.tokenizer, thing=category.replace("_", " "), image_mean=loaded.image_mean,
-            image_std=loaded.image_std, **changes,
+            loaded.model, loaded.tokenizer, thing=category.replace("_", " "), **loaded.statistics(), **changes,
         )  # fmt: skip
         rows.append(evaluate_category(detector, category, samples[:limit]))
         row = rows[-1]

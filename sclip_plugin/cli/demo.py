@@ -58,7 +58,7 @@ def demo(
         ("truth", out / "scene.truth.png"),
     ):
         say(f"{name:>10}: {path}")
-    say(f'\nNext, your own: sclip segment PICTURE --labels "cat, sofa" (fetches {DEFAULT_MODEL} once)')
+    say("", f'Next, your own: sclip segment PICTURE --labels "cat, sofa" (fetches {DEFAULT_MODEL} once)')
 
 
 def _words_come_later(segmenter: Segmenter) -> bool:

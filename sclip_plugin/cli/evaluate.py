@@ -247,7 +247,7 @@ def _evaluate(
         save_json({"runs": content, "missing": dict(missing)}, out / _slug(model) / "table.json")
     else:
         table += "\n" + _class_table(results[0])
-    say(f"\n{table}")
+    say("", *table.splitlines())
     if any(result.problems for result in results):
         raise typer.Exit(1)
 
@@ -291,7 +291,7 @@ def _check(name: str | None, root: Path, limit: int | None, workers: int, proces
     for benchmark, folder in found:
         with shown_progress(f"checking {benchmark.name}") as report:
             reports.append(check_dataset(benchmark, folder, workers=workers, limit=limit, progress=report))
-        say(reports[-1])
+        say(*str(reports[-1]).splitlines())
     if not all(report.ok for report in reports):
         raise typer.Exit(1)
 

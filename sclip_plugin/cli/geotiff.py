@@ -23,7 +23,10 @@ def geotiff(
     tile: Annotated[int, typer.Option(min=1, help="Side of a tile in pixels, without its margin.")] = 1024,
     margin: Annotated[int, typer.Option(min=0, help="Margin around a tile in pixels, which hides tile borders.")] = 128,
     bands: Annotated[
-        str | None, typer.Option(help="Bands for red, green and blue, such as 4,3,2; or one band for grey.")
+        str | None,
+        typer.Option(
+            help="Bands for red, green and blue, such as 4,3,2; or one band for grey. Default: as the file tells."
+        ),
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +14,10 @@ from .options import Device, make_segmenter
 from .pictures import MaxPixels, limit_pixels
 from .ray import Ray
 from .settings import Asked, with_settings
-from .terminal import Quiet, say, tell
+from .terminal import Quiet, say, shown, tell
+
+if TYPE_CHECKING:
+    from ..index.building import Progress
 
 ModelOfIndex = Annotated[
     str | None,
@@ -40,12 +45,11 @@ def index(
     """Index a folder's pictures, to find them by words: see 'sclip search'.
 
     Only what is new or changed is looked at, so it is run again whenever the folder has changed. One that was stopped
-    goes on where it was. Pictures that can't be read are told of and left out until they change.
+    goes on where it was. Pictures that can't be read are listed, left out, and tried again next time.
 
     Example: sclip index photos/ --out photos.index --model demo
     """
     from ..files import check_writable
-    from ..index.building import Progress
     from ..index.collection import Index
 
     limit_pixels(max_pixels)
@@ -54,20 +58,41 @@ def index(
     name = model or named.get("model") or DEFAULT_MODEL
     segmenter = make_segmenter(name, device if ray is None else "cpu", dtype or named.get("dtype") or "float32")
 
-    def progress(now: Progress) -> None:
-        if not quiet:
-            tell(f"{now.same + now.done} of {now.found} pictures")
-
     elsewhere: dict[str, Any] = {}
     if ray is not None:
         from ..integrations.ray import RayLook
 
         elsewhere["look"] = RayLook(ray or None, name, device, segmenter.dtype)
-    built = Index.build(segmenter, folder, out, name=name, progress=progress, **asked.changes, **elsewhere)
+    with _shown(quiet) as progress:
+        built = Index.build(segmenter, folder, out, name=name, progress=progress, **asked.changes, **elsewhere)
     failed = built.failed()
     for path, error in failed.items():
-        tell(f"{path}: {error}")
+        tell(f"{shown(path)}: {error}")
     if not quiet:
         say(f"{len(built)} pictures -> {out}")
     if failed:
         raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _shown(quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """How far a build is: a bar on a terminal, else a line each time that pictures were kept."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    as_bar = console.is_terminal and not quiet
+    bar = Bar(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
+        transient=True, disable=not as_bar,
+    )  # fmt: skip
+    task = bar.add_task("indexing", total=None)
+
+    def progress(now: Progress) -> None:
+        bar.update(task, total=now.found, completed=now.same + now.done)
+        if not (as_bar or quiet):
+            tell(f"{now.same + now.done} of {now.found} pictures")
+
+    with bar:
+        yield progress

@@ -67,8 +67,13 @@ def given(**settings: Any) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value is not None}
 
 
-def parse_labels_option(text: str | None) -> Labelled | None:
-    """The command line's form of labels: commas between classes, bars between synonyms, or @FILE."""
+def parse_labels_option(text: str | None, option: str = "--labels") -> Labelled | None:
+    """The command line's form of labels: commas between classes, bars between synonyms, or @FILE.
+
+    Args:
+        text: as given.
+        option: what errors call it.
+    """
     from ..errors import LabelError
     from ..text.files import looks_like_file, read_labels, split_labels
 
@@ -78,11 +83,11 @@ def parse_labels_option(text: str | None) -> Labelled | None:
     if text.startswith("@"):
         classes = read_labels(text[1:])
     elif looks_like_file(text):
-        raise LabelError(f"--labels {text} names a file; to read labels from it, write --labels @{text}.")
+        raise LabelError(f"{option} {text} names a file; to read names from it, write {option} @{text}.")
     else:
         classes = split_labels(text)
     if not classes:
-        raise LabelError('--labels holds no names; expected some such as --labels "cat, remote control, sofa|couch".')
+        raise LabelError(f'{option} holds no names; expected some such as {option} "cat, remote control, sofa|couch".')
     return classes
 
 

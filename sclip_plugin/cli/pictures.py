@@ -20,11 +20,10 @@ from urllib.parse import unquote, urlsplit
 import typer
 
 from ..errors import PictureError
+from ..imaging.fetching import fetched, is_url
 from ..imaging.finding import PICTURE_SUFFIXES, files_in, is_in
 
 _STEM_BYTES = 170  # with what is appended to it a name stays within 255
-_URL_SECONDS = 30
-_URL_BYTES = 2**28
 
 MaxPixels = Annotated[
     int | None,
@@ -56,7 +55,7 @@ class NamedPicture:
         from ..imaging.opening import open_file
 
         if is_url(self.given):
-            yield io.BytesIO(_fetched(self.given))
+            yield io.BytesIO(fetched(self.given))
         else:
             with open_file(self.given) as file:
                 yield file
@@ -171,10 +170,6 @@ def limit_pixels(most: int | None) -> None:
         Image.MAX_IMAGE_PIXELS = most
 
 
-def is_url(text: str) -> bool:
-    return text.lower().startswith(("http://", "https://"))
-
-
 def is_result_json(path: Path) -> bool:
     from ..segment.results import read_result
 
@@ -219,18 +214,3 @@ def _name_of_url(url: str) -> str:
         name = ""
     name = re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", name).lstrip(".")
     return name or "picture"
-
-
-def _fetched(url: str) -> bytes:
-    from urllib.request import Request, urlopen
-
-    from .. import __version__
-
-    try:
-        with urlopen(Request(url, headers={"User-Agent": f"sclip_plugin/{__version__}"}), timeout=_URL_SECONDS) as file:
-            data = file.read(_URL_BYTES + 1)
-    except Exception as error:  # whatever is wrong with a URL, a name or a network
-        raise PictureError(f"{url} cannot be fetched: {error}") from error
-    if len(data) > _URL_BYTES:
-        raise PictureError(f"{url} is larger than {_URL_BYTES // 2**20} MiB.")
-    return data

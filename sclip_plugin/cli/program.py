@@ -24,6 +24,7 @@ from .evaluate import eval_app
 from .geotiff import geotiff
 from .index import index
 from .label import label
+from .listing import models, presets
 from .memory import memory_app
 from .methods import methods
 from .ray import RayCommand
@@ -41,7 +42,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    segment, label, anomaly, compare, geotiff, index, search, video, demo, methods, cache, web_page, serve,
+    segment, label, anomaly, compare, geotiff, index, search, video, demo, methods, models, presets, cache,
+    web_page, serve,
 ):  # fmt: skip
     app.command(cls=RayCommand if command in (segment, index) else None)(command)
 app.add_typer(eval_app, name="eval")

@@ -68,7 +68,7 @@ def segment(
     With --ray the results are rows of Parquet in OUT/results.parquet, pictures may lie in .parquet and .tar files, and
     the same command goes on where it was stopped.
 
-    Exit code: 0 if all pictures were segmented, 1 if some failed, 2 if nothing could start.
+    Exit code: 0 if all pictures were segmented, 1 if some failed, 2 if all failed or nothing could start.
 
     Example: sclip segment photo.jpg --labels "cat, remote control, sofa" --model demo
     """
@@ -155,7 +155,7 @@ class _Run:
         assert vocabulary is not None, "check_labels comes first"
         self.vocabulary = vocabulary
         self.exports = Exports(out, vocabulary.labels, formats)
-        self.kinds = list(file_names("", vocabulary.labels, heatmaps))
+        self.kinds = file_names("", vocabulary.labels, heatmaps, drawn["picture_format"])
         self.done = self.skipped = 0
         self.failed: list[tuple[str, str]] = []
 
@@ -176,6 +176,7 @@ class _Run:
             disable=self.quiet or len(pictures) == 1 or not console.is_terminal,
         )  # fmt: skip
         stopped = ""
+        self.exports.check({stem for _, stem in pictures})
         with progress:
             task = progress.add_task("segmenting", total=len(pictures))
             try:
@@ -196,13 +197,18 @@ class _Run:
     def one(self, picture: NamedPicture, stem: str) -> None:
         from ..errors import SclipError
         from ..imaging.pictures import read_picture
-        from ..segment.results import is_whole, source_of
+        from ..segment.results import check_own, is_whole, source_of
 
         try:
             with picture.open() as file:
                 source = source_of(file, picture.given)
+                replaced = check_own(self.out, stem, self.kinds.values(), source)
+                if replaced:
+                    tell(
+                        f"warning: {self.out / stem}.json is of {replaced}, and is replaced by that of {picture.given}"
+                    )
                 path = self.out / f"{stem}.json"
-                if self.resume and is_whole(path, self.settings, source, self.kinds):
+                if self.resume and is_whole(path, self.settings, source, list(self.kinds)):
                     self.exports.recall(stem, picture.given, file)
                     self.skipped += 1
                     self.tell_of(picture, "skipped", json=str(path))
@@ -268,7 +274,7 @@ class _Run:
             tell(f"{stopped}; {left} of {count} left: the same command with --resume goes on.")
             raise typer.Exit(130 if stopped == "stopped" else 1)
         if self.failed:
-            raise typer.Exit(1)
+            raise typer.Exit(1 if self.done or self.skipped else 2)
 
 
 class _CannotWrite(Exception):

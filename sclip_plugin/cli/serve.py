@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ..defaults import DEFAULT_MODEL
+from .listening import AllowHosts, Host, MaxPixels, limits_of
 from .options import Device, Dtype, Model, make_segmenter
 from .settings import Asked, with_settings
 from .terminal import tell
@@ -15,10 +16,10 @@ from .terminal import tell
 @with_settings()
 def serve(
     model: Model = DEFAULT_MODEL,
-    host: Annotated[str, typer.Option(help="Address to listen at; by default only this machine can reach it.")] = (
-        "127.0.0.1"
-    ),
+    host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 8000,
+    allow_host: AllowHosts = None,
+    max_pixels: MaxPixels = None,
     device: Device = None,
     dtype: Dtype = "float32",
     *,
@@ -34,10 +35,13 @@ def serve(
 
     try:
         from ..integrations.serve import run
+        from ..integrations.serve.door import check_port
     except ModuleNotFoundError as error:
         raise ModelLoadError(
             f"sclip serve needs {error.name}, which is not installed: pip install 'sclip_plugin[serve]'."
         ) from error
+    limits = limits_of(max_pixels)
+    check_port(host, port)
     segmenter = make_segmenter(model, device, dtype, asked.preset, paths=False, **asked.changes)
     tell(f"listening at http://{host}:{port}, described at http://{host}:{port}/docs")
-    run(segmenter, host, port)
+    run(segmenter, host, port, limits, allow_host or ())

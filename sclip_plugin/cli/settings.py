@@ -65,7 +65,7 @@ def with_settings(*left_out: str, preset: bool = True) -> Callable[[Callable[...
         added = _options(left_out, preset)
 
         def run(**given: Any) -> Any:
-            said = {name: given.pop(name) for name in added}
+            said = {name: given.pop(name, None) for name in added}
             changes = parse_changes(said.pop("change") or [])
             named = said.pop("preset", None)
             asked = Asked(named, {**{name: v for name, v in said.items() if v is not None}, **changes})
@@ -90,7 +90,7 @@ def with_settings(*left_out: str, preset: bool = True) -> Callable[[Callable[...
 def _options(left_out: tuple[str, ...], preset: bool) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if preset:
-        what = "Settings of a paper, and its classes if --labels names none, such as 'sclip/voc21'."
+        what = "Settings of a paper, and its classes if --labels names none: 'sclip/voc21'; see 'sclip presets'."
         options["preset"] = Annotated[str | None, typer.Option("--preset", help=what, rich_help_panel=PANEL)]
     for field in dataclasses.fields(Settings):
         if field.name not in left_out:

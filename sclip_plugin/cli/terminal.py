@@ -24,18 +24,15 @@ def shown(text: object) -> str:
     return "".join(c if _is_harmless(c) else c.encode("unicode_escape").decode() for c in str(text))
 
 
-def say(text: object) -> None:
-    """A result, on standard output."""
-    typer.echo(_whole_lines(text))
+def say(*lines: object) -> None:
+    """A result, on standard output: a line each, whatever a name in it holds."""
+    for line in lines:
+        typer.echo(shown(line))
 
 
 def tell(text: object) -> None:
     """News and complaints, on standard error."""
-    typer.echo(_whole_lines(text), err=True)
-
-
-def _whole_lines(text: object) -> str:
-    return "\n".join(shown(line) for line in str(text).split("\n"))
+    typer.echo("\n".join(shown(line) for line in str(text).split("\n")), err=True)
 
 
 def _is_harmless(character: str) -> bool:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..video.reading import Video
     from ..video.searching import Moment
 
+MARK = "sclip_plugin result"
 SHOWN = 20  # moments that are printed; the table has all
 LABEL_COLUMNS = ("time", "frame", "label", "index", "share", "score")
 WORD_COLUMNS = ("time", "frame", "word", "score", "left", "top", "right", "bottom", "moment")
@@ -87,12 +88,13 @@ def video(
         raise SettingError(f"--{unused} is about --labels; with --search leave it out.")
     checked_rate(fps)
     MovingMean(smoothing)
-    parsed = parse_labels_option(labels if search is None else search)
+    parsed = parse_labels_option(labels) if search is None else parse_labels_option(search, "--search")
     if search is None and labels is None and asked.preset is None:
         raise SettingError("neither --labels nor --search was given; expected one of them, or a --preset with labels.")
     asked.check_labels(parsed)
     drawn = {"opacity": opacity, "style": style, "colours": read_colors(colors)}
     opened = Video(file)
+    files = _files_of(opened, out, search is not None)
     check_writable(out)
     sweep(out)
     segmenter = make_segmenter(model, device, dtype, asked.preset, **asked.changes)
@@ -102,7 +104,7 @@ def video(
         tell_of_long_bank(len(vocabulary.names), len(segmenter.settings.templates))
         if model == "demo":
             tell("demo is a small model that knows drawn things only; for photographs name another with --model.")
-    run = _Run(segmenter, opened, parsed, fps, out, drawn, quiet, as_json)
+    run = _Run(segmenter, opened, parsed, fps, files, drawn, quiet, as_json)
     if search is None:
         run.segment(smoothing)
     else:
@@ -120,7 +122,7 @@ class _Run:
         video: Video,
         asked: Any,
         fps: float,
-        out: Path,
+        files: dict[str, str],
         drawn: dict[str, Any],
         quiet: bool,
         as_json: bool,
@@ -132,7 +134,8 @@ class _Run:
         self.drawn = drawn
         self.quiet = quiet
         self.as_json = as_json
-        self.out = out
+        self.files = files
+        self.comment = _comment(video)
         self.broken: list[str] = []
 
     def segment(self, smoothing: float) -> None:
@@ -143,12 +146,12 @@ class _Run:
         stream = segment_video(
             self.segmenter, self.video.path, self.asked, fps=self.fps, smoothing=smoothing, report=self.broken.append
         )
-        files = self._files("labels.csv", "overlay.mp4")
+        files = self.files
         canvas, count = None, 0
         areas: dict[str, float] = {}
         with contextlib.ExitStack() as stack:
             rows = self._rows(stack.enter_context(atomic_path(files["table"])), stack)
-            overlay = stack.enter_context(write_video(files["overlay"], self.fps))
+            overlay = stack.enter_context(write_video(files["overlay"], self.fps, self.comment))
             advance = stack.enter_context(self._progress("segmenting"))
             rows.writerow(LABEL_COLUMNS)
             for frame, result in stream:
@@ -180,13 +183,13 @@ class _Run:
             for each in stream:
                 seen.append(each)
                 advance(len(seen))
-        files = self._files("search.csv", "search.mp4")
+        files = self.files
         found = moments(seen, self.fps)
         ranks = [_rank(each.time + 0.5 / self.fps, found) for each in seen]
         words = list(seen[0].hit.scores)
         with contextlib.ExitStack() as stack:
             rows = self._rows(stack.enter_context(atomic_path(files["table"])), stack)
-            overlay = stack.enter_context(write_video(files["overlay"], self.fps))
+            overlay = stack.enter_context(write_video(files["overlay"], self.fps, self.comment))
             advance = stack.enter_context(self._progress("drawing"))
             rows.writerow(WORD_COLUMNS)
             colours = self.drawn["colours"]
@@ -232,10 +235,6 @@ class _Run:
             task = progress.add_task(what, total=total)
             yield lambda done: progress.update(task, completed=done)
 
-    def _files(self, table: str, overlay: str) -> dict[str, str]:
-        stem = self.video.path.stem
-        return {"table": str(self.out / f"{stem}.{table}"), "overlay": str(self.out / f"{stem}.{overlay}")}
-
     def _report(self, count: int, what: str, files: dict[str, str]) -> None:
         for problem in self.broken:
             tell(f"warning: {problem}")
@@ -243,6 +242,41 @@ class _Run:
             say(json.dumps({"video": str(self.video.path), "status": "done", "frames": count, "files": files}))
         elif not self.quiet:
             say(f"{self.video.path}: {count} frame{'s' * (count != 1)}, {what} -> {', '.join(files.values())}")
+
+
+def _comment(video: Video) -> str:
+    """What an overlay video says of itself: which film it shows, without the folders that lead there."""
+    return f"{MARK} of {video.path.name}, {video.path.stat().st_size} bytes"
+
+
+def _files_of(video: Video, out: Path, search: bool) -> dict[str, str]:
+    """The table and the overlay video.
+
+    Raises:
+        SettingError: one of them is there, and of another film, or somebody else's.
+    """
+    from ..errors import SettingError
+    from ..video.writing import comment_of
+
+    table, overlay = ("search.csv", "search.mp4") if search else ("labels.csv", "overlay.mp4")
+    files = {"table": out / f"{video.path.stem}.{table}", "overlay": out / f"{video.path.stem}.{overlay}"}
+    if files["overlay"].exists():
+        of = comment_of(files["overlay"]) or "no result of this program"
+        if of != _comment(video):
+            raise SettingError(
+                f"{files['overlay']} would be replaced, and is {of.removeprefix(MARK).strip()}; give another --out, or "
+                "move it away."
+            )
+    if files["table"].exists():
+        columns = WORD_COLUMNS if search else LABEL_COLUMNS
+        with open(files["table"], "rb") as file:
+            ours = file.readline(200).decode("utf-8", "replace").strip() == ",".join(columns)
+        if not ours:
+            raise SettingError(
+                f"{files['table']} would be replaced, and is no result of this program; give another --out, or move it "
+                "away."
+            )
+    return {kind: str(path) for kind, path in files.items()}
 
 
 def _rank(time: float, found: list[Moment]) -> int | None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from sclip_plugin.demo.captions import caption
 from sclip_plugin.demo.sprites import CLASSES, GROUNDS, THINGS, sprite
-from sclip_plugin.demo.textures import _noise, ground
+from sclip_plugin.demo.textures import ground, noise
 from sclip_plugin.errors import SettingError
 
 HELD_OUT_FIRST_SEED = 1_000_000_000  # training draws seeds below this, held-out scenes from here on
@@ -44,7 +44,7 @@ def _ground_layout(rng, height, width, draw_ground, scale):
     one = rng.random() < 0.65
     sky_above = not one and (first == "sky" or (second != "sky" and rng.random() < 0.5))  # the sky is always above
     if not one:
-        horizon = height * rng.uniform(0.3, 0.7) + 5 * _noise(rng, 1, width, 1, 30)
+        horizon = height * rng.uniform(0.3, 0.7) + 5 * noise(rng, 1, width, 1, 30)
         other = draw_ground(second, rng, height, width)
     drawn = []
     for times in dict.fromkeys((1, scale)):

@@ -9,12 +9,12 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from PIL import Image
 
 from ..errors import PictureError, SclipError
-from ..imaging.opening import opened, orientation, upright
+from ..imaging.opening import opened, orientation, raw_mode, upright
 from ..protocols.benchmarks import Benchmark
 from ..reading import TextFileError, lines_of, read_text
 from .metric import LabelRangeError, check_labels
@@ -145,7 +145,7 @@ def turned_without_its_mask(sample: Sample) -> bool:
         return False  # said elsewhere
 
 
-def read_labels(path: str | Path) -> np.ndarray:
+def read_labels(path: str | Path | IO[bytes]) -> np.ndarray:
     """The numbers in a picture that holds labels, as they were written: (H, W) integers.
 
     Grey values of 1, 2 or 4 bits stay what they are, and EXIF orientation is honoured as for pictures.
@@ -155,7 +155,7 @@ def read_labels(path: str | Path) -> np.ndarray:
     """
     try:
         with opened(path) as image:
-            image_format, raw_mode = image.format, _raw_mode(image)
+            image_format, raw = image.format, raw_mode(image)
             image.load()
             channels, mode = len(image.getbands()), image.mode
             labels = np.asarray(upright(image))
@@ -170,23 +170,15 @@ def read_labels(path: str | Path) -> np.ndarray:
             f"mask '{path}' is a picture of mode {mode}; expected one channel of class numbers (mode P, L or I).",
             UNREADABLE_MASK,
         )
-    if mode == "L" and raw_mode in _SPREAD:
-        return labels // np.uint8(_SPREAD[raw_mode])
-    if mode == "L" and raw_mode not in ("L", ""):
+    if mode == "L" and raw in _SPREAD:
+        return labels // np.uint8(_SPREAD[raw])
+    if mode == "L" and raw not in ("L", ""):
         raise MaskError(
-            f"mask '{path}' has grey values in the form {raw_mode}, which are not class numbers; save it as PNG with 8 "
+            f"mask '{path}' has grey values in the form {raw}, which are not class numbers; save it as PNG with 8 "
             "bits.",
             UNREADABLE_MASK,
         )
     return labels.astype(np.uint8) if labels.dtype == bool else labels
-
-
-def _raw_mode(image: Image.Image) -> str:
-    """How the file holds its values, in Pillow's words, such as "L;4"; "" where that is not known."""
-    for tile in getattr(image, "tile", ()):
-        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
-        return next((part for part in arguments if isinstance(part, str)), "")
-    return ""
 
 
 def read_mask(path: str | Path, benchmark: Benchmark, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -51,6 +51,7 @@ class SegmenterPrediction:
             "model": model,
             "preset": self.preset.name,
             "published_as": self.preset.published_as,
+            "differs": self.preset.differs,
             "labels": f"{len(self.labels)} classes",
             "dtype": self.segmenter.dtype,
             **self.chosen.plain(),

@@ -65,6 +65,8 @@ def to_markdown(result: EvaluationResult) -> str:
         f"{how_many(result)} pictures; {describe(result.settings)}.",
         "",
     ]
+    if result.settings.get("differs"):
+        lines += [f"Not the authors' own settings: {result.settings['differs']}.", ""]
     if published and len(result.records) < result.expected:
         lines += ["Published figures are over the whole set; this one is not, and does not compare with them.", ""]
     if published:

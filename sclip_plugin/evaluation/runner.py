@@ -119,22 +119,8 @@ def evaluate(
     names = data.names[:limit]
     log = PictureLog(output, settings, benchmark.num_classes, processes.rank) if output else None
 
-    # What any process knows from earlier runs, all processes know; so they agree on what is left and how to share it.
-    known: dict[str, PictureRecord] = {}
-    if log:
-        if processes.first and not resume:
-            log.discard()
-        processes.gather(None)  # nobody reads before the first has discarded, nor writes before all have read
-        for earlier in processes.gather(log.read()):
-            known.update(earlier)
-        log.open()
-    wanted = set(names)
-    kept = sorted(name for name in known if name in wanted and _has_map(output, save_maps, name))
-    if data.source_hash:
-        hashes = zip(mine := processes.share(kept), map_ahead(data.source_hash, mine, workers), strict=True)
-        same = [name for name, source in hashes if known[name].source == source]
-        kept = [name for share in processes.gather(same) for name in share]
-    done = {name: known[name] for name in kept}
+    known = _known(log, processes, resume)
+    done = _still_right(known, data, names, processes, workers, lambda name: _has_map(output, save_maps, name))
     mine = processes.share([name for name in names if name not in done])
 
     totals = IoUTotals(benchmark.num_classes, benchmark.ignore_index)
@@ -156,8 +142,52 @@ def evaluate(
         done.update({record.name: record for record in others})
         problems += [problem for problem in others_problems if problem not in problems]
     ordered = tuple(done[name] for name in names if name in done)
+    seconds, computed = max(processes.gather(seconds)), sum(processes.gather(len(records)))
+    return _summed(data, settings, ordered, problems, seconds, computed)
+
+
+def _known(log: PictureLog | None, processes: Processes, resume: bool) -> dict[str, PictureRecord]:
+    """The records of earlier runs: what any process knows, all know, so they agree on what is left."""
+    known: dict[str, PictureRecord] = {}
+    if log:
+        if processes.first and not resume:
+            log.discard()
+        processes.gather(None)  # nobody reads before the first has discarded, nor writes before all have read
+        for earlier in processes.gather(log.read()):
+            known.update(earlier)
+        log.open()
+    return known
+
+
+def _still_right(
+    known: dict[str, PictureRecord],
+    data: EvaluationSet,
+    names: Sequence[str],
+    processes: Processes,
+    workers: int,
+    has_map: Callable[[str], bool],
+) -> dict[str, PictureRecord]:
+    """Of known records those of pictures that are wanted and have not changed since."""
+    wanted = set(names)
+    kept = sorted(name for name in known if name in wanted and has_map(name))
+    if data.source_hash:
+        hashes = zip(mine := processes.share(kept), map_ahead(data.source_hash, mine, workers), strict=True)
+        same = [name for name, source in hashes if known[name].source == source]
+        kept = [name for share in processes.gather(same) for name in share]
+    return {name: known[name] for name in kept}
+
+
+def _summed(
+    data: EvaluationSet,
+    settings: dict[str, Any],
+    records: tuple[PictureRecord, ...],
+    problems: list[Problem],
+    seconds: float,
+    computed: int,
+) -> EvaluationResult:
+    benchmark = data.benchmark
     totals = IoUTotals(benchmark.num_classes, benchmark.ignore_index)
-    for record in ordered:
+    for record in records:
         totals.merge(record.counts)
     return EvaluationResult(
         benchmark=benchmark.name,
@@ -165,10 +195,10 @@ def evaluate(
         class_names=benchmark.class_names,
         settings=settings,
         totals=totals,
-        records=ordered,
+        records=records,
         problems=(*data.problems, *sorted(problems, key=lambda problem: problem.name)),
-        seconds=max(processes.gather(seconds)),
-        computed=sum(processes.gather(len(records))),
+        seconds=seconds,
+        computed=computed,
         expected=max(benchmark.pictures or 0, len(data.names) + sum(p.kind in MISSING for p in data.problems)),
         published=benchmark.published,
     )

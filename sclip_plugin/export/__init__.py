@@ -6,6 +6,7 @@ A format is a class in a file of its own; `registry.FORMATS` maps names to them,
 """
 
 from .base import Format, Item
-from .registry import list_formats, open_export, register_format
+from .opening import list_formats, open_export
+from .registry import register_format
 
 __all__ = ["Format", "Item", "list_formats", "open_export", "register_format"]

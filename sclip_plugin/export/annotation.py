@@ -8,14 +8,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import quoteattr
+from urllib.parse import quote
+from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 from PIL import Image
 
 from ..errors import SettingError
 from ..files import save_json, write_atomically
-from .base import Format, Item
+from .base import Format, Item, as_text
 from .instances import Instance
 from .registry import register_format
 
@@ -46,13 +47,13 @@ class LabelStudio(Format):
             {
                 **shared,
                 "id": f"{len(self.tasks)}-{number}",
-                "value": {"format": "rle", "rle": brush(instance), "brushlabels": [instance.label]},
+                "value": {"format": "rle", "rle": brush(instance), "brushlabels": [as_text(instance.label)]},
                 **({"score": scores[instance.label]} if instance.label in scores else {}),
             }
             for number, instance in enumerate(self.instances(item))
         ]
         source = item.source or item.file
-        address = source if "://" in source else f"/data/local-files/?d={Path(source).as_posix().lstrip('/')}"
+        address = source if "://" in source else f"/data/local-files/?d={_quoted(source)}"
         prediction = {"model_version": str(item.result.settings.get("model", "sclip_plugin")), "result": results}
         self.tasks.append({"data": {"image": address}, "predictions": [prediction]})
         return []
@@ -60,7 +61,7 @@ class LabelStudio(Format):
     def finish(self) -> list[Path]:
         paths = [self.folder / str(self.file), self.folder / "config.xml"]
         save_json(self.tasks, paths[0], indent=None)
-        labels = "".join(f"    <Label value={quoteattr(label)}/>\n" for label in self.labels)
+        labels = "".join(f"    <Label value={quoteattr(as_text(label))}/>\n" for label in self.labels)
         config = (
             '<View>\n  <Image name="image" value="$image"/>\n  <BrushLabels name="label" toName="image">\n'
             f"{labels}  </BrushLabels>\n</View>\n"
@@ -107,7 +108,7 @@ class Cvat(Format):
 
     def write(self, item: Item) -> list[Path]:
         height, width = item.result.size
-        name = quoteattr(item.file)
+        name = quoteattr(as_text(item.file))
         self.lines.append(f'  <image id="{self.pictures}" name={name} width="{width}" height="{height}">')
         self.pictures += 1
         for instance in self.instances(item):
@@ -116,7 +117,7 @@ class Cvat(Format):
             starts = np.flatnonzero(np.diff(flat, prepend=False))  # runs of pixels outside come first
             runs = np.diff(np.concatenate([[0], starts, [flat.size]]))
             self.lines.append(
-                f'    <mask label={quoteattr(instance.label)} source="auto" occluded="0" '
+                f'    <mask label={quoteattr(as_text(instance.label))} source="auto" occluded="0" '
                 f'rle="{", ".join(map(str, runs.tolist()))}" left="{left}" top="{top}" width="{right - left}" '
                 f'height="{bottom - top}" z_order="0"></mask>'
             )
@@ -192,4 +193,9 @@ def _way(folder: Path, source: str) -> str:
 
 
 def _text(label: str) -> str:
-    return quoteattr(label)[1:-1]
+    return escape(as_text(label))
+
+
+def _quoted(path: str) -> str:
+    """A path as the value in a URL's query; bytes that are no text as they are."""
+    return quote(os.fsencode(Path(path).as_posix().lstrip("/")))

@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
-
-import numpy as np
-from PIL import Image
+from typing import ClassVar
 
 from ..errors import SettingError
+from .instances import Instances, find_instances
+from .result import Regions, Result
 
-if TYPE_CHECKING:
-    from .instances import Instances
-
-Regions = Literal["components", "classes"]
-"""What counts as one thing: every connected region, or all that a class covers."""
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-class Result(Protocol):
-    """What formats read of a `Segmentation`."""
+def as_text(name: str) -> str:
+    """A name as UTF-8 and XML can hold it: bytes of a file name that are no text, and control characters, are written
+    out.
 
-    labels: tuple[str, ...]
-    label_map: np.ndarray
-    picture: Image.Image | None
-    settings: dict[str, Any]
+    >>> print(as_text("caf\\udce9 and \\x1b.png"))
+    caf\\xe9 and \\x1b.png
+    """
+    return _NOT_IN_XML.sub(lambda found: _written_out(ord(found[0])), name)
 
-    @property
-    def size(self) -> tuple[int, int]: ...
-    @property
-    def scores(self) -> np.ndarray | None: ...
-    def areas(self) -> dict[str, float]: ...
-    def mean_scores(self) -> dict[str, float]: ...
+
+def _written_out(code: int) -> str:
+    byte = code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code  # how Python holds a byte that is no text
+    return f"\\x{byte:02x}" if byte < 256 else f"\\u{byte:04x}"
 
 
 @dataclass(frozen=True)
@@ -145,8 +140,6 @@ class Format(ABC):
 
     def instances(self, item: Item) -> Instances:
         """The things in a picture, as the caller wants them."""
-        from .instances import find_instances
-
         return find_instances(item.result, self.regions, self.min_area)
 
     def path(self, item: Item) -> Path:

@@ -34,11 +34,19 @@ class GeoJson(Format):
             geometry: dict[str, Any] = shapely.geometry.mapping(shape)
             if place is not None:
                 geometry = _on_earth(shape, *place)
+            geometry = shapely.geometry.mapping(_anticlockwise(shapely.geometry.shape(geometry)))
             properties = {"label": instance.label, "index": instance.index, "pixels": instance.area}
             features.append({"type": "Feature", "properties": properties, "geometry": geometry})
         path = self.path(item)
         save_json({"type": "FeatureCollection", "features": features}, path, indent=None)
         return [path]
+
+
+def _anticlockwise(shape: Any) -> Any:
+    """The same with outer rings anticlockwise and holes clockwise, as RFC 7946 wants them."""
+    orient = needs("shapely.geometry.polygon", "export").orient
+    parts = [orient(part) for part in getattr(shape, "geoms", [shape])]
+    return parts[0] if len(parts) == 1 else needs("shapely", "export").MultiPolygon(parts)
 
 
 def _place(source: str | None, size: tuple[int, int]) -> tuple[Any, Any] | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from ..importing import needs
-from .base import Regions, Result
+from .result import Regions, Result
 
 if TYPE_CHECKING:
     from shapely import MultiPolygon, Polygon

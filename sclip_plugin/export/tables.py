@@ -34,11 +34,14 @@ class Table(Format):
         height, width = item.result.size
         scores = item.result.mean_scores()
         counts = np.bincount(item.result.label_map.ravel().astype(np.int64) + 1, minlength=len(self.labels) + 1)
+        picture = item.source or item.name
+        if picture.startswith(("=", "+", "-", "@", "\t", "\r")):
+            picture = f"./{picture}"  # the same path, which no spreadsheet takes for a formula
         for index, label in [*enumerate(self.labels), (-1, "")]:
             pixels = int(counts[index + 1])
             score = f"{scores[label]:.4f}" if label in scores else ""
             share = f"{pixels / (height * width):.6f}"
-            self.rows.writerow([item.source or item.name, width, height, label, index, pixels, share, score])
+            self.rows.writerow([picture, width, height, label, index, pixels, share, score])
         return []
 
     def finish(self) -> list[Path]:

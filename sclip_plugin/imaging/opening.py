@@ -65,7 +65,7 @@ def opened(source: Source) -> Iterator[Image.Image]:
         ...     picture.size
         (6, 4)
     """
-    name = _name(source)
+    name = name_of(source)
     try:
         if isinstance(source, Image.Image):
             if isinstance(source, ImageFile.ImageFile):
@@ -88,6 +88,8 @@ def opened(source: Source) -> Iterator[Image.Image]:
     except Image.UnidentifiedImageError as error:
         suffix = Path(name).suffix.lower()
         hint = f" {suffix[1:].upper()} is not read by this Pillow: {_WANTED[suffix]}." if suffix in _WANTED else ""
+        if suffix in (".tif", ".tiff"):
+            hint = " TIFFs with other bands or bits than Pillow reads are read by sclip geotiff."
         raise PictureError(f"{name} cannot be read as a picture: its format is not known.{hint}") from error
     except Exception as error:  # Pillow's readers raise almost anything on a broken file
         reason = str(error) or type(error).__name__
@@ -138,9 +140,24 @@ def orientation(picture: Image.Image) -> int:
 
 
 def upright(picture: Image.Image) -> Image.Image:
-    """The picture turned as its EXIF orientation says."""
+    """The picture turned as its orientation says, in EXIF or XMP.
+
+    The result may say so still: `read_picture` gives pictures that don't.
+    """
+    picture.load()  # Pillow turns a TIFF here, and takes its orientation away
     turn = TURNS.get(orientation(picture))
     return picture if turn is None else picture.transpose(turn)
+
+
+def raw_mode(picture: Image.Image) -> str:
+    """How the file holds its values, in Pillow's words, such as "L;4"; "" where that is not known.
+
+    Known before the pixels are loaded.
+    """
+    for tile in getattr(picture, "tile", ()):
+        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        return next((part for part in arguments if isinstance(part, str)), "")
+    return ""
 
 
 def frames(picture: Image.Image) -> int:
@@ -167,7 +184,8 @@ def register_plugins() -> None:
 _registered = False
 
 
-def _name(source: object) -> str:
+def name_of(source: object) -> str:
+    """What errors and warnings call a picture."""
     if isinstance(source, (str, os.PathLike)):
         return os.fsdecode(source)
     if isinstance(source, Image.Image):

@@ -1,4 +1,4 @@
-"""Pictures in any form to RGB."""
+"""The one door for pictures: in any form to upright 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import PictureError
-from .opening import Source, frames, opened, upright
+from .depth import eight_bits, from_sixteen, warn_if_black
+from .opening import TURNS, Source, frames, name_of, opened, orientation, raw_mode
 
 Picture = Union[str, "os.PathLike[str]", IO[bytes], Image.Image, np.ndarray, Tensor]
 
@@ -20,7 +21,7 @@ _ROWS_AT_ONCE = 256
 
 
 def read_picture(source: Picture, *, paths: bool = True) -> Image.Image:
-    """A picture as RGB, upright.
+    """A picture as 8-bit RGB, upright, with nothing left that says how to turn it: what was read may be read again.
 
     Args:
         source: a path; an open binary file; a PIL picture of any mode; an array (H, W), (H, W, 1), (H, W, 3) or
@@ -29,9 +30,10 @@ def read_picture(source: Picture, *, paths: bool = True) -> Image.Image:
         paths: whether text may name a file. A server that hands on what it was sent says False, so that nobody is
             shown the server's own files.
 
-    EXIF orientation is honoured, 16-bit pictures are scaled to 8 bits, transparency is laid over white. Of an animated
-    or multi-page file the first frame is taken, with a warning. Floating-point pictures (PIL's mode F) hold 0 to 1, or
-    0 to 255, or 0 to 65535, told apart by their highest value.
+    The orientation in EXIF or XMP data is honoured, once. Transparency is laid over white. Of an animated or multi-page
+    file the first frame is taken, with a warning. Pictures of 16 bits are scaled to 8; where no value reaches 4096 they
+    are read as 8, 10 or 12 bits in 16, with a warning. A TIFF's bits per sample and WhiteIsZero are honoured.
+    Floating-point pictures (PIL's mode F) hold 0 to 1, or 0 to 255, or 0 to 65535, told apart by their highest value.
 
     Raises:
         PictureError: not a picture, one with more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels, or of another shape. For
@@ -44,9 +46,9 @@ def read_picture(source: Picture, *, paths: bool = True) -> Image.Image:
         (6, 4)
     """
     if isinstance(source, np.ndarray):
-        return _to_rgb(_from_array(source))
+        return _to_rgb(_from_array(source), "an array")
     if isinstance(source, Tensor):
-        return _to_rgb(_from_array(_as_array(source)))
+        return _to_rgb(_from_array(_as_array(source)), "a tensor")
     if isinstance(source, (str, os.PathLike)):
         if not paths:
             raise PictureError("a path was given; expected a picture itself, since files are not to be read here.")
@@ -56,12 +58,17 @@ def read_picture(source: Picture, *, paths: bool = True) -> Image.Image:
             "(H, W, 3) or a tensor (3, H, W)."
         )
     with opened(source) as picture:
-        rgb = _to_rgb(picture)
+        rgb = _to_rgb(picture, name_of(source))
         name = source if isinstance(source, (str, os.PathLike)) else getattr(picture, "filename", "")
         rgb.filename = os.fspath(name)  # type: ignore[attr-defined]  # by which a folder of masks finds its own
         if not isinstance(source, Image.Image):
             _warn_of_frames(source, picture)
         return rgb
+
+
+def is_read(picture: object) -> bool:
+    """Whether a picture is as `read_picture` makes it."""
+    return type(picture) is Image.Image and picture.mode == "RGB" and not picture.info
 
 
 def _warn_of_frames(source: Source, picture: Image.Image) -> None:
@@ -105,7 +112,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
             )
         array = (array.clip(0, 1) * 255 + 0.5).astype(np.uint8)
     elif array.dtype.kind == "u" and array.dtype.itemsize == 2:
-        array = (array >> 8).astype(np.uint8)
+        array = from_sixteen(array, "an array of uint16")
     elif array.dtype != np.uint8:
         low, high = int(array.min()), int(array.max())
         if low < 0 or high > 255:
@@ -114,30 +121,21 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    picture = upright(picture)
+def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
+    sixteen = ";16" in raw_mode(picture)
+    picture.load()  # Pillow turns a TIFF here, and takes its orientation away
+    turn = TURNS.get(orientation(picture))
     if picture.mode.startswith(("I", "F")):
-        picture = Image.fromarray(_eight_bits(picture))
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        return _over_white(picture)
-    rgb = picture.convert("RGB")
-    return rgb.copy() if rgb is picture else rgb  # a file's own pixels go with the file
-
-
-def _eight_bits(picture: Image.Image) -> np.ndarray:
-    """(H, W) uint8 of one channel of 16 or 32 bits."""
-    values = np.asarray(picture)
-    low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= 65535):
-        raise PictureError(
-            f"a picture of mode {picture.mode} holds values from {low:.6g} to {high:.6g}; expected 0 to 1, 0 to 255 or "
-            "0 to 65535 (signed and scientific data have to be scaled first)."
-        )
-    if picture.mode == "F" and high <= 1:
-        return (values * 255 + 0.5).astype(np.uint8)
-    sixteen = picture.mode.startswith("I;16") or (picture.format == "PNG" and picture.mode == "I")
-    top = 255 if high <= 255 and not sixteen else 65535
-    return (values.astype(np.float32) * (255 / top)).clip(0, 255).astype(np.uint8)
+        picture = eight_bits(picture, name)
+    if turn is not None:
+        picture = picture.transpose(turn)
+    see_through = picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
+    rgb = _over_white(picture) if see_through else picture.convert("RGB")
+    rgb = rgb.copy() if rgb is picture else rgb  # a file's own pixels go with the file
+    rgb.info = {}  # with what turned it
+    if sixteen:
+        warn_if_black(rgb, name)
+    return rgb
 
 
 def _over_white(picture: Image.Image) -> Image.Image:

@@ -95,13 +95,20 @@ def _new(rows: list[Row], store: IndexStore) -> Iterator[Row]:
     """What the store does not have: another process, or another worker, may have been here meanwhile."""
     kept: set[bytes | None] = set()
     for row in rows:
-        if store.is_done(row.path, row.length, row.mtime):
+        if store.is_done(row.path, row.length, row.mtime) or _failed_before(row, store):
             continue
         if row.kept is not None and (row.sha256 in store.contents or row.sha256 in kept):
             row = replace(row, kept=None)
         elif row.kept is not None:
             kept.add(row.sha256)
         yield row
+
+
+def _failed_before(row: Row, store: IndexStore) -> bool:
+    if row.error is None or row.path not in store.files:
+        return False
+    before = store.rows[store.files[row.path]]
+    return (before.length, before.mtime, before.error) == (row.length, row.mtime, row.error)
 
 
 def _found(root: Path, store: IndexStore) -> list[File]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,21 +14,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import LabelError, PictureError, SettingError
+from ..errors import FileFormatError, LabelError, PictureError, SettingError
 from ..files import locked_folder, sweep, write_atomically
+from ..imaging.pictures import Picture
+from ..reading import brief
 from ..segment.segmenter import Segmenter
 from ..settings import Settings
 from .building import Look, Progress, look_here, update
 from .nearest import update_codes
-from .regions import REGIONS
+from .regions import REGIONS, reduced
 from .results import Hit
 from .searching import EXACT_UP_TO, Found, Question, Searcher
-from .store import IndexStore
+from .store import IndexStore, check_model
 
 if TYPE_CHECKING:
     Words = str | Sequence[str | Sequence[str]] | Mapping[str, Any] | Tensor | np.ndarray
 
 By = Literal["place", "picture"]
+LOOKED_FOR = 32
+"""Pictures that are looked for in another folder, to tell whether the collection was moved there."""
 
 
 class Index:
@@ -59,12 +65,7 @@ class Index:
     def __init__(self, folder: str | Path, segmenter: Segmenter) -> None:
         self.store = IndexStore(folder)
         self.segmenter = segmenter
-        if self.store.made_by.get("model") != segmenter.model_identity():
-            said = self.store.made_by.get("named", {})
-            raise SettingError(
-                f"the index {folder} was made with another model than this segmenter has; expected "
-                f"{said.get('model') or 'the same weights'} in {said.get('dtype')}."
-            )
+        check_model(self.store, segmenter)
         self._searcher = Searcher(self.store)
         self._lock = threading.Lock()  # a server asks from several threads
 
@@ -85,13 +86,14 @@ class Index:
 
         A file whose size and time are those of the index is not read; one whose content is in the index is not looked
         at again, whatever it is called now. A picture that can't be read is noted with its error (`failed`) and tried
-        again once it has changed. What was looked at is kept every 512 pictures or every minute, whichever is first;
+        again by the next build. What was looked at is kept every 512 pictures or every minute, whichever is first;
         a build that was killed goes on there. Several may run at once: each picture is in the index once.
 
         Args:
             segmenter: of the model that looks at them.
-            pictures: the folder; it is searched through, but for hidden files. An index is of one folder, which may
-                be moved: where it was there is none any more.
+            pictures: the folder; it is searched through, but for hidden files. An index is of one folder. That may be
+                moved or copied: another folder is taken for it if it holds most of the index's pictures, or if none of
+                them is left where they were.
             folder: of the index.
             name: by which ``sclip search`` loads the model.
             settings, **changes: as for a segmenter's call; those that decide the features count. For an index that is
@@ -108,11 +110,12 @@ class Index:
         if not root.is_dir():
             raise PictureError(f"{pictures} is no folder; expected one with pictures.")
         if settings is None:
-            before = cls.named(folder).get("settings")
-            settings = segmenter.settings if before is None else Settings().changed(**before)
+            named = cls.named(folder)
+            settings = _settings(named) if named else segmenter.settings
         chosen = settings.changed(**changes)
         plain = {name: getattr(chosen, name) for name in chosen.deciding_features()}
-        notes = {"root": str(root), "named": {"model": name, "dtype": segmenter.dtype, "settings": plain}}
+        named = {"model": name, "dtype": segmenter.dtype, "settings": plain}
+        notes: dict[str, Any] = {"named": named, "answers": segmenter.answers(), **_place(root, folder)}
         try:
             json.dumps(notes)
         except TypeError as error:
@@ -122,6 +125,7 @@ class Index:
             ) from error
         made_by = {"model": segmenter.model_identity(), "settings": chosen.feature_identity(), "regions": REGIONS}
         store = IndexStore.create(folder, made_by, notes)
+        check_model(store, segmenter)
         _moved(store, root)
         sweep(store.folder)
         update(store, root, look(segmenter, root, chosen), progress)
@@ -137,7 +141,7 @@ class Index:
         """
         if not (Path(folder).expanduser() / IndexStore.HEAD).exists():
             return {}
-        return IndexStore(folder).made_by["named"]
+        return named_by(IndexStore(folder))
 
     def __len__(self) -> int:
         """How many pictures can be found."""
@@ -146,14 +150,42 @@ class Index:
 
     @property
     def root(self) -> Path:
-        """The folder whose pictures it has."""
-        return Path(self.store.made_by["root"])
+        """The folder whose pictures it has; also after both were moved together."""
+        root, near = (Path(self.store.said(key, str)) for key in ("root", "near"))
+        beside = self.store.folder / near
+        return beside.resolve() if not root.is_dir() and beside.is_dir() else root
 
     def failed(self) -> dict[str, str]:
         """The files that are no pictures, with the reason."""
         self.store.refresh()
         rows = ((path, self.store.rows[number]) for path, number in self.store.files.items())
         return {path: row.error for path, row in rows if row.error is not None}
+
+    def example(self, picture: Picture, at: tuple[int, int] | None = None) -> Tensor:
+        """A vector to search by, of a picture that need not be in the index.
+
+        Args:
+            picture: anything that a segmenter takes.
+            at: (x, y), a pixel of it: the vector is that of the region there, as the index would keep it. None: that
+                of the whole picture, for ``by="picture"``.
+
+        Returns:
+            (D,) float32.
+
+        Raises:
+            PictureError: no picture, or a pixel outside it.
+        """
+        settings = _settings(self.named(self.store.folder))
+        encoded = self.segmenter.encode(picture, settings)
+        if at is None:
+            return encoded.image.float().cpu()
+        height, width = encoded.size
+        if not (0 <= at[0] < width and 0 <= at[1] < height):
+            raise PictureError(f"the pixel {at[0]},{at[1]} lies outside the picture of {width} x {height} pixels.")
+        kept = reduced(encoded.features(), encoded.image)
+        rows, columns = kept.map.shape
+        region = kept.map[at[1] * rows // height, at[0] * columns // width]
+        return torch.from_numpy(kept.vectors[region].astype(np.float32) * kept.scales[region])
 
     def search(
         self,
@@ -187,7 +219,7 @@ class Index:
             SettingError: none or a negative number of pictures, an unknown ``by``.
         """
         if by not in get_args(By) or top < 1:
-            raise SettingError(f"by={by!r}, top={top!r}; expected 'place' or 'picture', and one picture or more.")
+            raise SettingError(f"by={by!r}, top={top!r}; expected by='place' or by='picture', and top of 1 or more.")
         settings = self.segmenter.settings.changed(**changes)
         with self._lock:
             self._searcher.refresh()
@@ -224,15 +256,58 @@ class Index:
         )
 
 
+def _place(root: Path, folder: Path) -> dict[str, str]:
+    """Where a collection lies, and where that is from the index."""
+    try:
+        near = os.path.relpath(root, folder.resolve())
+    except ValueError:  # on another drive
+        near = str(root)
+    return {"root": str(root), "near": near}
+
+
 def _moved(store: IndexStore, root: Path) -> None:
-    """Refuse another folder than the index is of; take it where that one is no more."""
-    before = Path(store.made_by["root"])
-    if before == root:
+    """Take another folder than the index is of where its pictures have gone there; refuse it otherwise."""
+    place = _place(root, store.folder)
+    if {key: store.said(key, str) for key in place} == place:
         return
-    if before.is_dir():
+    before = Path(store.said("root", str))
+    if before != root and _left(store, before) and not _holds_most(store, root):
         raise SettingError(
             f"the index {store.folder} is of the pictures in {before}, not in {root}; give it another folder."
         )
     with locked_folder(store.folder):
-        store.made_by["root"] = str(root)
+        store.made_by |= place
         write_atomically(store.folder / store.HEAD, json.dumps(store.made_by, indent=1).encode())
+
+
+def named_by(store: IndexStore) -> dict[str, Any]:
+    """The ``model``, ``dtype`` and ``settings`` that an index was made with, by name."""
+    named = store.said("named", dict)
+    if not all(isinstance(named.get(key), str | None) for key in ("model", "dtype")):
+        raise FileFormatError(f"{store.folder / store.HEAD} was changed: 'named' is {brief(named)}; build it anew.")
+    return named
+
+
+def _settings(named: dict[str, Any]) -> Settings:
+    """Those that an index says that it was made with."""
+    plain = named.get("settings")
+    if not isinstance(plain, dict) or not all(isinstance(name, str) for name in plain):
+        raise FileFormatError(f"the index says that its settings are {brief(plain)}; expected them by name.")
+    return Settings().changed(**plain)
+
+
+def _left(store: IndexStore, root: Path) -> bool:
+    return root.is_dir() and (not store.files or any((root / path).is_file() for path in store.files))
+
+
+def _holds_most(store: IndexStore, root: Path) -> bool:
+    """Whether most of some pictures of an index are in a folder, by path and content."""
+    paths = list(store.files)
+    some = paths[:: max(1, len(paths) // LOOKED_FOR)]
+    found = 0
+    for path in some:
+        row = store.rows[store.files[path]]
+        file = root / path
+        if file.is_file() and file.stat().st_size == row.length:
+            found += row.sha256 == hashlib.sha256(file.read_bytes()).digest()
+    return found > len(some) / 2

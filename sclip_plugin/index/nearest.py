@@ -1,18 +1,19 @@
 """The regions nearest to words among millions: FAISS's 4-bit codes of all of them, which say whom to look at exactly.
 
-The codes are kept beside the parts that they are of, ``codes-NNNNNN.faiss`` for the first NNNNNN parts, and may be
-deleted at any time.
+The codes are kept beside the parts that they are of, ``codes-NNNNNN-PARTS-SUM.faiss`` for the first NNNNNN parts, of
+which PARTS is a hash; SUM is the file's own checksum. They may be deleted at any time.
 """
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..files import atomic_path
+from ..files import write_atomically
 from ..importing import needs
 from .store import IndexStore
 
@@ -32,7 +33,7 @@ class Codes:
 
     def __init__(self, store: IndexStore, trained: bool = False) -> None:
         self.store = store
-        found = None if trained else _read(store.folder)
+        found = None if trained else _read(store)
         self.parts, self.index = found or (0, _trained(store))
         self.refresh()
 
@@ -51,13 +52,13 @@ class Codes:
         return found[found >= 0]
 
     def save(self) -> None:
-        """Keep them; those of fewer parts go."""
-        old = _saved(self.store.folder)
-        with atomic_path(self.store.folder / f"codes-{self.parts:06}.faiss") as lent:
-            needs("faiss", "index").write_index(self.index, str(lent))
-        for path in old:
-            if int(path.stem[6:]) < self.parts:
-                path.unlink(missing_ok=True)
+        """Keep them; all others go."""
+        data = needs("faiss", "index").serialize_index(self.index).tobytes()
+        path = self.store.folder / f"codes-{self.parts:06}-{_hash(self.store, self.parts)}-{zlib.crc32(data):08x}.faiss"
+        write_atomically(path, data)
+        for old in self.store.folder.glob("codes-*.faiss"):
+            if old != path:
+                old.unlink(missing_ok=True)
 
 
 def update_codes(store: IndexStore, least: int) -> None:
@@ -68,21 +69,35 @@ def update_codes(store: IndexStore, least: int) -> None:
     total = int(store.starts()[-1])
     if total < least:
         return
-    saved = _saved(store.folder)
-    covered = sum(len(store.regions(part)[1]) for part in range(int(saved[-1].stem[6:]))) if saved else 0
+    saved = _saved(store)
+    covered = sum(len(store.regions(part)[1]) for part in range(saved[-1][0])) if saved else 0
     if total - covered > total / 10:
         Codes(store, trained=total - covered > covered).save()
 
 
-def _saved(folder: Path) -> list[Path]:
-    return sorted(folder.glob("codes-*.faiss"))
+def _saved(store: IndexStore) -> list[tuple[int, Path]]:
+    """The files of codes of parts that are as they were: of how many each is, those of most at the end."""
+    found = []
+    for path in store.folder.glob("codes-*-*-*.faiss"):
+        _, count, parts, _ = path.stem.split("-")
+        if count.isdecimal() and int(count) <= len(store) and parts == _hash(store, int(count)):
+            found.append((int(count), path))
+    return sorted(found)
 
 
-def _read(folder: Path) -> tuple[int, Any] | None:
+def _hash(store: IndexStore, count: int) -> str:
+    return hashlib.sha256(repr(store.digests[:count]).encode()).hexdigest()[:16]
+
+
+def _read(store: IndexStore) -> tuple[int, Any] | None:
     faiss = needs("faiss", "index")
-    for path in reversed(_saved(folder)):
-        with contextlib.suppress(RuntimeError):  # gone since, or broken: what it says can be computed
-            return int(path.stem[6:]), faiss.read_index(str(path))
+    for count, path in reversed(_saved(store)):
+        try:
+            data = path.read_bytes()
+            if f"{zlib.crc32(data):08x}" == path.stem.split("-")[-1]:
+                return count, faiss.deserialize_index(np.frombuffer(data, np.uint8))
+        except (OSError, RuntimeError):  # gone since, or broken: what it says can be computed
+            continue
     return None
 
 

@@ -98,6 +98,7 @@ class Hit:
         """As JSON holds it."""
         return {
             "path": self.path,
+            "file": str(self.file),
             "score": self.score,
             "size": list(self.size),
             "scores": self.scores,

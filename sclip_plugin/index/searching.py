@@ -93,15 +93,18 @@ class Searcher:
         self.content = self.rows = np.empty(0, np.int64)
         self._codes: Codes | None = None
         self._images: tuple[np.ndarray, np.ndarray] | None = None
-        self._parts = -1
+        self._seen: tuple[int, int] | None = None
         self.refresh()
 
     def refresh(self) -> None:
         """See what has been added to the store since."""
         self.store.refresh()
-        if self._parts == len(self.store):
+        seen = self.store.forgotten, len(self.store)
+        if self._seen == seen:
             return
-        self._parts = len(self.store)
+        if self._seen is not None and self._seen[0] != seen[0]:
+            self._codes = None
+        self._seen = seen
         files = []
         for path, number in self.store.files.items():
             row = self.store.rows[number]

@@ -55,9 +55,7 @@ def find_masks(source: str | MaskSource) -> MaskSource:
             "or a MaskSource. Masks in hand go to sclip_plugin.masks.mask_vote and Encoded.classify."
         )
     if _names_a_folder(source):
-        from .folder import FolderMasks
-
-        return FolderMasks(path=source)
+        return MASK_SOURCES["folder"](path=source)
     return MASK_SOURCES.make(source)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..errors import FileFormatError, SettingError
+from ..errors import SettingError
 from ..files import locked_folder, write_atomically
 from ..importing import needs
 from ..parts import PartsFolder
@@ -39,7 +40,7 @@ class MemoryStore(PartsFolder):
     """Keys (N, C') and values (N, D) of each model, in half precision, with ids 0 to N - 1 that never change.
 
     ``bank.json`` names the models and settings that made them. A shard is a safetensors file that is written completely
-    or not at all. Its header lists its pictures, so an interrupted build resumes.
+    or not at all. Its header lists its pictures, so an interrupted build resumes, and holds a checksum of each tensor.
 
     Args:
         folder: with a ``bank.json``; see `create`.
@@ -49,7 +50,7 @@ class MemoryStore(PartsFolder):
     """
 
     HEAD = "bank.json"
-    FORMAT = "sclip_plugin memory 1"
+    FORMAT = "sclip_plugin memory 2"
     PARTS = "shard-*.safetensors"
     KIND = "memory"
     COMMAND = "sclip memory build FOLDER --out BANK"
@@ -62,9 +63,12 @@ class MemoryStore(PartsFolder):
         for shard in self.parts():
             try:
                 with safe_open(shard, framework="pt") as file:
-                    yield shard, [(str(key), int(count)) for key, count in json.loads(file.metadata()["pictures"])]
+                    pictures, checksum = file.metadata()["pictures"], int(file.metadata()["checksum"])
+                if zlib.crc32(pictures.encode()) != checksum:
+                    raise ValueError("its checksum is another")
+                yield shard, [(str(key), int(count)) for key, count in json.loads(pictures)]
             except Exception as error:  # whatever a broken or foreign file makes of the reader
-                raise FileFormatError(f"{shard} is no shard of a memory: {error}") from error
+                raise self.spoilt(shard, error) from error
 
     def append(self, pictures: Sequence[tuple[str, int]], keys: Tensor, values: Mapping[str, Tensor]) -> None:
         """Add a shard.
@@ -77,7 +81,9 @@ class MemoryStore(PartsFolder):
         tensors = {"keys": keys.half().cpu().contiguous()}
         tensors |= {f"values.{name}": value.half().cpu().contiguous() for name, value in values.items()}
         with locked_folder(self.folder):
-            data = save(tensors, {"pictures": json.dumps([list(picture) for picture in pictures])})
+            text = json.dumps([list(picture) for picture in pictures])
+            sums = {f"checksum of {name}": str(_checksum(tensor)) for name, tensor in tensors.items()}
+            data = save(tensors, {"pictures": text, "checksum": str(zlib.crc32(text.encode())), **sums})
             write_atomically(self.next_part(), data)
         for name in ("files", "keys", "index"):
             self.__dict__.pop(name, None)
@@ -92,12 +98,22 @@ class MemoryStore(PartsFolder):
 
     @cached_property
     def files(self) -> list[Any]:
-        """The shards that hold regions, memory-mapped."""
-        found = [safe_open(shard, framework="pt").__enter__() for shard in self.parts()]
+        """The shards that hold regions, memory-mapped; their checksums are verified."""
+        found = [self._opened(shard) for shard in self.parts()]
         found = [file for file in found if file.get_slice("keys").get_shape()[0]]
         if not found:
             raise SettingError(f"the memory {self.folder} has no regions yet: 'sclip memory build FOLDER --out BANK'.")
         return found
+
+    def _opened(self, shard: Path) -> Any:
+        try:
+            file = safe_open(shard, framework="pt").__enter__()
+            for name in file.keys():  # noqa: SIM118  (it is no dict)
+                if str(_checksum(file.get_tensor(name))) != file.metadata()[f"checksum of {name}"]:
+                    raise ValueError(f"the checksum of {name} is another")
+        except Exception as error:  # whatever a broken or foreign file makes of the reader
+            raise self.spoilt(shard, error) from error
+        return file
 
     @cached_property
     def keys(self) -> Tensor:
@@ -152,6 +168,10 @@ class MemoryStore(PartsFolder):
         index.train(keys)
         index.add(keys)
         return index
+
+
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.contiguous().numpy().data.cast("B")) if tensor.numel() else 0
 
 
 def picture_key(pixels: np.ndarray) -> str:

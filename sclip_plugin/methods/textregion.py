@@ -1,7 +1,7 @@
 """TextRegion (arXiv 2505.23769): one token for each mask, soft or hard, and nothing but CLIP.
 
-The picture is squashed to the tower's native square as a whole and in cells; values of the last block's patches, V, are
-the whole's, resized, plus each cell's in its place. The token of mask m is out(Σ m V), a sum, projected. Patches that
+The picture is squashed to a square (`cell`) as a whole and in cells; values of the last block's patches, V, are the
+whole's, resized, plus each cell's in its place. The token of mask m is out(Σ m V), a sum, projected. Patches that
 are no more like the masks that they lie in than like others ("global" ones) are taken out first. A pixel's scores are
 those of its masks' tokens, added up with the masks' weights there; where no mask lies, those of SCLIP's patches.
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from ..device import without_autocast
 from ..errors import SettingError
 from ..fields import field_of
+from ..guides.prompts import part_of
 from ..imaging.resampling import upsampled
 from ..towers.running import Context, Window, before_last_block
 from .attention import CorrelativeSelfAttention
@@ -43,6 +44,9 @@ class TextRegion(PictureMethod):
             out; None for all patches as they are.
         ffn: add the last block's feed-forward network, as the authors' demo does; their benchmarks do not.
         fill: pixels in no mask take SCLIP's scores, as in the authors' benchmarks; otherwise they have no scores.
+        cell: side in pixels of the square that the picture and its cells are resized to; None: the tower's own input
+            size. The authors use 336 for every CLIP of OpenAI and LAION.
+        halves: number of parts, side by side, that the whole picture is resized in; the authors use 2 for Cityscapes.
     """
 
     summary = "one token per mask: the sum of the last block's values in it"
@@ -51,6 +55,8 @@ class TextRegion(PictureMethod):
     threshold: float | None = field_of(0.07, "remove patches that are equally similar to all masks; None: keep all")
     ffn: bool = field_of(False, "add the last block's feed-forward network")
     fill: bool = field_of(True, "pixels in no mask take SCLIP's scores")
+    cell: int | None = field_of(None, "side of a cell in pixels; none: the tower's input size", low=1, high=2**12)
+    halves: int = field_of(1, "parts of the picture, side by side, that stand for the whole", low=1, high=16)
 
     def window(self, asked: int) -> int:
         return 0
@@ -69,8 +75,10 @@ class TextRegion(PictureMethod):
                 "textregion looks at masks, and there are none; expected a Segmenter with masks, such as masks='slic' "
                 "or 'sam:NAME'."
             )
-        native = [side * patch for side, patch in zip(tower.native_grid, tower.patch_size, strict=True)]
-        views = [pixel_values] + [
+        sides = zip(tower.native_grid, tower.patch_size, strict=True)
+        native = [max(self.cell or side * patch, patch) for side, patch in sides]
+        width = pixel_values.shape[-1]
+        views = [pixel_values[..., part_of(width, i, self.halves)] for i in range(self.halves)] + [
             pixel_values[..., top : top + height, left : left + width]
             for top, left, height, width in cells(pixel_values.shape[-2:], native)
         ]
@@ -90,7 +98,7 @@ class TextRegion(PictureMethod):
         values = block.v.transpose(1, 2).flatten(2) if pooled is None else pooled
         with without_autocast(values.device):
             patches = values[:, prefix:].float().unflatten(1, context.grid)
-            V = put_together(patches, counts, 1.0 if pooled is None else 0.5).flatten(0, 1)
+            V = put_together(patches, counts, 1.0 if pooled is None else 0.5, self.halves).flatten(0, 1)
             grid = (counts[0] * context.grid[0], counts[1] * context.grid[1])
             m = F.interpolate(soft[None], grid, mode="bilinear", align_corners=False)[0].clamp(0, 1).flatten(1)
             if self.threshold is not None:
@@ -116,7 +124,7 @@ class TextRegion(PictureMethod):
             if self.fill:
                 nowhere = ~(weights > 0).any(dim=0)
                 if nowhere.any():
-                    whole = put_together(rest.view(views, *shape, -1), counts)
+                    whole = put_together(rest.view(views, *shape, -1), counts, halves=self.halves)
                     out[nowhere] = upsampled(whole, (weights.shape[1], weights.shape[2]))[nowhere]
             return out
 
@@ -142,12 +150,14 @@ def soft_masks(masks: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(masks)).float()
 
 
-def put_together(views: Tensor, counts: tuple[int, int], share: float = 1.0) -> Tensor:
-    """The whole's map, resized, times a share, plus the cells' in their places: (1 + n, g, g', C) to (…, …, C)."""
+def put_together(views: Tensor, counts: tuple[int, int], share: float = 1.0, halves: int = 1) -> Tensor:
+    """The whole's map, resized, times a share, plus the cells' in their places: (halves + n, g, g', C) to (…, …, C)."""
     rows, columns = counts
-    g, h = views.shape[1:3]
-    cells_of = views[1:].unflatten(0, counts).permute(0, 2, 1, 3, 4).reshape(rows * g, columns * h, -1)
-    return share * upsampled(views[0], (rows * g, columns * h)) + cells_of
+    height, width = rows * views.shape[1], columns * views.shape[2]
+    cells_of = views[halves:].unflatten(0, counts).permute(0, 2, 1, 3, 4).reshape(height, width, -1)
+    places = [range(width)[part_of(width, i, halves)] for i in range(halves)]
+    parts = [upsampled(view, (height, len(place))) for view, place in zip(views[:halves], places, strict=True)]
+    return share * torch.cat(parts, dim=1)[:, :width] + cells_of
 
 
 def without_global(V: Tensor, m: Tensor, threshold: float) -> Tensor:

@@ -177,15 +177,7 @@ def _read(path: Path) -> Benchmark:
             f"{path}: the name {brief(name)} cannot be a folder's; expected letters, digits, '.', '-', '_', such as "
             "'my-roads'."
         )
-    images, masks = _below(path, "images", given["images"]), _below(path, "masks", given["masks"])
-    if images.count("*") != masks.count("*") or "*" not in images:
-        raise BenchmarkFileError(
-            f"{path}: images {brief(images)} and masks {brief(masks)} must have the same number of stars, one at least:"
-            " what a star stands for pairs a picture with its mask."
-        )
-    for pattern in (images, masks):
-        if "**" in pattern or "?" in pattern or "[" in pattern:
-            raise BenchmarkFileError(f"{path}: {brief(pattern)}: expected single stars, no other wildcards.")
+    images, masks = _patterns(path, given)
     split = given.get("split")
     pictures = given.get("pictures")
     presets = _mapping(path, "presets", given.get("presets"))
@@ -218,10 +210,24 @@ def _read(path: Path) -> Benchmark:
     return benchmark
 
 
+def _patterns(path: Path, given: Mapping[str, Any]) -> tuple[str, str]:
+    """Where pictures and masks lie: what a star stands for pairs a picture with its mask."""
+    images, masks = _below(path, "images", given["images"]), _below(path, "masks", given["masks"])
+    if images.count("*") != masks.count("*") or "*" not in images:
+        raise BenchmarkFileError(
+            f"{path}: images {brief(images)} and masks {brief(masks)} must have the same number of stars, one at least:"
+            " what a star stands for pairs a picture with its mask."
+        )
+    for pattern in (images, masks):
+        if "**" in pattern or "?" in pattern or "[" in pattern:
+            raise BenchmarkFileError(f"{path}: {brief(pattern)}: expected single stars, no other wildcards.")
+    return images, masks
+
+
 def _preset(path: Path, key: str, given: Any) -> Mapping[str, Any]:
     """Settings by name; what they may be is for `Settings` to say, when the preset is asked for."""
     preset = _mapping(path, key, given)
-    for name in {"method", "vocabulary", "published_as"} & set(preset):
+    for name in {"method", "vocabulary", "published_as", "differs"} & set(preset):
         _text(path, f"{key}.{name}", preset[name])
     return preset
 

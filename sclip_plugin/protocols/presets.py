@@ -37,12 +37,14 @@ class Preset:
         classes: one tuple of synonyms per class; class 0 is the background where the data set has one.
         settings: the rest.
         published_as: what the papers' tables call it, or "".
+        differs: what is not as the authors have it, or "". No published figure stands beside such a preset.
     """
 
     name: str
     classes: Classes
     settings: Settings
     published_as: str = ""
+    differs: str = ""
 
 
 def list_presets() -> tuple[str, ...]:
@@ -101,14 +103,20 @@ def benchmark_preset(benchmark: Benchmark, preset: str) -> Preset:
     where = f"{benchmark.path or benchmark.name}: preset '{preset}'"
     if not isinstance(given, dict):
         raise BenchmarkFileError(f"{where} is {given!r}; expected settings by name.")
-    known = setting_names() | {"vocabulary", "published_as", "renamed"}
+    known = setting_names() | {"vocabulary", "published_as", "differs", "renamed"}
     for key in given:
         if key not in known:
             raise BenchmarkFileError(f"{where}: {unknown_name('setting', key, known)}")
     if "method" not in given:
         raise BenchmarkFileError(f"{where} does not say its method, for instance 'method: csa'.")
 
-    published_as, vocabulary = str(given.pop("published_as", "")), given.pop("vocabulary", None)
+    published_as, differs = given.pop("published_as", ""), given.pop("differs", "")
+    if published_as and differs:
+        raise BenchmarkFileError(
+            f"{where} has both 'published_as' and 'differs'; a published figure is for the authors' own settings. "
+            "Leave one of them out."
+        )
+    vocabulary = given.pop("vocabulary", None)
     if vocabulary is not None and vocabulary not in benchmark.vocabularies:
         raise BenchmarkFileError(f"{where}: {unknown_name('vocabulary', vocabulary, benchmark.vocabularies)}")
     classes = benchmark.classes if vocabulary is None else benchmark.vocabularies[vocabulary]
@@ -123,7 +131,7 @@ def benchmark_preset(benchmark: Benchmark, preset: str) -> Preset:
         settings = Settings(**{"resize_short_side": benchmark.resize_short_side, **given})
     except SclipError as error:
         raise BenchmarkFileError(f"{where}: {error}") from error
-    return Preset(f"{preset}/{benchmark.name}", classes, settings, published_as)
+    return Preset(f"{preset}/{benchmark.name}", classes, settings, published_as, differs)
 
 
 def preset_for_method(benchmark: Benchmark, method: str) -> Preset:
@@ -150,4 +158,4 @@ def with_method(preset: Preset, method: str) -> Preset:
     asked = make_method(method)
     if asked.name == preset.settings.method_name and not asked.changed_options():
         return preset
-    return replace(preset, settings=preset.settings.changed(method=method), published_as="")
+    return replace(preset, settings=preset.settings.changed(method=method), published_as="", differs="")

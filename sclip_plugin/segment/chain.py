@@ -6,21 +6,30 @@ features, which takes less memory. The same functions run in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..defaults import CLIP_MEAN, CLIP_STD
+from ..device import Budget, without_autocast
 from ..errors import PictureError, SettingError
-from ..fingerprint import fingerprint
+from ..fingerprint import fingerprint, identity_of
 from ..imaging.tiles import TiledMap
 from ..settings import Settings
 from ..steps import Words
 from ..text.bank import TextBank
 from ..text.labels import Vocabulary
+from ..text.towers import find_text_tower
+from ..towers import Tower, find_tower
+from ..towers.layers import base_of, is_multihead
+from ..towers.registry import unwrapped
 from .answering import Beside, Question, answer, scores_of
 from .encoding import Encoder, Look, Prepared, Run, bound, key_of, looking_steps
 from .regions import Regions, masks_in, regions_of
@@ -42,20 +51,56 @@ class Chain:
     encoder: Encoder
     text_bank: TextBank
 
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
+        cache_dir: str | Path | None | bool = None,
+        budget: Budget | None = None,
+    ) -> Chain:
+        """A chain for a model in hand; arguments as for `Segmenter`. The model is put into eval mode."""
+        mean, std = torch.tensor(image_mean or CLIP_MEAN), torch.tensor(image_std or CLIP_STD)
+        encoder = Encoder(find_tower(model), mean, std, budget)
+        return cls(model.eval(), encoder, TextBank(find_text_tower(model, tokenizer), cache_dir))
+
     def weights(self) -> str:
-        """A hash of all bits of the model's weights and buffers."""
-        return fingerprint(self.model.state_dict().values())
+        """A hash of all bits of the model's weights and buffers, of the active adapters, and of the activations."""
+        model = unwrapped(self.model)
+        if any(is_multihead(base_of(module)) for module in model.modules() if base_of(module) is not module):
+            # PEFT adds its adapters to these weights for each call and takes them off again, which rounds the weights
+            # once: after a call they stay what they are.
+            self.answers()
+        return identity_of(model)
 
     def model_identity(self) -> str:
-        """A hash of the weights and the normalisation: all that features depend on beside settings."""
-        versions = tuple((id(t), t._version) for t in self.model.state_dict(keep_vars=True).values())
-        if versions != self._identity[0]:
-            self._identity[:] = versions, self.weights()[:32]
-        return self._identity[1] + fingerprint([self.encoder.mean, self.encoder.std])[:16]
+        """A hash of the model and the normalisation: all that features depend on beside settings."""
+        return self.weights()[:32] + fingerprint([self.encoder.mean, self.encoder.std])[:16]
 
-    @cached_property
-    def _identity(self) -> list[Any]:
-        return [None, ""]
+    @torch.inference_mode()
+    def answers(self) -> list[list[float]]:
+        """The model's embeddings of a fixed picture and of three fixed prompts: first 64 values of the unit vectors.
+
+        They show changes that `weights` can't see (a hook, a replaced forward). Last digits differ between processors:
+        see `sclip_plugin.fingerprint.alike`.
+        """
+        tower = self.encoder.tower
+        height, width = (side * patch for side, patch in zip(tower.native_grid, tower.patch_size, strict=True))
+        waves = torch.stack([torch.linspace(0, n * 3.0, height * width).sin() for n in (1, 7, 50)])
+        with without_autocast(self.encoder.device):
+            picture = self.encoder.embed_pixels(waves.view(1, 3, height, width))
+            answers = [*picture, *self.text_bank.answers()]
+        return [row[:64].tolist() for row in answers]
+
+    def identity(self, settings: Settings, vocabulary: Vocabulary) -> str:
+        """A hash of all that a result depends on beside the picture."""
+        pixels = [self.encoder.mean.tolist(), self.encoder.std.tolist()]
+        words = self.text_bank.identity(vocabulary.names, settings.templates)
+        said = [self.weights(), settings.identity(), pixels, vocabulary.identity(), words]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
     def words(self, vocabulary: Vocabulary, settings: Settings) -> Words:
         """The names of a question with their embeddings."""
@@ -78,7 +123,7 @@ class Chain:
             dtype=encoder.dtype,
             mean=encoder.mean,
             std=encoder.std,
-            identity=self.model_identity,
+            identity=cache(self.model_identity),  # once a question
             embed_pixels=encoder.embed_pixels,
             limits=encoder.limits,
         )
@@ -146,7 +191,8 @@ class Chain:
 
     def _with_pixels(self, look: Look, settings: Settings) -> Look:
         """The look with the pixels, and the looks of steps, that the question needs."""
-        if look.picture is not None and look.pixels is None and settings.steps:
+        sees_pixels = any(step.on != "labels" for step in settings.make_steps())
+        if look.picture is not None and look.pixels is None and sees_pixels:
             prepared = self.encoder.prepare(look.picture, settings, self.encoder.device)
             look = replace(look, pixels=prepared.pixels)
         missing = [
@@ -174,3 +220,47 @@ class Chain:
             assert isinstance(look, Look)
             maps = replace(look.plan.stitched(look.vectors, look.size), limits=self.encoder.limits)
             yield maps, regions_of(masks_in(look.picture, look.pixels, settings), look.size)
+
+
+class OfModel:
+    """The model's properties, for classes that have a chain."""
+
+    chain: Chain
+
+    @property
+    def model(self) -> nn.Module:
+        return self.chain.model
+
+    @property
+    def tower(self) -> Tower:
+        return self.chain.encoder.tower
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.chain.encoder
+
+    @property
+    def text_bank(self) -> TextBank:
+        return self.chain.text_bank
+
+    @property
+    def device(self) -> torch.device:
+        """The model's device, which may change at any time."""
+        return self.chain.encoder.device
+
+    @property
+    def dtype(self) -> str:
+        """Precision of the model's weights, such as ``"float32"``."""
+        return str(self.chain.encoder.dtype).removeprefix("torch.")
+
+    def weights(self) -> str:
+        """A hash of all bits of the model's weights and buffers, of the active adapters, and of the activations."""
+        return self.chain.weights()
+
+    def answers(self) -> list[list[float]]:
+        """The model's embeddings of a few fixed inputs; see `Chain.answers`."""
+        return self.chain.answers()
+
+    def model_identity(self) -> str:
+        """A hash of the model and the normalisation: all that features depend on beside settings."""
+        return self.chain.model_identity()

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import LabelError, SettingError, ShapeError
-from ..imaging.pictures import Picture, read_picture
+from ..imaging.pictures import Picture, is_read, read_picture
 from ..steps.scores import ClassScores, GivenScores, NameScores
 
 UNLABELLED = -1
@@ -44,8 +44,9 @@ def checked_map(label_map: np.ndarray | Tensor, classes: int) -> np.ndarray:
 def checked_picture(picture: Picture | None, size: tuple[int, int]) -> Image.Image | None:
     if picture is None:
         return None
-    if not isinstance(picture, Image.Image) or picture.mode != "RGB":
+    if not is_read(picture):
         picture = read_picture(picture)
+    assert isinstance(picture, Image.Image)
     if picture.size != size[::-1]:
         raise ShapeError(
             f"the picture is {picture.width} x {picture.height}, the label map {size[1]} x {size[0]}; expected one size"

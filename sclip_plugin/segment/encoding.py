@@ -167,13 +167,15 @@ class Encoder:
         if isinstance(picture, Prepared):
             return picture
         rgb = read_picture(picture, paths=paths)
-        pixels = to_tensor(rgb).to(device)
-        size = (pixels.shape[-2], pixels.shape[-1])
+        size = (rgb.height, rgb.width)
         short = settings.resize_short_side
-        target = target_size(*size, short) if short else size
-        # A side of less than one patch is stretched to one, so that every picture can be segmented.
+        target = target_size(*size, short, settings.resize_long_side) if short else size
+        # A side of less than one patch is stretched to one, so that thin pictures can be segmented, too.
         patch = self.tower.patch_size
-        return Prepared(rgb, resize(pixels, (max(target[0], patch[0]), max(target[1], patch[1]))), size)
+        target = (max(target[0], patch[0]), max(target[1], patch[1]))
+        name = getattr(rgb, "filename", "") or "the picture"
+        plan_of(target, settings, patch, settings.make_method()).check_cost(size, name)
+        return Prepared(rgb, resize(to_tensor(rgb).to(device), target), size)
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (B, 3, H, W) to the model's own unit image embeddings (B, D)."""
@@ -216,6 +218,7 @@ class Encoder:
             )
         plan = plan_of((pixels.shape[-2], pixels.shape[-1]), settings, self.tower.patch_size, asked.method)
         size = (prepared.size[0], prepared.size[1])
+        plan.check_cost(size)
         look = Look(picture=prepared.picture, pixels=pixels, size=size, plan=plan, vectors=torch.empty(0))
         masks = masks_in(prepared.picture, pixels, settings)
         regions = regions_of(masks, look.size)

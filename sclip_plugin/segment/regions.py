@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -53,3 +54,13 @@ def masks_in(picture: Image.Image | None, pixels: Tensor | None, settings: Setti
         return masks_of(source, seen)
 
     return masks
+
+
+def warn_of_unused_masks(settings: Settings) -> None:
+    """Say that masks change nothing, where neither the method nor a step looks at regions."""
+    if settings.masks is not None and not settings.sees_regions():
+        warnings.warn(
+            f"masks={settings.masks!r} change nothing: {settings.method_name} and the steps look at no regions. Add "
+            "the step 'vote', or choose a method that looks at regions, such as 'corrclip'.",
+            stacklevel=3,
+        )

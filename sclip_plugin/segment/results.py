@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from ..errors import FileFormatError, PictureError
+from ..errors import FileFormatError, PictureError, SettingError
 from ..imaging.marks import is_marked, readable
 from ..imaging.opening import opened
 
@@ -64,8 +64,45 @@ def retire(folder: Path, stem: str, names: Sequence[str]) -> None:
     kept = {Path(name).name for name in names}
     if path.parent.is_dir():
         for entry in os.scandir(path.parent):
-            if old.fullmatch(entry.name) and entry.name not in kept:
+            if old.fullmatch(entry.name) and entry.name not in kept and is_marked(Path(entry.path)):
                 os.unlink(entry.path)
+
+
+def check_own(folder: Path, stem: str, endings: Iterable[str], source: dict[str, Any]) -> str | None:
+    """Refuse to replace files that are no part of a result.
+
+    Args:
+        folder, stem: as for `Segmentation.save`.
+        endings: what follows the stem in the names of the pictures.
+        source: of the picture, as `source_of` gives it.
+
+    Returns:
+        The path of another picture, of which the result is that would be replaced; None where it is of none.
+
+    Raises:
+        SettingError: somebody else's file has such a name.
+    """
+    path = folder / f"{stem}.json"
+    before = read_result(path)
+    foreign = [path] if before is None and _is_there(path) else []
+    pictures = [folder / f"{stem}{ending}" for ending in endings]
+    foreign += [picture for picture in pictures if _is_there(picture) and not is_result(picture)]
+    if foreign:
+        raise SettingError(
+            f"{', '.join(map(str, foreign))} would be replaced, and is no result of this program; move it away, or "
+            "give another folder."
+        )
+    of = before.get("source") if before else None
+    if not isinstance(of, dict) or any(of.get(key) == source[key] for key in ("path", "sha256")):
+        return None
+    return str(of.get("path"))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return os.lstat(path).st_size > 0  # an empty file is no loss
+    except OSError:
+        return False
 
 
 def read_result(path: Path) -> dict[str, Any] | None:

@@ -27,8 +27,8 @@ from . import results
 from .checking import UNLABELLED, checked_labels, checked_map, checked_picture, checked_scores
 
 if TYPE_CHECKING:
-    from ..export.base import Regions
     from ..export.instances import Instances
+    from ..export.result import Regions
 
 PIXELS_AT_ONCE = 2**22
 
@@ -99,17 +99,15 @@ class Segmentation:
 
     @cached_property
     def scores(self) -> np.ndarray | None:
-        """Class scores, (classes, H, W) float32: a segmenter's are the softmax over all names, and of a class the best
-        of its names. None where only a label map was given.
+        """Class scores, (classes, H, W) float32: the softmax over all names, and of a class the best of its names.
 
-        Of a picture so large that they would take more than 256 MiB, they are given at the largest size, with the same
-        proportions, that takes no more; `label_map` always has the picture's own size.
+        None where only a label map was given. Scores that would take more than 256 MiB are given at the largest size
+        that takes no more; `label_map` always has the picture's own size.
         """
         return None if self._scores is None else self._scores.full(self.size)
 
     def score_tiles(self, device: str | torch.device = "cpu") -> Tiles:
-        """Class scores of the whole picture, a tile at a time: its rows and columns, and (classes, h, w), computed on
-        ``device``. For what handles them at a picture's own size, however large.
+        """Class scores at the picture's own size, a tile at a time: rows and columns, and (classes, h, w).
 
         Raises:
             SettingError: there are no scores.
@@ -119,11 +117,7 @@ class Segmentation:
         return self._scores.tiles(self.size, torch.device(device))
 
     def mask(self, label: str) -> np.ndarray:
-        """(H, W) bool: the pixels of one label.
-
-        Raises:
-            UnknownNameError: not one of ``labels``.
-        """
+        """(H, W) bool: the pixels of one label."""
         return self.label_map == self._index(label)
 
     def areas(self) -> dict[str, float]:
@@ -150,11 +144,7 @@ class Segmentation:
         return {label: float(sums[i] / counts[i]) for i, label in enumerate(self.labels) if counts[i]}
 
     def cleaned(self, min_area: int) -> Segmentation:
-        """A copy without small regions: regions of fewer pixels take the label around them.
-
-        Raises:
-            MissingPackageError: without the extra ``export``.
-        """
+        """A copy without small regions: regions of fewer pixels take the label around them."""
         cleaned = copy.copy(self)
         cleaned.label_map = without_specks(self.label_map, min_area)
         return cleaned
@@ -187,8 +177,7 @@ class Segmentation:
             stretch: scale from the lowest to the highest score in this picture, instead of 0 to 1.
 
         Raises:
-            UnknownNameError: not one of ``labels``.
-            SettingError: there are no scores.
+            UnknownNameError, SettingError: not one of ``labels``; there are no scores.
         """
         index = self._index(label)
         if self.scores is None:
@@ -361,8 +350,7 @@ class Segmentation:
             picture: the picture, for overlays.
 
         Raises:
-            FileFormatError: no such result, or a broken one.
-            ShapeError: a picture of another size.
+            FileFormatError, ShapeError: the result is missing or broken; the picture has another size.
 
         Example:
             >>> import numpy as np, sclip_plugin as sp, tempfile

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,28 +12,23 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..defaults import CLIP_MEAN, CLIP_STD
 from ..device import Budget
 from ..errors import ArgumentTypeError, LabelError, SettingError
 from ..imaging.pictures import Picture
-from ..imaging.tiles import TiledMap
 from ..protocols import load_benchmark, load_preset
 from ..settings import Settings
-from ..text.bank import TextBank
 from ..text.labels import Labels, Vocabulary, parse_labels
-from ..text.towers import find_text_tower
-from ..towers import find_tower
-from .chain import Chain
+from .chain import Chain, OfModel
 from .encoded import Encoded
-from .encoding import Encoder, Prepared
-from .regions import Regions
+from .encoding import Prepared
+from .regions import warn_of_unused_masks
 from .segmentation import Segmentation
 from .smoothing import MovingMean
 
 OnError = Literal["raise", "return", "skip"]
 
 
-class Segmenter:
+class Segmenter(OfModel):
     """Segments pictures into any classes named in words, with a frozen CLIP.
 
     Args:
@@ -53,8 +45,7 @@ class Segmenter:
 
     Raises:
         UnsupportedModelError: the structure of the image or the text tower is unknown.
-        UnknownNameError: a preset, method or setting does not exist.
-        SettingError: a setting has the wrong type or is out of range.
+        UnknownNameError, SettingError: a preset, method or setting does not exist; a setting is out of range.
 
     Source: SCLIP, arXiv 2312.01597, for the protocol and the default method.
 
@@ -81,12 +72,9 @@ class Segmenter:
         paths: bool = True,
         **changes: Any,
     ) -> None:
-        self.model = model.eval()
-        self.tower = find_tower(model)
-        self.text_bank = TextBank(find_text_tower(model, tokenizer), cache_dir)
-        mean, std = torch.tensor(image_mean or CLIP_MEAN), torch.tensor(image_std or CLIP_STD)
-        self.encoder = Encoder(self.tower, mean, std, budget)
-        self.chain = Chain(model, self.encoder, self.text_bank)
+        self.chain = Chain.of(
+            model, tokenizer, image_mean=image_mean, image_std=image_std, cache_dir=cache_dir, budget=budget
+        )
         self.paths = paths
         self._preset_labels: dict[str, tuple[str, ...]] | None = None
         native = self.tower.native_grid[0] * self.tower.patch_size[0]
@@ -123,46 +111,17 @@ class Segmenter:
         from ..loading import load_model
 
         loaded = load_model(name, device=device, dtype=dtype)
-        means = {"image_mean": loaded.image_mean, "image_std": loaded.image_std}
-        return cls(loaded.model, loaded.tokenizer, **{**means, **arguments})
-
-    @property
-    def budget(self) -> Budget | None:
-        return self.encoder.limits
-
-    @property
-    def device(self) -> torch.device:
-        """The model's device, which may change at any time."""
-        return self.encoder.device
-
-    @property
-    def dtype(self) -> str:
-        """Precision of the model's weights, such as ``"float32"``."""
-        return str(self.encoder.dtype).removeprefix("torch.")
+        return cls(loaded.model, loaded.tokenizer, **{**loaded.statistics(), **arguments})
 
     @property
     def vocabulary(self) -> Vocabulary | None:
         """The classes of the preset, used by calls without labels; None without a preset."""
         return None if self._preset_labels is None else parse_labels(self._preset_labels, self.settings.background)
 
-    def weights(self) -> str:
-        """A hash of all bits of the model's weights and buffers."""
-        return self.chain.weights()
-
-    def model_identity(self) -> str:
-        """A hash of the weights and the normalisation: all that features depend on beside settings."""
-        return self.chain.model_identity()
-
     def identity(self, labels: Labels | None = None, settings: Settings | None = None, **changes: Any) -> str:
-        """A hash of all that a result depends on beside the picture: weights, normalisation, labels, settings.
-
-        Arguments as for a call. Results with equal identities were made in the same way, including templates and
-        options.
-        """
+        """A hash of all that a result depends on beside the picture; arguments as for a call."""
         chosen = self.chosen(settings, changes)
-        pixels = [self.encoder.mean.tolist(), self.encoder.std.tolist()]
-        said = [self.weights(), chosen.identity(), pixels, self.vocabulary_of(labels, chosen).identity()]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+        return self.chain.identity(chosen, self.vocabulary_of(labels, chosen))
 
     def __call__(
         self,
@@ -219,12 +178,7 @@ class Segmenter:
         vocabulary = self.vocabulary_of(labels, chosen)
         if on_error not in get_args(OnError):
             raise SettingError(f"on_error={on_error!r}; expected {' or '.join(map(repr, get_args(OnError)))}.")
-        if chosen.masks is not None and not chosen.sees_regions():
-            warnings.warn(
-                f"masks={chosen.masks!r} change nothing: {chosen.method_name} and the steps look at no regions. Add "
-                "the step 'vote', or choose a method that looks at regions, such as 'corrclip'.",
-                stacklevel=2,
-            )
+        warn_of_unused_masks(chosen)
         prepared = self.chain.prepared(pictures, chosen, on_error, self.paths)
         return self.chain.segmented(prepared, vocabulary, chosen, mean)  # type: ignore[return-value]
 
@@ -234,12 +188,7 @@ class Segmenter:
         return self.encoder.prepare(picture, chosen, torch.device("cpu"), self.paths)
 
     def encode(
-        self,
-        picture: Any,
-        settings: Settings | None = None,
-        *,
-        dtype: torch.dtype = torch.float16,
-        **changes: Any,
+        self, picture: Any, settings: Settings | None = None, *, dtype: torch.dtype = torch.float16, **changes: Any
     ) -> Any:
         """Encode pictures once, to ask about them many times.
 
@@ -273,17 +222,6 @@ class Segmenter:
         Arguments as for `encode` and `Encoded.vector_of`.
         """
         return self.encode(picture, **changes).vector_of(mask)
-
-    def raw_features(
-        self, pictures: Iterable[Picture], settings: Settings | None = None, **changes: Any
-    ) -> Iterator[tuple[TiledMap, Regions | None]]:
-        """Yield (dense feature map, region id map) per picture.
-
-        Arguments as for `encode`. Overlapping windows are averaged; features are not normalised. The maps compute their
-        tiles on demand.
-        """
-        chosen = self.chosen(settings, changes)
-        return self.chain.raw_features(self.chain.prepared(pictures, chosen, "raise", self.paths), chosen)
 
     def text_embeddings(
         self, labels: Labels | None = None, settings: Settings | None = None, **changes: Any

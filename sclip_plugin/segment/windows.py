@@ -9,6 +9,7 @@ alone. Names are the last dimension, since the best name and the softmax read al
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,9 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import PictureError
 from ..imaging.resampling import bilinear_matrix
 from ..imaging.tiles import TiledMap
 from ..methods import Method, PictureMethod
+
+MATRICES, MATRICES_A_PIXEL = 2**28, 16
+"""How many bytes `WindowPlan.stitched` may take: so many for any picture, and so many for each pixel of a large one."""
 
 
 def window_starts(size: int, window: int, stride: int) -> list[int]:
@@ -86,6 +91,25 @@ class WindowPlan:
 
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
+
+    def check_cost(self, output_size: tuple[int, int], name: str = "the picture") -> None:
+        """Refuse a picture that is all length before anything is computed.
+
+        The matrices of `stitched` have a row for each pixel along a side and a column for each patch along it. For a
+        picture as people have them they are small beside it; for a line of 24 million pixels they take 23 GB.
+
+        Raises:
+            PictureError: they would take more than `MATRICES`, and more than `MATRICES_A_PIXEL` for each pixel.
+        """
+        cells = (len(self.rows) * self.patches[0], len(self.columns) * self.patches[1])
+        sides = [before + after for before, after in zip(self.size, output_size, strict=True)]
+        needed = 4 * sum(side * count for side, count in zip(sides, cells, strict=True))
+        if needed > max(MATRICES, MATRICES_A_PIXEL * max(math.prod(self.size), math.prod(output_size))):
+            height, width = output_size
+            raise PictureError(
+                f"{name} is {width:,} x {height:,} pixels: one side is so much longer than the other that segmenting "
+                f"it would take {needed / 2**30:,.1f} GiB. Cut it into shorter pieces."
+            )
 
     def boxes(self) -> Iterator[tuple[int, int, int, int]]:
         """(top, left, height, width) of the windows, row by row."""

@@ -202,20 +202,20 @@ class MemoryBank(Step):
         """
         checked, key = self.store.checked, (model, self.guide, self.second)
         if key not in checked:
-            made_by = self.store.made_by
-            named = self.guide if self.guide is not None else made_by["guide"]
+            named = self.guide if self.guide is not None else self.store.made_by.get("guide")
             if named is None:
                 raise SettingError(
                     f"the memory {self.folder} was made with an outside model in hand; expected "
                     "MemoryBank(folder=…, guide=the model)."
                 )
             guide = as_guide(named, device=device, dtype=torch.float32)
-            if fingerprint(guide.module.state_dict().values()) != made_by["guide's weights"]:
+            if fingerprint(guide.module.state_dict().values()) != self.store.said("guide's weights", str):
                 raise SettingError(f"the memory {self.folder} was made with another outside model than {named!r:.80}.")
+            models = self.store.said("models", dict)
             asked = {"main": model} | ({} if self.second is None else {"second": self.second.model_identity()})
             for name, identity in asked.items():
-                if made_by["models"].get(name) != identity:
-                    which = "no" if name not in made_by["models"] else "another"
+                if models.get(name) != identity:
+                    which = "no" if name not in models else "another"
                     raise SettingError(
                         f"the memory {self.folder} holds values of {which} {'second ' if name == 'second' else ''}CLIP "
                         "than this one; build it with this model."
@@ -262,7 +262,8 @@ def _regions_of(
     places: list[Tensor] = []
     values: dict[str, list[Tensor]] = {}
     for name, segmenter in segmenters.items():
-        for index, (features, regions) in enumerate(segmenter.raw_features((p for _, p in pictures), settings)):
+        prepared = segmenter.chain.prepared((p for _, p in pictures), settings, "raise", segmenter.paths)
+        for index, (features, regions) in enumerate(segmenter.chain.raw_features(prepared, settings)):
             if len(places) == index:
                 assert regions is not None, "there are masks"
                 ids = torch.from_numpy(regions())

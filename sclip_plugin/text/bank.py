@@ -1,11 +1,13 @@
 """The bank of class embeddings: what takes time with many labels, so it does little work twice.
 
 Prompts are deduplicated, cut after the end token (a causal tower never sees what follows it), and prefixes that many
-prompts share go through the tower once. The result is kept on disk under a hash of the weights, templates and names.
+prompts share go through the tower once. The result is kept on disk under a hash of the text tower and of the prompts'
+tokens. Beside it lies what the tower answered to a few probes: a bank of a model that answers otherwise is not taken.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Sequence
@@ -20,7 +22,8 @@ from torch import Tensor
 from ..cache import DiskCache, cache_root
 from ..device import without_autocast
 from ..errors import LabelError
-from .base import TextTower
+from ..fingerprint import alike
+from .base import PROBES, TextTower
 from .labels import Vocabulary
 
 
@@ -43,24 +46,26 @@ class TextBank:
         if cache_dir is None or cache_dir is True:
             cache_dir = cache_root() / "text"
         self._disk = DiskCache(cache_dir) if cache_dir else None
-        self._memory: dict[str, Tensor] = {}
+        self._memory: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Tensor] = {}
+        self._moment: str | None = None
         self._fingerprint: str | None = None
-        self._versions: tuple[tuple[int, int], ...] = ()
+        self._answers: Tensor | None = None
 
     def embed(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """Unit embeddings of names, (K, D) float32 on the tower's device.
 
         Every name goes through every template; each embedding is normalised, they are averaged, and normalised again.
         Names longer than the text tower reads are cut, with a warning that names them; so are names warned of that
-        become the same tokens. Weights that were changed since the last call are noticed.
+        become the same tokens. What was changed since the last call is noticed: weights, adapters, activations, hooks,
+        the tokenizer.
         """
-        key = self._key(names, templates)
+        key = (self._now(), tuple(names), tuple(templates))
         if key not in self._memory:
-            bank = self._load(key)
+            bank = self._load(names, templates)
             if bank is None:
                 bank, quiet = self._compute(names, templates)
                 if quiet:  # what was warned of is warned of in the next process too
-                    self._save(key, bank)
+                    self._save(names, templates, bank)
             if len(self._memory) >= 16:
                 self._memory.pop(next(iter(self._memory)))
             self._memory[key] = bank
@@ -118,19 +123,42 @@ class TextBank:
             bank = bank[torch.tensor([place[name] for name in names], device=bank.device)]
         return bank.clone(), not cut and not alike
 
-    def _key(self, names: Sequence[str], templates: Sequence[str]) -> str:
-        versions = self.tower.versions()
-        if self._fingerprint is None or versions != self._versions:
-            self._fingerprint, self._versions = self.tower.fingerprint(), versions
-        return json.dumps(["bank 3", self._fingerprint, list(names), list(templates)])
+    def _now(self) -> str:
+        """The moment of the tower, which is made anew when that is another than at the last call."""
+        moment = self.tower.moment()
+        if moment != self._moment:
+            if self._moment is not None and self.tower.anew is not None:
+                self.tower = self.tower.anew()
+            self._moment, self._fingerprint, self._answers = moment, None, None
+        return moment
 
-    def _load(self, key: str) -> Tensor | None:
-        data = self._disk.get(key) if self._disk else None
-        return None if data is None else load(data)["bank"]
+    def identity(self, names: Sequence[str], templates: Sequence[str]) -> str:
+        """A hash of the text tower (`identity_of`) and of the tokens of all prompts."""
+        self._now()
+        if self._fingerprint is None:
+            self._fingerprint = self.tower.fingerprint()
+        prompts = [template.replace("{}", name) for name in names for template in templates]
+        said = ["bank 4", self._fingerprint, len(templates), self.tower.ids(PROBES), self.tower.ids(prompts)]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
-    def _save(self, key: str, bank: Tensor) -> None:
+    def answers(self) -> Tensor:
+        """What the text tower says of a few probes now, unit vectors (n, D)."""
+        self._now()
+        if self._answers is None:
+            self._answers = self.tower.answers().cpu()
+        return self._answers
+
+    def _load(self, names: Sequence[str], templates: Sequence[str]) -> Tensor | None:
+        data = self._disk.get(self.identity(names, templates)) if self._disk else None
+        if data is None:
+            return None
+        kept = load(data)
+        return kept["bank"] if alike(self.answers(), kept["answers"], self.tower.dtype_of_weights) else None
+
+    def _save(self, names: Sequence[str], templates: Sequence[str], bank: Tensor) -> None:
         if self._disk:
-            self._disk.put(key, save({"bank": bank.cpu().contiguous()}))
+            kept = {"bank": bank.cpu().contiguous(), "answers": self.answers().contiguous()}
+            self._disk.put(self.identity(names, templates), save(kept))
 
 
 def _alike(tokens: dict[str, tuple[Any, ...]]) -> list[list[str]]:

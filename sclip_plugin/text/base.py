@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from ..fingerprint import fingerprint
+from ..device import without_autocast
+from ..fingerprint import identity_of, moment_of
+
+# Short, as prompts are, with what cleaning changes, and long.
+PROBES = ("a", "a photo of a Cat, and a dog.", "it is a  very " + "long " * 24 + "text")
 
 
 @dataclass(frozen=True)
@@ -25,21 +30,43 @@ class Read:
     cut: list[bool]
 
 
+@dataclass(frozen=True, eq=False)
+class TextSide:
+    """What of a model words go through: all of it but the parts whose names begin so. Read anew each time: layers and
+    weights may be replaced under a tower.
+    """
+
+    model: nn.Module
+    but: tuple[str, ...] = ()
+
+    def parameters(self) -> list[Tensor]:
+        return [p for name, p in self.model.named_parameters() if not name.startswith(self.but)]
+
+
 class TextTower(ABC):
     """A text tower with its tokenizer.
 
     Attributes:
         context_length: the most tokens it reads, start and end included.
+        anew: makes this tower again of the model as it is now, whose parts may have been replaced; None where it is
+            made of parts alone.
     """
 
     context_length: int
+    anew: Callable[[], TextTower] | None = None
 
-    def __init__(self, parameters: list[Tensor]) -> None:
-        self._parameters = parameters
+    def __init__(self, side: TextSide) -> None:
+        self.side = side
 
     @property
     def device(self) -> torch.device:
-        return self._parameters[0].device
+        return next(p.device for name, p in self.side.model.named_parameters() if not name.startswith(self.side.but))
+
+    @property
+    def dtype_of_weights(self) -> torch.dtype:
+        """The least exact of them."""
+        types = {p.dtype for p in self.side.parameters() if p.is_floating_point()}
+        return max(types, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
 
     @abstractmethod
     def read(self, prompts: Sequence[str]) -> Read:
@@ -49,13 +76,23 @@ class TextTower(ABC):
     def encode(self, tokens: Sequence[Sequence[int]]) -> Tensor:
         """What `read` gave to embeddings, (len(tokens), D)."""
 
-    def fingerprint(self) -> str:
-        """A hash that changes with any one weight of the text tower."""
-        return fingerprint(self._parameters)
+    def ids(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
+        """What the tokenizer makes of prompts: two that differ in one number may be embedded otherwise."""
+        return self.read(prompts).tokens
 
-    def versions(self) -> tuple[tuple[int, int], ...]:
-        """Where the weights lie and how often they were written to: changes whenever a weight is changed in place."""
-        return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self._parameters)
+    @torch.inference_mode()
+    def answers(self) -> Tensor:
+        """Unit embeddings of `PROBES`, (3, D) float32: what the model says now, whatever its weights are."""
+        with without_autocast(self.device):
+            return F.normalize(self.encode(self.read(PROBES).tokens).float(), dim=-1)
+
+    def fingerprint(self) -> str:
+        """A hash of the text tower's weights, adapters and activations; see `identity_of`."""
+        return identity_of(self.side.model, self.side.but)
+
+    def moment(self) -> str:
+        """What changes whenever the text tower or its tokenizer was changed in place; see `moment_of`."""
+        return f"{moment_of(self.side.model, self.side.but)} {self.ids(PROBES)}"
 
 
 def cut_to(tokens: list[list[int]], limit: int) -> Read:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..device import budget
-from .base import Read, TextTower, cut_to
+from .base import Read, TextSide, TextTower, cut_to
 from .prefixes import Edge, edges_after
 
 PROMPTS_AT_ONCE = 4096
@@ -30,7 +30,7 @@ class CausalTextTower(TextTower):
 
     def __init__(
         self,
-        parameters: list[Tensor],
+        side: TextSide,
         ids_of: Callable[[Sequence[str]], list[list[int]]],
         *,
         token_embedding: Any,
@@ -40,7 +40,7 @@ class CausalTextTower(TextTower):
         final_norm: Any,
         project: Callable[[Tensor], Tensor],
     ) -> None:
-        super().__init__(parameters)
+        super().__init__(side)
         self.ids_of = ids_of
         self.token_embedding = token_embedding
         self.positions = positions
@@ -53,7 +53,8 @@ class CausalTextTower(TextTower):
     @property
     def dtype(self) -> torch.dtype:
         """What the blocks compute in; the embeddings of OpenAI's half-precision models stay in float32."""
-        return next(p.dtype for p in self.blocks[0].parameters() if p.dim() == 2)
+        found = (p.dtype for p in self.blocks[0].parameters() if p.dim() == 2)
+        return next(found, torch.float32)  # all of them quantised to int8, which takes float32
 
     def read(self, prompts: Sequence[str]) -> Read:
         return cut_to(self.ids_of(prompts), self.context_length)

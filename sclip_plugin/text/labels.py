@@ -59,12 +59,17 @@ def parse_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
         return ("a photo of a {}.",)
     given = tuple(templates) if isinstance(templates, (list, tuple)) else (templates,)
     for template in given or ("",):
-        if not isinstance(template, str) or template.count("{}") != 1:
+        if not isinstance(template, str) or template.count("{}") != 1 or not _is_text(template):
             raise UnknownNameError(
                 f"{template!r:.200} is not a prompt template: expected 'imagenet', 'scene', 'plain', or texts with one "
                 "{} for the name, such as 'a photo of a {}.'."
             )
     return tuple(dict.fromkeys(given))
+
+
+def _is_text(name: str) -> bool:
+    """Whether it can be written in UTF-8: half of a surrogate pair stands for a byte that is no text."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,8 @@ def parse_labels(labels: Labels, background: bool = False) -> Vocabulary:
         for name in [label, *synonyms]:
             if not isinstance(name, str) or not name.strip():
                 raise LabelError(f"label {index} is {name!r}; {wanted}, none of them empty.")
+            if not _is_text(name):
+                raise LabelError(f"label {index} is {name!r}, which is no text in UTF-8; write it in UTF-8.")
         label = label.strip()
         if label in shown:
             raise LabelError(f"label {label!r} is given twice; name each class once (synonyms go into one list).")

@@ -15,15 +15,16 @@ from itertools import groupby
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..device import budget, without_autocast
+from ..device import budget
 from ..errors import UnsupportedModelError
 from ..towers.aimv2 import Aimv2BlockInput
+from ..towers.layers import base_of, table_of
 from ..towers.open_clip import OpenCLIPBlockInput
+from ..towers.registry import unwrapped
 from ..towers.transformers import TransformersBlockInput
-from .base import Read, TextTower, cut_to
+from .base import PROBES, Read, TextSide, TextTower, cut_to
 from .causal import CausalTextTower
 from .tokenizers import ids_of, pad_id, padded_ids_of
 
@@ -31,8 +32,6 @@ ENOUGH_TOKENS = 4
 """Texts this much longer than what a tower reads are still tokenised whole, to tell that they are cut."""
 
 
-# A fast way is compared with the model's own on these: short, as prompts are, with what cleaning changes, and long.
-PROBES = ("a", "a photo of a Cat, and a dog.", "it is a  very " + "long " * 24 + "text")
 SAME_COSINE = {torch.float32: 1 - 1e-5, torch.float64: 1 - 1e-5, torch.float16: 1 - 1e-3, torch.bfloat16: 1 - 1e-2}
 
 
@@ -48,13 +47,13 @@ class OwnTextTower(TextTower):
 
     def __init__(
         self,
-        parameters: list[Tensor],
+        side: TextSide,
         encode_text: Callable[[Tensor], Tensor],
         tokenize: Callable[[Sequence[str], int], Tensor],
         context_length: int,
         last_is_special: bool = False,
     ) -> None:
-        super().__init__(parameters)
+        super().__init__(side)
         self.encode_text = encode_text
         self.tokenize = tokenize
         self.context_length = context_length
@@ -84,13 +83,13 @@ class TransformersTextTower(TextTower):
 
     def __init__(
         self,
-        parameters: list[Tensor],
+        side: TextSide,
         model: Any,
         tokenizer: Any,
         context_length: int,
         padded: tuple[int, int] | None,
     ) -> None:
-        super().__init__(parameters)
+        super().__init__(side)
         self.model = model
         self.ids_of = ids_of(tokenizer)
         self.padded = padded
@@ -119,14 +118,15 @@ class TransformersTextTower(TextTower):
 class ProvenTextTower(TextTower):
     """The fast way where it gives what the model's own way gives, else the model's own.
 
-    The two are compared once, on `PROBES`, when the first prompts are read.
+    The two are compared once, on `PROBES`, when the first prompts are embedded.
     """
 
     def __init__(self, fast: TextTower, own: TextTower) -> None:
-        super().__init__(own._parameters)
+        super().__init__(own.side)
         self.fast, self.own = fast, own
         self.context_length = own.context_length
         self._chosen: TextTower | None = None
+        self._answers: Tensor | None = None
 
     @property
     def chosen(self) -> TextTower:
@@ -141,11 +141,21 @@ class ProvenTextTower(TextTower):
     def encode(self, tokens: Sequence[Sequence[int]]) -> Tensor:
         return self.chosen.encode(tokens)
 
-    @torch.inference_mode()
+    def ids(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
+        return self.fast.ids(prompts)
+
+    def answers(self) -> Tensor:
+        """Those of the model's own way, which are right whichever is taken."""
+        if self._answers is None:
+            self._answers = self.own.answers()
+        return self._answers
+
+    def moment(self) -> str:
+        return f"{super().moment()} {self.own.ids(PROBES)}"
+
     def _agree(self) -> bool:
-        with without_autocast(self.device):
-            both = [F.normalize(t.encode(t.read(PROBES).tokens).float(), dim=-1) for t in (self.fast, self.own)]
-        wanted = min(SAME_COSINE.get(parameter.dtype, 1 - 1e-2) for parameter in self._parameters)
+        both = [self.fast.answers(), self.answers()]
+        wanted = SAME_COSINE.get(self.dtype_of_weights, 1 - 1e-2)
         return both[0].shape == both[1].shape and bool(((both[0] * both[1]).sum(dim=-1) > wanted).all())
 
 
@@ -160,12 +170,16 @@ def find_text_tower(model: nn.Module, tokenizer: Any) -> TextTower:
         UnsupportedModelError: the model has no text tower, or one that is not known.
         ArgumentTypeError: a tokenizer of another kind.
     """
-    whole: Any = model
+    whole: Any = unwrapped(model)
+    tower: TextTower | None = None
     if callable(getattr(whole, "get_text_features", None)):
-        return _find_transformers(whole, tokenizer)
+        tower = _find_transformers(whole, tokenizer)
     for holder in (whole, getattr(whole, "text", None)):
-        if callable(getattr(holder, "encode_text", None)):
-            return _find_open_clip(holder, tokenizer)
+        if tower is None and callable(getattr(holder, "encode_text", None)):
+            tower = _find_open_clip(holder, tokenizer)
+    if tower is not None:
+        tower.anew = partial(find_text_tower, model, tokenizer)
+        return tower
     raise UnsupportedModelError(
         f"{type(model).__name__} has no text tower that is known here: words cannot be compared with its features. "
         "Pass a whole CLIP (transformers' CLIPModel, a model of open_clip, OpenAI's clip), not its image tower alone."
@@ -174,24 +188,24 @@ def find_text_tower(model: nn.Module, tokenizer: Any) -> TextTower:
 
 def _find_transformers(model: Any, tokenizer: Any) -> TextTower:
     vision = ("vision_model.", "visual_projection.", "vision_embed_tokens.")
-    parameters = [p for name, p in model.named_parameters() if not name.startswith(vision)]
+    side = TextSide(model, vision)
     text = getattr(model, "text_model", None)
     embeddings = getattr(text, "embeddings", None)
     padded = None
     if hasattr(text, "head"):  # SigLIP reads the last of 64 positions, padding included
-        padded = (len(embeddings.position_embedding.weight), pad_id(tokenizer))  # type: ignore[union-attr]
+        padded = (base_of(embeddings.position_embedding).num_embeddings, pad_id(tokenizer))  # type: ignore[union-attr]
     limit = padded[0] if padded else _positions(text if text is not None else model)
-    own = TransformersTextTower(parameters, model, tokenizer, limit, padded)
+    own = TransformersTextTower(side, model, tokenizer, limit, padded)
     projection = getattr(model, "text_projection", None)
     is_causal = hasattr(text, "eos_token_id") and hasattr(embeddings, "token_embedding")
     if is_causal and projection is not None and hasattr(text, "rms_norm"):
         # AIMv2: transformers leaves its causal mask out where no prompt of a batch is padded, so its own way, unpadded,
         # is none to compare with.
         return CausalTextTower(
-            parameters,
+            side,
             own.ids_of,
             token_embedding=embeddings.token_embedding,  # type: ignore[union-attr]
-            positions=embeddings.position_embedding.weight,  # type: ignore[union-attr]
+            positions=table_of(embeddings.position_embedding),  # type: ignore[union-attr]
             blocks=text.encoder.layers,  # type: ignore[union-attr]
             block_input=Aimv2BlockInput,
             final_norm=text.rms_norm,  # type: ignore[union-attr]
@@ -203,10 +217,10 @@ def _find_transformers(model: Any, tokenizer: Any) -> TextTower:
     if not layers or not hasattr(layers[0], "layer_norm1"):
         return own
     fast = CausalTextTower(
-        parameters,
+        side,
         own.ids_of,
         token_embedding=embeddings.token_embedding,  # type: ignore[union-attr]
-        positions=embeddings.position_embedding.weight,  # type: ignore[union-attr]
+        positions=table_of(embeddings.position_embedding),  # type: ignore[union-attr]
         blocks=layers,
         block_input=TransformersBlockInput,
         final_norm=text.final_layer_norm,  # type: ignore[union-attr]
@@ -217,16 +231,16 @@ def _find_transformers(model: Any, tokenizer: Any) -> TextTower:
 
 def _find_open_clip(model: Any, tokenizer: Any) -> TextTower:
     """open_clip's models, OpenAI's, and those built alike (Long-CLIP): all that have ``encode_text``."""
-    parameters = [p for name, p in model.named_parameters() if not name.startswith("visual.")]
+    words = TextSide(model, ("visual.",))
     side = next((m for m in (model, getattr(model, "text", None)) if hasattr(m, "token_embedding")), None)
     limit = getattr(tokenizer, "context_length", None) or getattr(model, "context_length", None) or 77
     last_is_special = getattr(tokenizer, "tokenizer_mode", "") == "clips"
-    own = OwnTextTower(parameters, partial(_encode_text, model), padded_ids_of(tokenizer), limit, last_is_special)
+    own = OwnTextTower(words, partial(_encode_text, model), padded_ids_of(tokenizer), limit, last_is_special)
     if side is None or not _is_causal(model, side):
         return own
     projection = side.text_projection
     fast = CausalTextTower(
-        parameters,
+        words,
         ids_of(tokenizer),
         token_embedding=side.token_embedding,
         positions=side.positional_embedding,
@@ -264,7 +278,7 @@ def _encode_text(model: Any, ids: Tensor) -> Tensor:
 def _positions(text: Any) -> int:
     """The most tokens of a BERT-like text model; RoBERTa's kind counts them from behind the padding index."""
     tables = (m for name, m in text.named_modules() if name.endswith(("position_embeddings", "position_embedding")))
-    table = next((m for m in tables if isinstance(m, nn.Embedding)), None)
+    table = next((m for m in map(base_of, tables) if isinstance(m, nn.Embedding)), None)
     if table is None:
         return text.config.max_position_embeddings
     return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)

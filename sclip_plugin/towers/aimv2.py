@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .base import BlockInput, Tower, resize_positions
+from .layers import base_of, dtype_of, kernel_of, table_of
 from .registry import register_tower
 from .transformers import PatchedTransformersTrunk, TransformersBlockInput, mask_arguments
 
@@ -54,14 +55,14 @@ class Aimv2Tower(Tower):
     def __init__(self, trunk: Any, projection: nn.Module | None = None) -> None:
         super().__init__(trunk, projection)
         self.blocks = trunk.encoder.layers
-        self.patch_size = tuple(trunk.embeddings.patch_embed.kernel_size)
+        self.patch_size = kernel_of(trunk.embeddings.patch_embed)
         side = trunk.config.image_size // self.patch_size[0]
         self.native_grid = (side, side)
 
     @classmethod
     def find(cls, model: nn.Module) -> Aimv2Tower | None:
         trunk: Any = getattr(model, "vision_model", model)
-        if not isinstance(getattr(getattr(trunk, "embeddings", None), "patch_embed", None), nn.Conv2d):
+        if not isinstance(base_of(getattr(getattr(trunk, "embeddings", None), "patch_embed", None)), nn.Conv2d):
             return None
         if not hasattr(trunk, "rms_norm") or not hasattr(trunk.encoder.layers[0], "rms_norm1"):
             return None
@@ -70,11 +71,11 @@ class Aimv2Tower(Tower):
 
     def embed(self, pixel_values: Tensor, position_resize: str) -> Tensor:
         embeddings, grid = self.trunk.embeddings, self.grid(pixel_values)
-        pixel_values = pixel_values.to(embeddings.patch_embed.weight.dtype)
+        pixel_values = pixel_values.to(dtype_of(embeddings.patch_embed))
         if not hasattr(embeddings, "position_embedding"):
             return embeddings(pixel_values)  # sines and cosines, which it makes for any grid
         patches = embeddings.rms_norm(embeddings.patch_embed(pixel_values).flatten(2).transpose(1, 2))
-        positions = embeddings.position_embedding.weight
+        positions = table_of(embeddings.position_embedding)
         return patches + resize_positions(positions, self.native_grid, grid, position_resize).to(patches.dtype)
 
     def block_input(self, block: nn.Module, tokens: Tensor) -> BlockInput:

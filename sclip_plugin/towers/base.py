@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import SettingError, ShapeError, UnsupportedModelError
+from .layers import is_plain, part_of
 
 
 class TrunkPatch(Protocol):
@@ -60,6 +61,15 @@ class BlockInput(ABC):
             projected = self.x if name == "x" else self._linear(name, self.x)
             self._memo[key] = self._after_split(name, self._split(projected))
         return self._memo[key]
+
+    def _fused(self, layer: Any, name: str, x: Tensor) -> Tensor:
+        """The part of a fused qkv projection; a layer that has to be called whole is called once."""
+        part = "qkv".index(name)
+        if x is not self.x or is_plain(layer, nn.Linear):
+            return part_of(layer, x, part, 3)
+        if "fused" not in self._memo:
+            self._memo["fused"] = layer(x)
+        return self._memo["fused"].chunk(3, dim=-1)[part]
 
     def _split(self, projected: Tensor) -> Tensor:
         """(B, T, C) cut into heads, (B, H, T, d)."""
@@ -160,6 +170,7 @@ class Tower(ABC):
         pools_patches: whether the image embedding is pooled from the patches too, and not read off the CLS token alone.
         attends: whether the last block has queries, keys and values. A convolutional tower's has not: its tokens are
             those of the last map, and `vanilla` alone means something there.
+        calls_blocks: whether `run_block` is the block's own forward, and not put together of its parts.
         takes_alpha: whether pixels may have a fourth channel, an alpha normalised as the model wants it.
         patched: a `PatchedTrunk`, the mixin class that overrides the trunk's forward.
     """
@@ -176,6 +187,7 @@ class Tower(ABC):
     prefix_tokens: int = 1
     pools_patches: bool = False
     attends: bool = True
+    calls_blocks: bool = True
     takes_alpha: bool = False
 
     def __init__(self, trunk: Any, projection: nn.Module | None = None) -> None:
@@ -269,12 +281,13 @@ def resize_positions(positions: Tensor, native: tuple[int, int], grid: tuple[int
         positions: (P + g_h g_w, C): prefix rows first, which are kept as they are.
         native: (g_h, g_w).
         grid: (h, w), the target.
-        how: ``"scale_factor"``, ``"size"``, ``"size_antialias"`` or ``"bilinear"``; see `Method`.
+        how: ``"scale_factor"``, ``"size"``, ``"size_antialias"`` or ``"bilinear"``, see `Method`; or
+            ``"bilinear_antialias"``, TIPSv2's own.
 
     Returns:
         (P + h w, C) in the dtype of ``positions``.
     """
-    if how not in ("scale_factor", "size", "size_antialias", "bilinear"):
+    if how not in ("scale_factor", "size", "size_antialias", "bilinear", "bilinear_antialias"):
         raise SettingError(f"position_resize={how!r}; expected 'scale_factor', 'size', 'size_antialias' or 'bilinear'.")
     prefix = positions.shape[0] - native[0] * native[1]
     if not all(isinstance(side, int) for side in grid):  # a size that torch.export leaves open
@@ -286,8 +299,9 @@ def resize_positions(positions: Tensor, native: tuple[int, int], grid: tuple[int
         # The published code passes factors, which the resampling then uses as they are instead of the ratio of sizes.
         factors = [(grid[0] + 0.1) / native[0], (grid[1] + 0.1) / native[1]]
         square = F.interpolate(square, scale_factor=factors, mode="bicubic", recompute_scale_factor=False)
-    elif how == "bilinear":
-        square = F.interpolate(square, size=list(grid), mode="bilinear", align_corners=False)
+    elif how.startswith("bilinear"):
+        antialias = how == "bilinear_antialias"
+        square = F.interpolate(square, size=list(grid), mode="bilinear", align_corners=False, antialias=antialias)
     else:
         square = F.interpolate(square, size=list(grid), mode="bicubic", antialias=how == "size_antialias")
     resized = square.permute(0, 2, 3, 1).flatten(1, 2)[0].to(positions.dtype)
@@ -309,6 +323,9 @@ def resized_to_symbols(positions: Tensor, native: tuple[int, int], grid: tuple[A
         centre = (target + 0.5) * step - 0.5
         if how == "size_antialias":
             row = cubic((source - centre) / step.clamp_min(1.0), -0.5)
+            row = row / row.sum(dim=1, keepdim=True)
+        elif how == "bilinear_antialias":
+            row = (1 - ((source - centre) / step.clamp_min(1.0)).abs()).clamp_min(0.0)
             row = row / row.sum(dim=1, keepdim=True)
         elif how == "bilinear":
             row = (1 - (source - centre.clamp(0, g - 1)).abs()).clamp_min(0.0)

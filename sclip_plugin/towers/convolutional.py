@@ -57,6 +57,7 @@ class ConvolutionalTower(Tower):
     prefix_tokens = 0
     pools_patches = True
     attends = False
+    calls_blocks = False
 
     def __init__(
         self, trunk: Any, projection: nn.Module | None = None, size: int | tuple[int, int] | None = None

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .layers import linear_rows, weight_of
 from .registry import register_tower
 from .timm import TimmBlockInput, TimmTower, find_timm_trunk
 
@@ -35,11 +35,13 @@ class EvaBlockInput(TimmBlockInput):
         attention = self.block.attn
         if attention.qkv is None:
             return getattr(attention, name + "_proj")(x)
-        width = attention.qkv.out_features // 3
-        rows = slice("qkv".index(name) * width, ("qkv".index(name) + 1) * width)
-        shared = attention.qkv.bias
-        bias = getattr(attention, name + "_bias", None) if shared is None else shared[rows]
-        return F.linear(x, attention.qkv.weight[rows], bias)
+        if getattr(attention, "q_bias", None) is None:
+            return self._fused(attention.qkv, name, x)
+        bias = getattr(attention, name + "_bias")
+        if getattr(attention, "qkv_bias_separate", False):
+            return self._fused(attention.qkv, name, x) + bias
+        # With biases of its own timm reads the weight and never calls the layer: adapters take no part.
+        return linear_rows(x, weight_of(attention.qkv), None, "qkv".index(name), 3) + bias
 
     def _after_split(self, name: str, heads: Tensor) -> Tensor:
         if name not in ("q", "k"):
@@ -109,7 +111,7 @@ class EvaTower(TimmTower):
         # Releases differ in which of these they know; a table is asked for what its release's builder takes.
         names = ("max_res", "temperature", "linear_bands", "in_pixels", "grid_offset", "grid_indexing", "rotate_half")
         known = {name: getattr(rope, name) for name in names if hasattr(rope, name)}
-        device = self.trunk.patch_embed.proj.weight.device
+        device = weight_of(self.trunk.patch_embed.proj).device
         tables = build_rotary_pos_embed(
             list(grid), dim=rope.dim, ref_feat_shape=rope.ref_feat_shape, device=device, **known
         )

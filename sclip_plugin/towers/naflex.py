@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import SettingError
 from .base import Tower
+from .layers import base_of, dtype_of, table_of
 from .registry import register_tower
 from .siglip import SiglipTower
 from .transformers import PatchedTransformersTrunk, mask_arguments
@@ -77,16 +78,17 @@ class NaFlexTower(SiglipTower):
         trunk: Any = getattr(model, "vision_model", model)
         trunk = getattr(trunk, "vision_model", trunk)
         embeddings = getattr(trunk, "embeddings", None)
-        if not isinstance(getattr(embeddings, "patch_embedding", None), nn.Linear) or not hasattr(trunk, "use_head"):
+        patch_embedding = base_of(getattr(embeddings, "patch_embedding", None))
+        if not hasattr(patch_embedding, "in_features") or not hasattr(trunk, "use_head"):
             return None
         mask_arguments(type(trunk.encoder.layers[0]))
         return cls(trunk, getattr(model, "visual_projection", None))
 
     def embed(self, pixel_values: Tensor, position_resize: str) -> Tensor:
         embeddings, grid, side = self.trunk.embeddings, self.grid(pixel_values), self.patch_size[0]
-        rows = pixel_values.to(embeddings.patch_embedding.weight.dtype).unflatten(3, (grid[1], side))
+        rows = pixel_values.to(dtype_of(embeddings.patch_embedding)).unflatten(3, (grid[1], side))
         cut = rows.unflatten(2, (grid[0], side)).permute(0, 2, 4, 3, 5, 1)  # (B, h, w, side, side, 3)
         patches = embeddings.patch_embedding(cut.flatten(3).flatten(1, 2))
-        square = embeddings.position_embedding.weight.float().unflatten(0, self.native_grid).permute(2, 0, 1)[None]
+        square = table_of(embeddings.position_embedding).float().unflatten(0, self.native_grid).permute(2, 0, 1)[None]
         positions = F.interpolate(square, size=list(grid), mode="bilinear", align_corners=False, antialias=True)
         return patches + positions.flatten(2).transpose(1, 2).to(patches.dtype)

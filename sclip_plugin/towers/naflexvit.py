@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import SettingError
 from .base import Tower
+from .layers import dtype_of
 from .registry import register_tower
 from .timm import PatchedTimmTrunk, TimmTower, is_plain_block
 
@@ -54,5 +55,5 @@ class NaFlexVitTower(TimmTower):
 
     def embed(self, pixel_values: Tensor, position_resize: str) -> Tensor:
         self.grid(pixel_values)
-        tokens, _ = self.trunk.embeds(pixel_values.to(self.trunk.embeds.proj.weight.dtype))
+        tokens, _ = self.trunk.embeds(pixel_values.to(dtype_of(self.trunk.embeds.proj)))
         return self.trunk.norm_pre(tokens)

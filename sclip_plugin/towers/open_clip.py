@@ -12,10 +12,10 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
 from .base import BlockInput, PatchedTrunk, Tower, pair, resize_positions, take_intermediates
+from .layers import Projections, dtype_of, is_multihead, kernel_of, linear_rows, projections_of
 from .registry import register_tower
 
 ALL_OF_IT = (1 - 0.5) / 0.26
@@ -24,6 +24,8 @@ ALL_OF_IT = (1 - 0.5) / 0.26
 
 class OpenCLIPBlockInput(BlockInput):
     """A ``ResidualAttentionBlock``, whose attention is torch's, or open_clip's ``CustomResidualAttentionBlock``."""
+
+    _multihead: Projections | None = None
 
     @property
     def num_heads(self) -> int:
@@ -38,12 +40,16 @@ class OpenCLIPBlockInput(BlockInput):
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
         attention = self.block.attn
-        joined = getattr(attention, "in_proj", None)  # Alpha-CLIP has a Linear where torch has two parameters
-        weight = attention.in_proj_weight if joined is None else joined.weight
-        bias = attention.in_proj_bias if joined is None else joined.bias
-        width = weight.shape[1]
-        rows = slice("qkv".index(name) * width, ("qkv".index(name) + 1) * width)
-        return F.linear(x, weight[rows], None if bias is None else bias[rows])
+        if isinstance(getattr(attention, "in_proj", None), nn.Module):  # Alpha-CLIP's, where torch has two parameters
+            return self._fused(attention.in_proj, name, x)
+        if is_multihead(attention):
+            return self._projections().part(x, name)
+        return linear_rows(x, attention.in_proj_weight, attention.in_proj_bias, "qkv".index(name), 3)
+
+    def _projections(self) -> Projections:
+        if self._multihead is None:
+            self._multihead = projections_of(self.block.attn, self.x)
+        return self._multihead
 
     def _after_split(self, name: str, heads: Tensor) -> Tensor:
         return self._optional(self.block.attn, "ln_" + name, heads)
@@ -53,7 +59,10 @@ class OpenCLIPBlockInput(BlockInput):
         return super().out(attended if head_scale is None else attended * head_scale)
 
     def _out(self, merged: Tensor) -> Tensor:
-        merged = self.block.attn.out_proj(self._optional(self.block.attn, "ln_inner", merged))
+        if is_multihead(self.block.attn):
+            merged = self._projections().out(merged)
+        else:
+            merged = self.block.attn.out_proj(self._optional(self.block.attn, "ln_inner", merged))
         return self._optional(self.block, "ls_1", self._optional(self.block, "ln_attn", merged))
 
     def norm2(self, tokens: Tensor) -> Tensor:
@@ -122,7 +131,7 @@ class OpenCLIPTower(Tower):
     def __init__(self, trunk: Any, projection: nn.Module | None = None) -> None:
         super().__init__(trunk, projection)
         self.blocks = trunk.transformer.resblocks
-        self.patch_size = tuple(trunk.conv1.kernel_size)
+        self.patch_size = kernel_of(trunk.conv1)
         side = math.isqrt(int(trunk.positional_embedding.shape[0]) - 1)
         self.native_grid = pair(getattr(trunk, "grid_size", side))
         self.native_size = pair(getattr(trunk, "image_size", None) or trunk.input_resolution)
@@ -137,7 +146,7 @@ class OpenCLIPTower(Tower):
         if getattr(trunk, "attn_pool", None) is not None or getattr(trunk, "pool_type", "tok") not in ("tok", "avg"):
             return None  # CoCa: its pooling attends with 256 queries, so its tokens are no patches
         attention = getattr(trunk.transformer.resblocks[0], "attn", None)
-        if not (hasattr(attention, "in_proj_weight") or isinstance(getattr(attention, "in_proj", None), nn.Linear)):
+        if not any(hasattr(attention, name) for name in ("in_proj_weight", "in_proj")):
             return None
         if getattr(attention, "scaled_cosine", False):
             return None
@@ -145,7 +154,7 @@ class OpenCLIPTower(Tower):
 
     def embed(self, pixel_values: Tensor, position_resize: str) -> Tensor:
         trunk = self.trunk
-        pixel_values = pixel_values.to(trunk.conv1.weight.dtype)
+        pixel_values = pixel_values.to(dtype_of(trunk.conv1))
         patches = trunk.conv1(pixel_values[:, :3])
         if self.takes_alpha:
             patches = patches + trunk.conv1_alpha(

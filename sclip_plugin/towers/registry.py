@@ -49,10 +49,10 @@ def find_tower(model: nn.Module) -> Tower:
     """
     candidate: Any = model
     while candidate is not None:
-        candidate = _uncompiled(candidate)
+        candidate = unwrapped(candidate)
         tower = _found(candidate)
         if tower is not None:
-            trunk = _uncompiled(tower.trunk)
+            trunk = unwrapped(tower.trunk)
             return tower if trunk is tower.trunk else type(tower)(trunk, tower.projection)
         candidate = getattr(candidate, "module", None)
     supported = "\n  ".join(TOWERS[name].models or name for name in list_towers())
@@ -69,8 +69,14 @@ def _found(model: Any) -> Tower | None:
     return next((tower for tower in found if tower is not None), None)
 
 
-def _uncompiled(module: Any) -> Any:
-    """The module that torch.compile wrapped: its wrapper shows the same attributes, but must not be patched itself."""
-    while "_orig_mod" in getattr(module, "_modules", ()):
-        module = module._orig_mod
-    return module
+def unwrapped(module: Any) -> Any:
+    """The module that torch.compile or PEFT wrapped: a wrapper shows its attributes, but must not be patched itself."""
+    while True:
+        inside = getattr(module, "_modules", {})
+        of_peft = any(base.__module__.partition(".")[0] == "peft" for base in type(module).__mro__)
+        if "_orig_mod" in inside:
+            module = module._orig_mod
+        elif of_peft and ("base_model" in inside or "model" in inside):  # PeftModel, and the tuner in it
+            module = module.base_model if "base_model" in inside else module.model
+        else:
+            return module

@@ -16,7 +16,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
+from ..errors import UnsupportedModelError
 from .base import BlockInput, PatchedTrunk, Tower, pair, resize_positions
+from .layers import base_of, dtype_of, is_hooked, weight_of
 from .registry import register_tower
 
 STRIDE = 32
@@ -48,26 +50,28 @@ class PoolBlockInput(BlockInput):
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
         pool = self.block
-        separate = getattr(pool, name + "_proj", None) or getattr(pool, name, None)
-        if separate is not None:
-            return separate(x)
-        width = attention_width(pool)
-        rows = slice("qkv".index(name) * width, ("qkv".index(name) + 1) * width)
-        return F.linear(x, pool.qkv.weight[rows], None if pool.qkv.bias is None else pool.qkv.bias[rows])
+        if hasattr(pool, "c_proj"):
+            return self._read(getattr(pool, name + "_proj"), x)
+        return self._fused(pool.qkv, name, x) if pool.qkv is not None else getattr(pool, name)(x)
+
+    @staticmethod
+    def _read(layer: Any, x: Tensor) -> Tensor:
+        """OpenAI's and open_clip's pools read their layers' weights and never call them: adapters take no part."""
+        return F.linear(x, weight_of(layer), layer.bias)
 
     def _out(self, merged: Tensor) -> Tensor:
-        return self.block.c_proj(merged) if hasattr(self.block, "c_proj") else self.block.proj(merged)
+        return self._read(self.block.c_proj, merged) if hasattr(self.block, "c_proj") else self.block.proj(merged)
 
     def ffn(self, tokens: Tensor) -> Tensor:
         return tokens.new_zeros(tokens.shape)
 
 
 def attention_width(pool: Any) -> int:
-    return pool.embed_dim if hasattr(pool, "embed_dim") else pool.c_proj.in_features
+    return pool.embed_dim if hasattr(pool, "embed_dim") else base_of(pool.c_proj).in_features
 
 
 def joint_width(pool: Any) -> int:
-    return pool.out_features if hasattr(pool, "out_features") else pool.c_proj.out_features
+    return pool.out_features if hasattr(pool, "out_features") else base_of(pool.c_proj).out_features
 
 
 class PatchedResNet(PatchedTrunk):
@@ -89,6 +93,7 @@ class ResNetTower(Tower):
     models = "ResNet CLIPs: open_clip's and OpenAI's RN50 … RN50x64, timm's resnet*_clip"
     patched = PatchedResNet
     patch_size = (STRIDE, STRIDE)
+    calls_blocks = False
 
     def __init__(self, trunk: Any, projection: nn.Module | None = None) -> None:
         super().__init__(trunk, projection)
@@ -112,7 +117,7 @@ class ResNetTower(Tower):
         trunk = self.trunk
         if not hasattr(trunk, "attnpool"):
             return trunk.forward_features(pixel_values.to(self.positions.dtype))
-        x = pixel_values.to(trunk.conv1.weight.dtype)
+        x = pixel_values.to(dtype_of(trunk.conv1))
         for conv, norm in ((trunk.conv1, trunk.bn1), (trunk.conv2, trunk.bn2), (trunk.conv3, trunk.bn3)):
             x = F.relu(norm(conv(x)))
         return trunk.layer4(trunk.layer3(trunk.layer2(trunk.layer1(trunk.avgpool(x)))))
@@ -125,6 +130,11 @@ class ResNetTower(Tower):
         return cat([content, positions.expand_as(content)], dim=-1)
 
     def block_input(self, block: nn.Module, tokens: Tensor) -> BlockInput:
+        if is_hooked(block):  # a pool gives no places, so what a hook would do to them is not known
+            raise UnsupportedModelError(
+                f"a forward hook stands on the {type(block).__name__} that pools the picture, and a method takes the "
+                "pool's place. Remove the hook, or put it on one of the pool's projections."
+            )
         return PoolBlockInput(block, tokens)
 
     def run_block(self, block: nn.Module, tokens: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..device import Budget
 from ..errors import UnsupportedModelError
 from .base import BlockInput, Tower
+from .layers import is_hooked
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -116,6 +117,7 @@ def before_last_block(
         The last block with the tokens that enter it, and the context: what the method is called with.
     """
     check_weights(tower, pixel_values)
+    given: BlockInput
     whole_patches = drop_remainder(pixel_values, tower.patch_size)
     grid = tower.grid(whole_patches)
     tower = tower.at_grid(grid)
@@ -125,11 +127,14 @@ def before_last_block(
     for index, block in enumerate(tower.blocks):
         if hidden_states is not None:
             hidden_states.append(tokens)
-        if index in taps:
-            context.taps[index] = tower.block_input(block, tokens)
+        if index in taps or index == last:
+            given = tower.block_input(block, tokens)
+            check_parts(tower, given)
+            if index in taps:
+                context.taps[index] = given
         if index < last:
             tokens = tower.run_block(block, tokens)
-    return tower.block_input(tower.blocks[last], tokens), context
+    return given, context
 
 
 def check_weights(tower: Tower, pixel_values: Tensor) -> None:
@@ -151,6 +156,33 @@ def check_weights(tower: Tower, pixel_values: Tensor) -> None:
             f"the weights of {type(tower.trunk).__name__} are offloaded, and a method calls the parts of its last "
             "block, past the hooks that fetch them. Load it onto one device, with accelerate's hooks removed "
             "(accelerate.hooks.remove_hook_from_submodules(model))."
+        )
+
+
+def check_parts(tower: Tower, given: BlockInput) -> None:
+    """Refuse a block that as a whole gives something else than its parts, which a method calls.
+
+    They are compared where a module in it runs more than its class's forward: a hook on a projection takes part, one on
+    the attention or on the block does only if it changes nothing.
+
+    Raises:
+        UnsupportedModelError: a hook on a module that a method does not call changes what the block gives.
+    """
+    block, tokens = given.block, given.tokens
+    if torch.compiler.is_compiling() or not tower.calls_blocks:
+        return
+    if not any(is_hooked(module) for module in block.modules()):
+        return
+    with torch.no_grad():
+        whole, attended = tower.run_block(block, tokens), given.after_attention()
+        parts = attended + given.ffn(attended)
+    widest = max(torch.finfo(tensor.dtype).eps for tensor in (whole, parts, given.v))
+    if (parts - whole).norm() > widest**0.5 * (whole - tokens).norm():
+        hooked = next(type(module).__name__ for module in block.modules() if is_hooked(module))
+        raise UnsupportedModelError(
+            f"a forward hook (on {hooked}) in a block of {type(tower.trunk).__name__} changes what the block gives, "
+            "and a method calls the block's parts, past the hook. Put it on one of the projections of queries, keys, "
+            "values and output, or remove it."
         )
 
 

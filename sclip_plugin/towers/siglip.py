@@ -6,10 +6,10 @@ probe would return if it attended to this patch alone. SigLIP 2 with a fixed res
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import resize_positions
+from .layers import dtype_of, projections_of, table_of
 from .registry import register_tower
 from .transformers import TransformersTower, find_transformers_trunk
 
@@ -31,9 +31,9 @@ class SiglipTower(TransformersTower):
 
     def embed(self, pixel_values: Tensor, position_resize: str) -> Tensor:
         embeddings = self.trunk.embeddings
-        patches = embeddings.patch_embedding(pixel_values.to(embeddings.patch_embedding.weight.dtype))
+        patches = embeddings.patch_embedding(pixel_values.to(dtype_of(embeddings.patch_embedding)))
         positions = resize_positions(
-            embeddings.position_embedding.weight, self.native_grid, self.grid(pixel_values), position_resize
+            table_of(embeddings.position_embedding), self.native_grid, self.grid(pixel_values), position_resize
         )
         return patches.flatten(2).transpose(1, 2) + positions.to(patches.dtype)
 
@@ -46,10 +46,8 @@ class SiglipTower(TransformersTower):
         return tokens if self.projection is None else self.projection(tokens)
 
     def _values(self, tokens: Tensor) -> Tensor:
-        attention = self.trunk.head.attention
-        width = attention.embed_dim
-        values = F.linear(tokens, attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
-        return attention.out_proj(values)
+        projections = projections_of(self.trunk.head.attention, tokens)
+        return projections.out(projections.part(tokens, "v"))
 
     def pool_input(self, tokens: Tensor) -> Tensor | None:
         return self.trunk.post_layernorm(tokens) if self.trunk.use_head else None

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
 from ..errors import SettingError
 from .base import BlockInput, PatchedTrunk, Tower, resize_positions, take_intermediates
+from .layers import dtype_of, kernel_of, part_of
 from .registry import register_tower
 
 
@@ -31,10 +31,7 @@ class TimmBlockInput(BlockInput):
         return self.block.norm1(tokens)
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
-        qkv = self.block.attn.qkv
-        width = qkv.out_features // 3
-        rows = slice("qkv".index(name) * width, ("qkv".index(name) + 1) * width)
-        return F.linear(x, qkv.weight[rows], None if qkv.bias is None else qkv.bias[rows])
+        return self._fused(self.block.attn.qkv, name, x)
 
     def _after_split(self, name: str, heads: Tensor) -> Tensor:
         norm = getattr(self.block.attn, name + "_norm", None)
@@ -148,7 +145,7 @@ class TimmTower(Tower):
         super().__init__(trunk, projection)
         self.blocks = trunk.blocks
         self.patch_size = tuple(
-            trunk.patch_embed.feat_ratio(as_scalar=False) if self.hybrid else trunk.patch_embed.proj.kernel_size
+            trunk.patch_embed.feat_ratio(as_scalar=False) if self.hybrid else kernel_of(trunk.patch_embed.proj)
         )
         self.native_grid = tuple(trunk.patch_embed.grid_size)
         self.native_size = trunk.patch_embed.img_size
@@ -172,8 +169,7 @@ class TimmTower(Tower):
     def patches(self, pixel_values: Tensor) -> Tensor:
         """(B, N, C), without positions."""
         embed = self.trunk.patch_embed
-        weight = self.trunk.blocks[0].attn.qkv.weight if self.hybrid else embed.proj.weight
-        pixel_values = pixel_values.to(weight.dtype)
+        pixel_values = pixel_values.to(dtype_of(embed))
         if self.hybrid:
             patches = embed(pixel_values)
             return patches if patches.dim() == 3 else patches.flatten(1, 2)  # of a trunk of any size: (B, h, w, C)
@@ -217,9 +213,7 @@ class TimmTower(Tower):
 
     def _values(self, tokens: Tensor) -> Tensor:
         pool = self.trunk.attn_pool
-        width = pool.kv.out_features // 2
-        value = F.linear(tokens, pool.kv.weight[width:], None if pool.kv.bias is None else pool.kv.bias[width:])
-        return pool.proj(value)
+        return pool.proj(part_of(pool.kv, tokens, 1, 2))
 
     def pool_input(self, tokens: Tensor) -> Tensor | None:
         return None if getattr(self.trunk, "attn_pool", None) is None else self.trunk.norm(tokens)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import SettingError
 from .base import BlockInput, PatchedTrunk, Tower, pair, resize_positions
+from .layers import base_of, dtype_of, kernel_of, table_of
 from .registry import register_tower
 
 _mask_arguments: dict[type, tuple[str, ...]] = {}
@@ -106,7 +107,7 @@ def find_transformers_trunk(model: nn.Module) -> Any:
     trunk = getattr(trunk, "vision_model", trunk)
     if not (hasattr(trunk, "encoder") and hasattr(trunk, "post_layernorm")):
         return None
-    if not isinstance(getattr(getattr(trunk, "embeddings", None), "patch_embedding", None), nn.Conv2d):
+    if not isinstance(base_of(getattr(getattr(trunk, "embeddings", None), "patch_embedding", None)), nn.Conv2d):
         return None
     layer = trunk.encoder.layers[0] if hasattr(trunk.encoder, "layers") else None
     if not hasattr(getattr(layer, "self_attn", None), "q_proj") or not hasattr(trunk.embeddings, "position_embedding"):
@@ -129,8 +130,8 @@ class TransformersTower(Tower):
         super().__init__(trunk, projection)
         self.blocks = trunk.encoder.layers
         embeddings = trunk.embeddings
-        self.patch_size = tuple(embeddings.patch_embedding.kernel_size)
-        side = math.isqrt(int(embeddings.position_embedding.weight.shape[0]) - self.prefix_tokens)
+        self.patch_size = kernel_of(embeddings.patch_embedding)
+        side = math.isqrt(base_of(embeddings.position_embedding).num_embeddings - self.prefix_tokens)
         self.native_grid = (side, side)
         self.native_size = pair(embeddings.image_size)
 
@@ -143,9 +144,9 @@ class TransformersTower(Tower):
 
     def embed(self, pixel_values: Tensor, position_resize: str) -> Tensor:
         embeddings = self.trunk.embeddings
-        patches = embeddings.patch_embedding(pixel_values.to(embeddings.patch_embedding.weight.dtype))
+        patches = embeddings.patch_embedding(pixel_values.to(dtype_of(embeddings.patch_embedding)))
         positions = resize_positions(
-            embeddings.position_embedding.weight, self.native_grid, self.grid(pixel_values), position_resize
+            table_of(embeddings.position_embedding), self.native_grid, self.grid(pixel_values), position_resize
         )
         cls_token = embeddings.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         tokens = torch.cat([cls_token, patches.flatten(2).transpose(1, 2)], dim=1)

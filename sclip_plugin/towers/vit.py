@@ -2,7 +2,8 @@
 
 Alone they have no text beside them, and the joint space is that of their own features, the tokens after the final norm;
 so it is in TIPSv2, whose text tower leads there. Under a ``VisionTextDualEncoderModel`` a patch takes the way that CLS
-takes: through the pooler, where there is one, and the projection.
+takes: through the pooler, where there is one, and the projection. TIPSv2 takes its positions to another grid bilinearly
+with antialiasing, as it was trained on many grids; a method's ``position_resize`` has no say.
 Recognised by structure. Names differ between releases: transformers 5 has ``layers`` and ``q_proj … o_proj`` where
 transformers 4 has ``encoder.layer`` and ``attention.query … output.dense``.
 """
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, cat, nn
 
 from .base import BlockInput, Tower, resize_positions
+from .layers import base_of, dtype_of, kernel_of, weight_of
 from .registry import register_tower
 from .transformers import PatchedTransformersTrunk, mask_arguments
 
@@ -79,7 +81,7 @@ def find_vit_trunk(model: nn.Module) -> Any:
     for trunk in (model, under_head, getattr(model, "vision_model", None)):
         patches = getattr(getattr(trunk, "embeddings", None), "patch_embeddings", None)
         conv = patch_convolution(patches)
-        if conv is None or conv.in_channels != 3 or tuple(conv.stride) != tuple(conv.kernel_size):
+        if conv is None or base_of(conv).in_channels != 3 or tuple(base_of(conv).stride) != kernel_of(conv):
             continue
         own = ("detection_tokens", "text_embeddings")
         if hasattr(patches, "backbone") or any(hasattr(trunk.embeddings, name) for name in own):
@@ -97,7 +99,7 @@ def find_vit_trunk(model: nn.Module) -> Any:
 def patch_convolution(patches: Any) -> Any:
     """The convolution of DINOv3's embeddings is ``patch_embeddings`` itself, that of the others lies in it."""
     conv = getattr(patches, "projection", patches)
-    return conv if isinstance(conv, nn.Conv2d) else None
+    return conv if isinstance(base_of(conv), nn.Conv2d) else None
 
 
 def blocks_of(trunk: Any) -> Any:
@@ -130,10 +132,12 @@ class ViTTower(Tower):
         self.blocks = blocks_of(trunk)
         embeddings = trunk.embeddings
         self.conv = patch_convolution(embeddings.patch_embeddings)
-        self.patch_size = tuple(self.conv.kernel_size)
+        self.patch_size = kernel_of(self.conv)
         size = getattr(embeddings.patch_embeddings, "image_size", None) or trunk.config.image_size
         height, width = (size, size) if isinstance(size, int) else size
         self.native_grid = (height // self.patch_size[0], width // self.patch_size[1])
+        # Of the structure of DINOv2 with registers, whose rule is another: the class alone tells them apart.
+        self.of_tips = any(base.__name__.startswith("Tipsv2") for base in type(trunk).__mro__)
         self.prefix_tokens = sum(token.shape[1] for token in (*self._class_tokens(), *self._registers()))
 
     @classmethod
@@ -156,18 +160,17 @@ class ViTTower(Tower):
         if rope is None:
             return self
         size = [side * patch for side, patch in zip(grid, self.patch_size, strict=True)]
-        weight = self.conv.weight
-        rotations = rope(torch.empty(1, 1, *size, dtype=weight.dtype, device=weight.device))
+        rotations = rope(torch.empty(1, 1, *size, dtype=dtype_of(self.conv), device=weight_of(self.conv).device))
         return ViTTower(self.trunk, self.projection, rotations)
 
     def embed(self, pixel_values: Tensor, position_resize: str) -> Tensor:
-        patches = self.conv(pixel_values.to(self.conv.weight.dtype)).flatten(2).transpose(1, 2)
+        patches = self.conv(pixel_values.to(dtype_of(self.conv))).flatten(2).transpose(1, 2)
         count, dtype = patches.shape[0], patches.dtype
         tokens = cat([*(token.to(dtype).expand(count, -1, -1) for token in self._class_tokens()), patches], dim=1)
         positions = getattr(self.trunk.embeddings, "position_embeddings", None)
         if positions is not None:
-            grid = self.grid(pixel_values)
-            tokens = tokens + resize_positions(positions[0], self.native_grid, grid, position_resize).to(dtype)
+            grid, how = self.grid(pixel_values), "bilinear_antialias" if self.of_tips else position_resize
+            tokens = tokens + resize_positions(positions[0], self.native_grid, grid, how).to(dtype)
         registers = [token.to(dtype).expand(count, -1, -1) for token in self._registers()]
         before = tokens.shape[1] - patches.shape[1]
         return cat([tokens[:, :before], *registers, tokens[:, before:]], dim=1) if registers else tokens

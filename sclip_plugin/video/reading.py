@@ -24,6 +24,9 @@ SLACK = Fraction(1, 1000)  # s: Matroska rounds times to milliseconds
 SHORT = 1.0  # s that a file may end before it says, and more than this share of it: audio may be longer than the video
 SHORT_SHARE = 0.05
 MOST_WAITING = 1000  # packets whose frames have not come
+LONGEST_SHOWN = 3600  # s that one frame may be shown: times further apart are damaged
+MOST_FRAMES = 1_000_000  # that are looked at, at the rate that was asked for
+SECONDS_TO_OPEN = 30  # s, also to read on: a live playlist is waited for without an end
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +75,7 @@ class Video:
         self.path = Path(path)
         with self._opened() as container:
             video = container.streams.best("video")
+            _check_pixels(self.path, video.width, video.height)
             tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", video.metadata.get("DURATION", ""))
             self.duration: float | None = None
             if video.duration is not None:
@@ -85,7 +89,8 @@ class Video:
         """What is shown at 0, 1 / fps, 2 / fps, … seconds, each when it is asked for; no other frame is kept.
 
         A frame that is shown for longer comes several times. Of a file that is broken, what can be read comes; a frame
-        that can't be decoded is replaced by the one before.
+        that can't be decoded is replaced by the one before. Frames end where one would be shown for longer than an
+        hour, since such times are damaged, and after a million.
 
         Args:
             fps: frames a second, above 0; one in ten seconds is 0.1.
@@ -93,7 +98,7 @@ class Video:
 
         Raises:
             SettingError: ``fps`` is no number above 0.
-            FileFormatError: not one frame can be decoded.
+            FileFormatError: not one frame can be decoded, or it has more pixels than a picture may have.
         """
         rate = checked_rate(fps)
         return self._frames(rate, report)
@@ -106,7 +111,9 @@ class Video:
             raise FileFormatError(f"{self.path} is a folder, a device or a pipe; expected a video file.")
         try:
             # A file, whatever its name looks like; from a file FFmpeg follows playlists to no server.
-            container = av.open(f"file:{self.path}")
+            if _is_live(self.path):
+                raise ValueError("a playlist without an end")
+            container = av.open(f"file:{self.path}", timeout=SECONDS_TO_OPEN)
         except (av.error.FFmpegError, ValueError) as error:
             raise FileFormatError(
                 f"{self.path} cannot be read as a video ({_said(error)}); expected a file that FFmpeg reads, such as "
@@ -120,15 +127,17 @@ class Video:
 
     def _frames(self, rate: Fraction, report: Report) -> Iterator[Frame]:
         with self._opened() as container:
-            decoding, picture = _Decoding(container), _Pictures(container)
+            decoding, picture = _Decoding(container), _Pictures(container, self.path)
             held: tuple[int, Any] | None = None
             count = 0
             for time, index, frame in decoding:
-                while held is not None and count / rate + SLACK < time:
+                while held is not None and count / rate + SLACK < time and not decoding.beyond(count):
                     yield Frame(float(count / rate), held[0], picture(held[1]))
                     count += 1
+                if decoding.beyond(count):
+                    break
                 held = index, frame
-            while held is not None and (count == 0 or count / rate + SLACK < decoding.end):
+            while held is not None and (count == 0 or count / rate + SLACK < decoding.end) and count < MOST_FRAMES:
                 yield Frame(float(count / rate), held[0], picture(held[1]))
                 count += 1
         if held is None:
@@ -166,9 +175,15 @@ class _Decoding:
             if packet.pts is not None and packet.duration:
                 lasting[packet.pts] = packet.duration * packet.time_base
             for frame in self._decoded(packet):
-                lasts = usual if frame.pts is None else lasting.pop(frame.pts, usual)
+                lasts = usual if frame.pts is None else min(lasting.pop(frame.pts, usual), Fraction(LONGEST_SHOWN))
                 shown = (first or 0) + self.end if frame.pts is None else Fraction(frame.pts) * frame.time_base
                 first = shown if first is None else first
+                if shown - first > self.end + LONGEST_SHOWN:
+                    self._stop(
+                        f"the next frame is {float(shown - first - self.end):,.0f} s later, and {LONGEST_SHOWN:,} "
+                        "s is the longest that one may be shown"
+                    )
+                    return
                 self.end = max(self.end, shown - first + lasts)
                 yield shown - first, index, frame
                 index += 1
@@ -192,6 +207,17 @@ class _Decoding:
             if frame.is_corrupt:
                 self._fail("damaged")
         return frames
+
+    def beyond(self, count: int) -> bool:
+        """Whether as many frames are more than anybody looks at; then there are no more."""
+        if count >= MOST_FRAMES and not self._stopped:
+            self._stop(f"more than {MOST_FRAMES:,} frames; give a lower fps")
+        return count >= MOST_FRAMES
+
+    def _stop(self, reason: str) -> None:
+        self._failed += 1
+        self._first_failure = f"at {float(self.end):.2f} s: {reason}"  # of all that is wrong what ended it
+        self._stopped = True
 
     def _fail(self, error: object) -> None:
         self._failed += 1
@@ -228,16 +254,35 @@ def checked_rate(fps: float) -> Fraction:
 class _Pictures:
     """Decoded frames to RGB, turned as the file says, with square pixels."""
 
-    def __init__(self, container: Any) -> None:
+    def __init__(self, container: Any, path: Path) -> None:
+        self.path = path
         self.reformatter = needs("av.video.reformatter", "video").VideoReformatter()
         self.aspect = Fraction(container.streams.best("video").sample_aspect_ratio or 1) or Fraction(1)
 
     def __call__(self, frame: Any) -> Image.Image:
         width = round(frame.width * max(self.aspect, Fraction(1)))
         height = round(frame.height / min(self.aspect, Fraction(1)))
+        _check_pixels(self.path, width, height)
         # Of RGB the last says nothing, but older releases look at the frame's own only where one is named.
         rgb = self.reformatter.reformat(frame, width, height, "rgb24", dst_colorspace="ITU601")
         return Image.fromarray(np.ascontiguousarray(_upright(rgb.to_ndarray(), frame)))
+
+
+def _check_pixels(path: Path, width: int, height: int) -> None:
+    """The limit is that of pictures."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > limit:
+        raise FileFormatError(
+            f"{path} has frames of {width} x {height}, {width * height:,} pixels; the limit is {limit:,}. If you trust "
+            "it, make a smaller copy, or set PIL.Image.MAX_IMAGE_PIXELS in Python."
+        )
+
+
+def _is_live(path: Path) -> bool:
+    """Whether a file is a playlist of HLS that has no end: FFmpeg reads it again and again."""
+    with open(path, "rb") as file:
+        head = file.read(2**20)
+    return head.lstrip(b"\xef\xbb\xbf").startswith(b"#EXTM3U") and b"#EXT-X-ENDLIST" not in head
 
 
 def _upright(pixels: np.ndarray, frame: Any) -> np.ndarray:

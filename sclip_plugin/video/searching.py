@@ -52,7 +52,7 @@ class Moment:
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         said = self.hit.to_dict()
-        del said["path"]
+        del said["path"], said["file"]
         return {"start": self.start, "end": self.end, "time": self.time, "frame": self.index, **said}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..draw import legend
+from ..draw import fonts, legend
 from ..draw.colours import Colours, colours_of, rgb
 from ..errors import SettingError, ShapeError
 from ..files import atomic_path
@@ -24,12 +24,13 @@ QUALITY = 3 * 118  # of MPEG-4: quantiser 3, in FFmpeg's units
 
 
 @contextlib.contextmanager
-def write_video(path: str | os.PathLike[str], fps: float) -> Iterator[VideoWriter]:
+def write_video(path: str | os.PathLike[str], fps: float, comment: str | None = None) -> Iterator[VideoWriter]:
     """An MP4 in H.264 (MPEG-4 where PyAV has no x264), which is there, and whole, when the block ends without an error.
 
     Args:
         path: the file to make or replace.
         fps: frames a second, so a frame stands for 1 / fps seconds.
+        comment: what the file says of itself, for `comment_of`.
 
     Returns:
         A context manager giving a `VideoWriter`.
@@ -51,9 +52,21 @@ def write_video(path: str | os.PathLike[str], fps: float) -> Iterator[VideoWrite
     """
     rate = checked_rate(fps)
     with atomic_path(path) as lent, needs("av", "video").open(f"file:{lent}", "w", format="mp4") as container:
+        if comment is not None:
+            container.metadata["comment"] = comment
         writer = VideoWriter(container, rate)
         yield writer
         writer.finish()
+
+
+def comment_of(path: str | os.PathLike[str]) -> str | None:
+    """What a video says of itself; None where it says nothing, or is none."""
+    av = needs("av", "video")
+    try:
+        with av.open(f"file:{os.fspath(path)}") as container:
+            return container.metadata.get("comment")
+    except (av.error.FFmpegError, ValueError):
+        return None
 
 
 class VideoWriter:
@@ -116,9 +129,9 @@ class VideoWriter:
 class Canvas:
     """Frames above a legend, all of one size.
 
-    The legend takes at most a third of the picture. Where that has room for all labels, they stand where they are; else
-    each frame lists those in it, the largest first. A small video is enlarged by a whole factor, so that its legend can
-    be read.
+    The legend takes at most a third of the picture. Where that has room for all labels, they stand where they are. Else
+    it has as many places as fit: a label takes one when it is first seen, and keeps it as long as it is in the frame or
+    no other label needs the place. A small video is enlarged by a whole factor, so that its legend can be read.
 
     Args:
         size: (width, height) of the frames.
@@ -142,6 +155,11 @@ class Canvas:
         self.whole = everything if everything.height <= max(least, most) else None
         height = max(least, min(everything.height, most))
         self.size = max(self.room[0], everything.width), self.room[1] + height
+        widest = max(self.entries, key=lambda label: fonts.text_width(label, self.font))
+        counts = range(1, len(self.entries) + 1)
+        count = bisect.bisect_right(counts, height, key=lambda n: self._panel([widest] * n).height)
+        self.places = self._panel([widest] * max(1, count))
+        self.seen: dict[int, str] = {}  # by place, the label that has it
 
     def __call__(self, picture: Image.Image, amounts: Mapping[str, float]) -> Image.Image:
         """A frame with its legend, RGB.
@@ -154,21 +172,25 @@ class Canvas:
         size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
         out = Image.new("RGB", self.size, legend.BACKGROUND)
         out.paste(picture.resize(size, Image.Resampling.NEAREST))
-        (self.whole or self._of(amounts)).draw(out, 0, self.room[1])
+        (self.whole or self._of({label for label in amounts if amounts[label]}, amounts)).draw(out, 0, self.room[1])
         return out
 
-    def _of(self, amounts: Mapping[str, float]) -> legend.Panel:
-        """As many of a frame's labels as there is room for."""
-        there = sorted((label for label in amounts if amounts[label]), key=lambda label: -amounts[label])
-        room = self.size[1] - self.room[1]
-        counts = range(1, len(there) + 1)
-        return self._panel(there, bisect.bisect_right(counts, room, key=lambda n: self._panel(there, n).height))
+    def _of(self, there: set[str], amounts: Mapping[str, float]) -> legend.Panel:
+        """The labels of the film so far, each in its place; of more than there are places, the largest."""
+        new = sorted(there - set(self.seen.values()), key=lambda label: (-amounts[label], label))
+        count = len(self.places.places)
+        free = [n for n in range(count) if n not in self.seen]
+        free += [n for n in range(count) if n in self.seen and self.seen[n] not in there]
+        self.seen |= dict(zip(free, new, strict=False))
+        panel = legend.Panel(self.font, self.places.width, self.places.height)
+        for n, label in sorted(self.seen.items()):
+            x, y, right, lines, _ = self.places.places[n]
+            fitted = fonts.wrap_text(label, self.font, right - x - round(1.5 * self.font), lines=len(lines))
+            panel.places.append((x, y, right, fitted, self.entries[label]))
+        return panel
 
-    def _panel(self, labels: Sequence[str], count: int | None = None) -> legend.Panel:
-        listed = [self.entries[label] for label in labels]
-        if count is not None:
-            listed = legend.shortened(listed, max(1, count))
-        return legend.fill(listed, self.font, self.room[0])
+    def _panel(self, labels: Sequence[str]) -> legend.Panel:
+        return legend.fill([self.entries[label] for label in labels], self.font, self.room[0])
 
 
 def _even(picture: Image.Image) -> Image.Image:

@@ -49,6 +49,33 @@ def test_common_words_can_be_told_apart(names):
     assert apart([name for name in names if not is_neutral(name)]) > 0.03
 
 
+PROTANOPIA = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+DEUTERANOPIA = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]
+
+
+def seen_with(defect, colours):
+    """What a colour-blind person sees (Machado et al. 2009)."""
+    values = np.asarray(colours, float) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    shown = (linear @ np.array(defect).T).clip(0, 1)
+    return 255 * np.where(shown <= 0.0031308, 12.92 * shown, 1.055 * shown ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize(
+    "names", [load_benchmark("voc21").class_names, load_benchmark("cityscapes").class_names, CLASSES]
+)
+@pytest.mark.parametrize("defect", [PROTANOPIA, DEUTERANOPIA])
+def test_the_colour_blind_tell_common_words_apart(names, defect):
+    places = _oklab(seen_with(defect, colours_of([name for name in names if not is_neutral(name)])))
+    distances = np.linalg.norm(places[:, None] - places[None], axis=2)[np.triu_indices(len(places), 1)]
+    assert distances.min() > 0.04
+
+
+def test_no_common_word_is_nearly_black():
+    names = [*CLASSES, *load_benchmark("voc21").class_names, "ball", "clock", "train", "ship", "table", "vase"]
+    assert _oklab(colours_of([name for name in names if not is_neutral(name)]))[:, 0].min() > 0.42
+
+
 def test_few_pairs_of_other_words_look_alike():
     places = _oklab(colours_of([f"word {i}" for i in range(200)]))
     apart = np.linalg.norm(places[:, None] - places[None], axis=2)[np.triu_indices(200, 1)]

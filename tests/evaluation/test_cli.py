@@ -50,7 +50,7 @@ def test_a_benchmark(invoke, voc, tmp_path):
     content = json.loads((out / "results.json").read_text())
     assert content["pictures"] == 4 and content["computed"] == 4
     assert content["settings"]["model"] == "my/clip" and content["settings"]["window"] == 112
-    assert content["settings"]["prob_threshold"] == 0.1  # of the preset
+    assert content["settings"]["steps"] == ["benchmark(prob=0.1, area=0.1)"]  # of the preset
     assert len(list((out / "maps").glob("*.png"))) == 4
     assert Image.open(out / "worst.png").width > 300
     again = invoke(*run)
@@ -89,14 +89,14 @@ def test_a_folder_that_cannot_be_written_is_said_first(invoke, voc, tmp_path):
 def test_methods_are_compared_in_a_table(invoke, voc, tmp_path):
     result = invoke(
         "voc20", "--data", voc / "VOCdevkit" / "VOC2012", "--out", tmp_path,
-        "--method", "csa,naclip,maskclip", "--set", "pamr_steps=0", *QUICK,
+        "--method", "csa,naclip(std=4),maskclip", "--set", "refine=false", *QUICK,
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr_text
-    for row in ("| voc20 | csa |", "| voc20 | naclip |", "| voc20 | maskclip |"):
+    for row in ("| voc20 | csa |", "| voc20 | naclip(std=4.0) |", "| voc20 | maskclip |"):
         assert row in result.stdout
     table = json.loads((tmp_path / "openai-clip-vit-base-patch16" / "table.json").read_text())
-    assert [run["settings"]["method"] for run in table["runs"]] == ["csa", "naclip", "maskclip"]
-    assert table["runs"][1]["settings"]["method_options"]["std"] == 5.0
+    assert [run["settings"]["method"] for run in table["runs"]] == ["csa", "naclip(std=4.0)", "maskclip"]
+    assert table["runs"][1]["settings"]["steps"] == ["normalize"]
     assert table["runs"][2]["settings"]["published_as"] == ""
 
 

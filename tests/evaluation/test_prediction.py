@@ -37,7 +37,7 @@ def test_label_maps_are_the_segmenters(tiny_segmenter):
     preset = load_preset("sclip/voc21")
     result = tiny_segmenter(
         Image.fromarray(pixels), [list(names) for names in preset.classes],
-        logit_scale=65, prob_threshold=0.1, area_threshold=0.1, **QUICK,
+        logit_scale=65, steps="benchmark(prob=0.1, area=0.1)", **QUICK,
     )  # fmt: skip
     assert label_map.shape == (90, 130)
     np.testing.assert_array_equal(label_map, result.label_map)
@@ -70,13 +70,14 @@ def test_other_templates_are_another_identity(tiny_segmenter):
 
 def test_other_weights_of_the_same_name_are_told_apart(tiny_segmenter):
     import copy
+    import dataclasses
 
     import torch
 
     settings = SegmenterPrediction(tiny_segmenter, load_preset("sclip/voc21")).settings("model")
     assert settings == SegmenterPrediction(tiny_segmenter, load_preset("sclip/voc21")).settings("model")
     other = copy.copy(tiny_segmenter)
-    other.model = copy.deepcopy(tiny_segmenter.model)
+    other.chain = dataclasses.replace(tiny_segmenter.chain, model=copy.deepcopy(tiny_segmenter.model))
     with torch.no_grad():
         other.model.visual_projection.weight.add_(1e-3)
     changed = SegmenterPrediction(other, load_preset("sclip/voc21")).settings("model")

@@ -293,7 +293,7 @@ class TestSeveralProcesses:
 
 class TestReports:
     def test_json_and_markdown(self, data, tmp_path):
-        settings = {"model": "some/clip", "method": "csa", "published_as": "SCLIP", "method_options": {"std": 5.0}}
+        settings = {"model": "some/clip", "method": "csa", "published_as": "SCLIP", "steps": ["pamr", "vote"]}
         result = run(data, settings=settings)
         write_report(result, tmp_path)
         content = json.loads((tmp_path / "results.json").read_text())
@@ -304,9 +304,12 @@ class TestReports:
         assert (
             f"**mIoU {result.miou * 100:.2f}**" in text
             and "81.54" in text
-            and "some/clip, method csa (std=5.0)" in text
+            and "some/clip, method csa, steps pamr, vote" in text
         )
-        assert "| aeroplane |" in text
+        assert "| aeroplane |" in text and "authors' own" not in text
+        result.settings.update(published_as="", differs="hard masks")
+        text = to_markdown(result)
+        assert "Not the authors' own settings: hard masks." in text and "81.54" not in text
 
     def test_a_table_of_runs_beside_the_published_figures(self, data):
         result = run(data, settings={"method": "csa", "published_as": "SCLIP"})

@@ -43,6 +43,13 @@ class TestEveryFormat:
         once, again = (result(blobs()).export(tmp_path / folder, name) for folder in "ab")
         assert [path.read_bytes() for path in once] == [path.read_bytes() for path in again]
 
+    def test_a_name_that_is_no_text_costs_no_other_picture_its_place(self, name, tmp_path):
+        with open_export(name, tmp_path / "out", LABELS) as out:
+            for file in (b"a.png", b"caf\xe9.png"):
+                stem = os.fsdecode(file[:-4])
+                out.add(result(blobs()), stem, os.fsdecode(file))
+        assert out.written and all(path.stat().st_size for path in out.written)
+
     def test_nothing_labelled_is_no_error(self, name, tmp_path):
         result(np.full((20, 30), -1)).export(tmp_path, name)
 
@@ -188,6 +195,109 @@ class TestCommandLine:
         for _ in range(2):
             code, printed, said = sclip("--format", "yolo,png,cutouts", "-o", "in")
             assert code == 0 and "2 done" in said
+
+
+def pictures_of(folder: Path) -> dict[str, list[str]]:
+    """What the files over all pictures hold, by format."""
+    import csv
+    from xml.etree import ElementTree
+
+    coco = json.loads((folder / "coco/annotations.json").read_text())
+    names = {image["id"]: image["file_name"] for image in coco["images"]}
+    assert {entry["image_id"] for entry in coco["annotations"]} == {*names}
+    tasks = json.loads((folder / "labelstudio/tasks.json").read_text())
+    with open(folder / "csv/labels.csv", newline="", encoding="utf-8") as file:
+        rows = {row["picture"] for row in csv.DictReader(file)}
+    images = ElementTree.parse(folder / "cvat/annotations.xml").iter("image")
+    return {
+        "coco": sorted(names.values()),
+        "labelstudio": sorted(task["data"]["image"].rpartition("=")[2] for task in tasks),
+        "csv": sorted(Path(row).name for row in rows),
+        "cvat": sorted(str(image.get("name")) for image in images),
+    }
+
+
+class TestAnEarlierExport:
+    """An export is added to; what can't be kept is refused or said."""
+
+    formats = ("--format", "coco,labelstudio,csv,cvat,sheet,yolo")
+
+    @pytest.fixture
+    def sclip(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        for seed in range(4):
+            sp.draw_scene(seed=seed, size=(64, 64)).picture.save(tmp_path / f"s{seed}.png")
+
+        def run(*arguments, labels="sheep,crab,tent,sky"):
+            fixed = ["sclip", "segment", "-l", labels, "-m", "demo", "-o", "out", "--templates", "plain"]
+            monkeypatch.setattr(sys, "argv", [*fixed, *arguments])
+            code = 0
+            try:
+                program.run()
+            except SystemExit as end:
+                code = end.code or 0
+            return code, capsys.readouterr().err
+
+        return run
+
+    @pytest.mark.parametrize("more", [(), ("--resume",)])
+    def test_a_name_that_is_mistyped_leaves_it_as_it_is(self, sclip, tmp_path, more):
+        sclip("s0.png", "s1.png", *self.formats)
+        before = content(tmp_path / "out")
+        code, said = sclip("typo.png", *self.formats, *more)
+        assert code == 2 and "no such picture: typo.png" in said
+        assert content(tmp_path / "out") == before
+        sclip("typo.png", "-o", "new", *self.formats)
+        assert not content(tmp_path / "new")
+
+    @pytest.mark.parametrize("more", [(), ("--resume",)])
+    def test_other_pictures_stay_in_it(self, sclip, tmp_path, more):
+        sclip("s0.png", "s1.png", "s2.png", *self.formats)
+        for second in (("s1.png",), ("s3.png", "typo.png")):
+            sclip(*second, *self.formats, *more)
+        names = ["s0.png", "s1.png", "s2.png", "s3.png"]
+        assert pictures_of(tmp_path / "out") == dict.fromkeys(["coco", "labelstudio", "csv", "cvat"], names)
+        sclip(*names, *self.formats, "-o", "whole")
+        once, whole = (pictures_of(tmp_path / folder) for folder in ("out", "whole"))
+        assert once == whole
+
+    def test_a_result_that_is_gone_is_said(self, sclip, tmp_path):
+        sclip("s0.png", "s1.png", *self.formats)
+        (tmp_path / "out/s0.json").unlink()
+        code, said = sclip("s2.png", *self.formats)
+        assert code == 0 and "no longer hold 1 other pictures (s0)" in said
+        assert pictures_of(tmp_path / "out")["coco"] == ["s1.png", "s2.png"]
+
+    @pytest.mark.parametrize("format", ["coco", "yolo", "csv"])
+    def test_other_pictures_with_other_labels_are_not_lost(self, sclip, tmp_path, format):
+        sclip("s0.png", "s1.png", "--format", format)
+        before = content(tmp_path / "out")
+        code, said = sclip("s1.png", "--format", format, labels="fox,sky")
+        assert code == 2 and "1 other pictures (s0) with other labels" in said
+        assert content(tmp_path / "out") == before
+        assert sclip("s0.png", "s1.png", "--format", format, labels="fox,sky")[0] == 0
+
+    def test_one_that_somebody_has_changed_is_not_replaced(self, sclip, tmp_path):
+        sclip("s0.png", "--format", "coco")
+        path = tmp_path / "out/coco/annotations.json"
+        path.write_text(path.read_text().replace("sheep", "ewe"))
+        code, said = sclip("s1.png", "--format", "coco")
+        assert code == 2 and "annotations.json was changed since" in said and "ewe" in path.read_text()
+
+    def test_a_folder_of_somebody_else_is_not_written_into(self, sclip, tmp_path):
+        (tmp_path / "out/coco").mkdir(parents=True)
+        (tmp_path / "out/coco/annotations.json").write_text("{}")
+        code, said = sclip("s0.png", "--format", "coco")
+        assert code == 2 and "did not write it" in said
+        assert (tmp_path / "out/coco/annotations.json").read_text() == "{}"
+
+    def test_a_spoilt_record_is_refused(self, sclip, tmp_path):
+        sclip("s0.png", "--format", "coco")
+        for content in ("[]", "{", '{"labels": 1}', '{"labels": [], "pictures": {"a": 1}, "files": {}}'):
+            (tmp_path / "out/coco/.sclip-export").write_text(content)
+            code, said = sclip("s0.png", "--format", "coco")
+            assert code == 2 and ".sclip-export" in said
 
 
 def test_a_killed_run_goes_on_to_the_same_files(tmp_path):

@@ -64,16 +64,77 @@ def sclip_reduced(*given):
     return reduced(*given)
 
 
-def test_pictures_that_cannot_be_read_are_noted_and_tried_again_when_they_change(seg, photos, scenes):
+def test_pictures_that_cannot_be_read_are_noted_and_tried_again(seg, photos, scenes):
     (photos / "broken.jpg").write_bytes(b"no picture")
     (photos / "empty.png").write_bytes(b"")
     index, said = build(seg, photos)
     assert said.failed == 2 and len(index) == 12
     assert set(index.failed()) == {"broken.jpg", "empty.png"} and "format" in index.failed()["broken.jpg"]
-    assert build(seg, photos)[1].done == 0
+    index, said = build(seg, photos)
+    assert (said.done, said.failed, len(index.store)) == (2, 2, 1)  # no part says the same again
     scenes[0].picture.rotate(180).save(photos / "broken.jpg")
     index, said = build(seg, photos)
-    assert (said.done, said.failed, len(index)) == (1, 0, 13) and set(index.failed()) == {"empty.png"}
+    assert (said.done, said.failed, len(index)) == (2, 1, 13) and set(index.failed()) == {"empty.png"}
+
+
+def test_a_picture_that_became_readable_is_looked_at(seg, photos, monkeypatch):
+    """By another limit, another release, another user: the file is as it was."""
+    Image.new("L", (200, 200)).save(photos / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
+    assert "40,000 pixels" in build(seg, photos)[0].failed()["large.png"]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
+    index, _ = build(seg, photos)
+    assert not index.failed() and len(index) == 13
+
+
+def test_a_part_that_was_removed_is_made_anew_and_no_other_is_replaced(seg, photos, monkeypatch):
+    monkeypatch.setattr(building, "PICTURES_A_PART", 3)
+    index, _ = build(seg, photos)
+    folder = index.store.folder
+    opened = sp.Index(folder, seg)
+    for name in ("part-000000.arrow", "part-000002.arrow"):
+        (folder / name).unlink()
+        index, said = build(seg, photos)
+        assert said.done == 3 and len(index) == len(opened) == len(sp.Index(folder, seg)) == 12
+    assert [part.stem[-1] for part in index.store.parts()] == ["1", "3", "4", "5"]
+    assert opened.search("cat", top=12)[0].path == sp.Index(folder, seg).search("cat", top=12)[0].path
+
+
+def test_no_changed_byte_changes_an_answer_in_silence(seg, photos):
+    index, _ = build(seg, photos)
+    (part,) = index.store.parts()
+    whole = part.read_bytes()
+
+    def answers(index):
+        found = [*index.search("cat", top=12), *index.search("sky", top=12, by="picture")]
+        return [(hit.path, hit.score, hit.size, hit.box, hit.file) for hit in found], sorted(index.store.files)
+
+    expected, refused = answers(index), 0
+    for at in np.random.default_rng(0).integers(0, len(whole), 60).tolist():
+        part.write_bytes(whole[:at] + bytes([whole[at] ^ 64]) + whole[at + 1 :])
+        try:
+            assert answers(sp.Index(index.store.folder, seg)) == expected  # padding
+        except FileFormatError as error:
+            assert "part-000000.arrow" in str(error) and "Remove it" in str(error)
+            refused += 1
+    assert refused > 40
+
+
+def test_a_collection_is_found_where_it_is_now(seg, photos, tmp_path, scenes):
+    index, _ = build(seg, photos, name="demo")
+    folder = index.store.folder
+    shutil.copytree(photos, tmp_path / "copy", copy_function=shutil.copy)
+    moved = sp.Index.build(seg, tmp_path / "copy", folder)
+    assert moved.root == tmp_path / "copy" and len(moved) == 12  # both are there, and it holds the same
+    for path in tmp_path.glob("copy/**/*.png"):
+        path.unlink()
+    sp.Index.build(seg, photos, folder)  # the folder is there, but not one of the pictures
+    (photos / "index").mkdir()
+    inside = sp.Index.build(seg, photos, photos / "index", name="demo")
+    photos.rename(tmp_path / "elsewhere")
+    opened = sp.Index(tmp_path / "elsewhere" / "index", seg)
+    assert inside.root == photos and opened.root == tmp_path / "elsewhere"
+    assert opened.search("cat", top=1)[0].file.is_file()
 
 
 def test_the_index_and_results_of_the_program_are_no_pictures_of_the_folder(seg, photos, scenes):
@@ -134,7 +195,7 @@ def test_an_empty_folder_does_not_empty_an_index(seg, photos, tmp_path):
 def test_methods_that_depend_on_words_or_are_in_hand_are_refused(seg, photos):
     from sclip_plugin.methods import make_method
 
-    with pytest.raises(SettingError, match="depends on the words"):
+    with pytest.raises(SettingError, match="depend on the words"):
         build(seg, photos, method="resclip")
 
     class Own(type(make_method("csa"))):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import sclip_plugin as sp
-from sclip_plugin.errors import LabelError, SettingError
+from sclip_plugin.errors import LabelError, PictureError, SettingError
 from sclip_plugin.index import nearest, searching
 from sclip_plugin.index.nearest import Codes, update_codes
 from sclip_plugin.index.regions import Reduced, quantised
@@ -84,9 +84,9 @@ def test_an_example_finds_its_own_picture(built, scenes, seg):
 def test_what_cannot_be_asked_is_said(built):
     with pytest.raises(LabelError):
         built.search([])
-    with pytest.raises(SettingError, match="expected 'place' or 'picture'"):
+    with pytest.raises(SettingError, match="expected by='place' or by='picture'"):
         built.search("cat", by="colour")
-    with pytest.raises(SettingError, match="one picture or more"):
+    with pytest.raises(SettingError, match="top of 1 or more"):
         built.search("cat", top=0)
     with pytest.raises(LabelError, match="width"):
         built.search(torch.ones(7))
@@ -110,7 +110,7 @@ def test_an_open_index_sees_what_is_added(seg, photos, scenes):
     assert len(index) == 13 and "new.png" in paths(index.search("cat"))
 
 
-def test_a_sheet_shows_pictures_with_places_and_stands_gaps(built, seg, photos):
+def test_a_sheet_shows_pictures_with_places_and_leaves_out_what_is_gone(built, seg, photos):
     one = contact_sheet(built.search("cat", top=4))
     two = contact_sheet(built.search(["cat", "grass"], top=4), "cat, grass")
     assert two.height > one.height  # a title, and a legend
@@ -118,7 +118,12 @@ def test_a_sheet_shows_pictures_with_places_and_stands_gaps(built, seg, photos):
     index = sp.Index.build(seg, photos, photos / "index")
     hits = index.search("cat", top=2)
     hits[0].file.unlink()
-    assert contact_sheet(hits).size == contact_sheet(hits[1:] * 2).size
+    with pytest.warns(UserWarning, match=hits[0].path):
+        left = contact_sheet(hits)
+    assert left.size == contact_sheet(hits[1:]).size
+    hits[1].file.unlink()
+    with pytest.raises(PictureError, match="not one of the 2 pictures"):
+        contact_sheet(hits, report=lambda reason: None)
     with pytest.raises(SettingError, match="nothing was found"):
         contact_sheet([])
 
@@ -189,20 +194,40 @@ def test_codes_find_what_exact_search_finds(many, count, absent, under):
 def test_codes_are_kept_grow_and_are_made_anew_where_they_are_gone(many, monkeypatch):
     store, _ = many
     folder = store.folder
-    assert [path.name for path in folder.glob("codes-*")] == ["codes-000001.faiss"]
+    assert [path.name[:12] for path in folder.glob("codes-*")] == ["codes-000001"]
     trained, really = [], nearest._trained
     monkeypatch.setattr(nearest, "_trained", lambda store: trained.append(1) or really(store))
     assert Codes(store).index.ntotal == 3000 * EACH and not trained
     update_codes(store, 1000)
-    assert [path.name for path in folder.glob("codes-*")] == ["codes-000002.faiss"] and not trained
+    assert [path.name[:12] for path in folder.glob("codes-*")] == ["codes-000002"] and not trained
     put(store, generated(50, 2), 3000)
     update_codes(store, 1000)  # few: they are added when it is opened
-    assert [path.name for path in folder.glob("codes-*")] == ["codes-000002.faiss"] and not trained
+    assert [path.name[:12] for path in folder.glob("codes-*")] == ["codes-000002"] and not trained
     put(store, generated(4000, 3), 4000)
     update_codes(store, 1000)
-    assert [path.name for path in folder.glob("codes-*")] == ["codes-000004.faiss"] and trained == [1]
-    (folder / "codes-000004.faiss").write_bytes(b"broken")
-    assert Codes(store).index.ntotal == 7050 * EACH and trained == [1, 1]
+    assert [path.name[:12] for path in folder.glob("codes-*")] == ["codes-000004"] and trained == [1]
+    (path,) = folder.glob("codes-*")
+    whole = path.read_bytes()
+    for spoilt in (b"broken", whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:]):
+        path.write_bytes(spoilt)
+        trained.clear()
+        assert Codes(store).index.ntotal == 7050 * EACH and trained == [1]
+    path.write_bytes(whole)
+    assert not trained.clear() and Codes(store).index.ntotal == 7050 * EACH and not trained
+    (folder / "part-000001.arrow").unlink()  # they are no longer the codes of these parts
+    assert Codes(IndexStore(folder)).index.ntotal == 6050 * EACH and trained == [1]
+
+
+def test_a_search_goes_on_where_a_part_was_removed(many):
+    store, vectors = many
+    searcher, asked = Searcher(store), question(3)
+    assert searcher.search(asked, 3000, None, False)[-1].path
+    (store.folder / "part-000000.arrow").unlink()
+    searcher.refresh()
+    left = searcher.search(asked, 3000, None, False)
+    assert {int(each.path[2:-4]) for each in left} <= set(range(2000, 3000)) and len(searcher.paths) == 1000
+    exact = asked.ranked_by(asked.of_words((vectors[2000:] @ asked.vectors.T).max(axis=1)))
+    assert left[0].score == pytest.approx(exact.max(), abs=0.02)
 
 
 def test_a_picture_that_is_gone_is_not_found_by_its_codes(many):

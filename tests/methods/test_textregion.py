@@ -16,7 +16,7 @@ from sclip_plugin.imaging.resampling import normalise, resize
 from sclip_plugin.masks import find_masks
 from sclip_plugin.methods.textregion import TextRegion
 from sclip_plugin.towers import find_tower
-from sclip_plugin.towers.running import WholePicture, Window
+from sclip_plugin.towers.running import WholePicture, Window, before_last_block
 
 ARRAYS = golden.arrays("TextRegion")
 HOLE = (slice(60, 140), slice(100, 180))
@@ -67,6 +67,40 @@ def test_the_benchmarks_pictures_are_the_published_ones():
     golden.assert_equal(golden.every_fourth(scores), ARRAYS["benchmark.scores.every4"])
     labels = scores.argmax(dim=0).masked_fill(scores.amax(dim=0) < 0.35, 0)
     assert (labels == ARRAYS["benchmark.labels"][0]).all()
+
+
+@pytest.mark.parametrize(("cell", "halves", "counts"), [(64, 1, (3, 5)), (112, 2, (2, 3)), (240, 3, (1, 1))])
+def test_cells_have_the_size_that_is_asked_for_and_halves_stand_for_the_whole(cell, halves, counts):
+    """What each patch of each view gives to a region, added up in loops: the whole (or its parts), then the cells."""
+    mask = torch.zeros(1, 230, 383)
+    mask[0, 40:200, 100:300] = 1
+    pixels, windows = seen(mask)
+    method = TextRegion(threshold=None, fill=False, cell=cell, halves=halves)
+    rows, _, _ = projected(find_tower(golden.model()), pixels, method, windows, embedding=False)
+
+    g, (down, across) = cell // 16, counts
+    width = across * g
+    bounds = [383 * i // halves for i in range(halves + 1)], [width * i // halves for i in range(halves + 1)]
+    high, wide = -(-230 // down), -(-383 // across)
+    tower = find_tower(golden.model())
+
+    def values(view):
+        square = F.interpolate(view, (cell, cell), mode="bicubic", antialias=True)
+        block, _ = before_last_block(tower, square, (), "scale_factor")
+        return block, block.v[:, :, 1:].transpose(1, 2).flatten(2).mT.unflatten(2, (g, g))
+
+    V = torch.zeros(1, 128, down * g, width)
+    for left, right, first, last in zip(bounds[0], bounds[0][1:], bounds[1], bounds[1][1:], strict=False):
+        part = values(pixels[..., left:right])[1]
+        V[..., first:last] = F.interpolate(part, (down * g, last - first), mode="bilinear", align_corners=False)
+    for row in range(down):
+        for column in range(across):
+            top, left = min(row * high, 230 - high), min(column * wide, 383 - wide)
+            block, part = values(pixels[..., top : top + high, left : left + wide])
+            V[..., row * g : (row + 1) * g, column * g : (column + 1) * g] += part
+    m = F.interpolate(mask[None], V.shape[-2:], mode="bilinear", align_corners=False)
+    read = (m * V).sum(dim=(2, 3)).view(1, 1, block.num_heads, -1).transpose(1, 2)
+    golden.assert_equal(rows, tower.project(block.out(read)))
 
 
 @pytest.fixture(scope="module")
@@ -147,13 +181,13 @@ def test_a_segmenter_takes_it_and_asks_of_an_encoded_picture(segmenter):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (40, 17), (260, 150)])
-@pytest.mark.parametrize("fill", [True, False])
-def test_any_picture(segmenter, size, fill):
+@pytest.mark.parametrize(("fill", "changes"), [(True, {}), (False, {}), (True, {"cell": 5, "halves": 16})])
+def test_any_picture(segmenter, size, fill, changes):
     for picture in (Image.new("RGB", size[::-1], "grey"), PICTURE.resize(size[::-1])):
         for resize_short_side in (0, 230):
             result = segmenter(
                 picture, ["cat", "dog"], method="textregion", fill=fill, masks="slic(segments=5)",
-                resize_short_side=resize_short_side,
+                resize_short_side=resize_short_side, **changes,
             )  # fmt: skip
             assert result.size == size and np.isfinite(result.scores).all()
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from outside_models import transformers_model
 from PIL import Image
+from rounding import assert_same
 
 import sclip_plugin as sp
 from sclip_plugin.guides import find_guide
@@ -56,24 +57,30 @@ def segmenter(**changes) -> sp.Segmenter:
 def test_a_picture_is_the_published_one(tag: str, monkeypatch):
     bank = "sclip_plugin.text.bank.TextBank.embed_vocabulary"
     monkeypatch.setattr(bank, lambda self, vocabulary, templates: ARRAYS["text_bank"])
-    seg = segmenter(logit_scale=250, **options(**RUNS[tag]))
-    encoded = next(seg.encode_prepared([given(tag)], dtype=torch.float32))
+    method = options(**RUNS[tag])
+    seg = segmenter(logit_scale=250, **method)
 
-    features = encoded.vectors.permute(2, 0, 1)[None, :, ::4, ::4]
+    def computed() -> tuple[torch.Tensor, torch.Tensor, sp.Segmentation]:
+        encoded = next(seg.encode_prepared([given(tag)], dtype=torch.float32))
+        result = encoded.segment(LABELS)
+        return encoded.vectors.permute(2, 0, 1)[None], result._scores.logits.full().permute(2, 0, 1)[None], result
+
+    features, logits, result = computed()
+    features = features[..., ::4, ::4]
     margins = [ARRAYS[key] for key in (f"{tag}.correlation_margin{part}.every4" for part in (0, 1)) if key in ARRAYS]
     away = (torch.cat(margins, dim=3) > 2e-6).expand_as(features)
     theirs = F.normalize(ARRAYS[f"{tag}.features.every4"], dim=1)
     assert away.float().mean() > 0.95
     assert (features - theirs).abs()[away].max() < 1e-5 * theirs.abs().max()
 
-    result = encoded.segment(LABELS)
-    logits = result._scores.logits.full().permute(2, 0, 1)[None]
+    # Pixels read rows that are near a threshold, and rows that are not.
+    models = [seg.model, method["vfm"], method["sam"]]
     if f"{tag}.logits.every4" in ARRAYS:
-        logits, theirs = golden.every_fourth(logits), ARRAYS[f"{tag}.logits.every4"]
+        theirs, every = ARRAYS[f"{tag}.logits.every4"], golden.every_fourth
     else:
-        theirs = ARRAYS[f"{tag}.logits"]
-    difference = (logits - theirs).abs() / theirs.abs().max()
-    assert difference.quantile(0.98) < 1e-5 and difference.max() < 5e-4  # the rest read a row near its threshold
+        theirs, every = ARRAYS[f"{tag}.logits"], torch.clone
+    assert ((every(logits) - theirs).abs() / theirs.abs().max()).quantile(0.98) < 1e-5
+    assert_same(every(logits), theirs, lambda: every(computed()[1]), models)
     assert (torch.from_numpy(result.label_map) == ARRAYS[f"{tag}.labels"][0]).float().mean() >= 0.9999
 
 
@@ -145,14 +152,19 @@ def test_without_windows_the_pixels_are_the_picture():
     both = {k: v for k, v in options().items() if k in ("vfm", "sam")}
     seg = segmenter(**options(window=0, resize_short_side=0))
     pixels = (picture.float() / 255 - seg._mean[:, None, None]) / seg._std[:, None, None]
-    features = sp.dense_features(golden.model(), pixels, "trident", **both)
+    model = golden.model()
+
+    def functional() -> torch.Tensor:
+        return F.normalize(sp.dense_features(model, pixels, "trident", **both), dim=1)
+
+    features = functional()
     assert features.shape == (2, 64, 64, 64)
     encoded = seg.encode([p for p in picture], dtype=torch.float32)
-    for ours, theirs in zip(features, encoded, strict=True):
-        golden.assert_equal(F.normalize(ours, dim=0), theirs.vectors.permute(2, 0, 1), 1e-3)
-        golden.assert_equal(theirs.windows[0], theirs.image)
+    theirs = torch.stack([each.vectors.permute(2, 0, 1) for each in encoded])
+    assert_same(features, theirs, functional, [model, *both.values()])
+    for each in encoded:
+        golden.assert_equal(each.windows[0], each.image)
 
-    model = golden.model()
     own = model.get_image_features(pixels)
     with sp.applied(model, "trident", **both):
         tokens = model.vision_model(pixels).last_hidden_state
@@ -166,9 +178,14 @@ def test_without_windows_the_pixels_are_the_picture():
 def test_every_framework(framework: str):
     pixels = golden.arrays("inputs")["pixels.112x112"][:1]
     both = {k: v for k, v in options().items() if k in ("vfm", "sam")}
-    ours, theirs = (sp.dense_features(golden.model(f), pixels, "trident", **both) for f in (framework, "transformers"))
-    difference = (ours - theirs).abs() / theirs.abs().max()
-    assert difference.quantile(0.9) < 1e-5 and difference.max() < 1e-2  # rows near their threshold
+    model = golden.model(framework)
+
+    def computed() -> torch.Tensor:
+        return sp.dense_features(model, pixels, "trident", **both)
+
+    theirs = sp.dense_features(golden.model(), pixels, "trident", **both)
+    assert ((computed() - theirs).abs() / theirs.abs().max()).quantile(0.9) < 1e-5
+    assert_same(computed(), theirs, computed, [model, *both.values()])  # rows near their threshold
 
 
 def test_sam_reads_a_picture_once_and_another_anew():

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from outside_models import segment_anything, transformers_model
 from PIL import Image
+from sclip_plugin.refinements import LabelledPicture, Refinement
+from sclip_plugin.refinements.sam import SamPrompts, find_prompts, in_square, mask_prompt, resized
 
 import sclip_plugin as sp
 from sclip_plugin.guides import find_guide
-from sclip_plugin.refinements import LabelledPicture, Refinement
-from sclip_plugin.refinements.sam import SamPrompts, find_prompts, in_square, mask_prompt, resized
 
 ARRAYS = golden.arrays("Trident")
 CLASS_OF_NAME = torch.tensor([0, 0, 0, 0, 0, 1, 2, 3, 4])

@@ -9,12 +9,12 @@ import torch
 from corrclip_golden import CLASSES, DINO, SECOND, Given, Saved
 from outside_models import transformers_model
 from PIL import Image
+from sclip_plugin.segment.memory import MemoryBank, model_of
 
 import sclip_plugin as sp
 from sclip_plugin.errors import FileFormatError, SettingError
 from sclip_plugin.memory import MemoryStore
 from sclip_plugin.methods.corrclip import CorrCLIP
-from sclip_plugin.segment.memory import MemoryBank, model_of
 
 
 class WithText:

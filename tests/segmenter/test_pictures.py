@@ -59,7 +59,7 @@ def test_any_mode_becomes_rgb(mode):
 def test_sixteen_bits_are_scaled_not_cut():
     values = np.array([[0, 32768, 65535]], dtype=np.uint16)
     file = saved(Image.fromarray(values), "PNG")
-    assert np.asarray(read_picture(file))[0, :, 0].tolist() == [0, 127, 255]
+    assert np.asarray(read_picture(file))[0, :, 0].tolist() == [0, 128, 255]
 
 
 def test_exif_orientation_is_honoured(tmp_path):

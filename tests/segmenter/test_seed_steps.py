@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from sclip_plugin.segment.running import WindowRunner
 
 import sclip_plugin as sp
 from sclip_plugin.errors import FileFormatError, SettingError
 from sclip_plugin.methods import make_method
-from sclip_plugin.segment.running import WindowRunner
 from sclip_plugin.segment.segmentation import closed
 from sclip_plugin.settings import Settings
 from sclip_plugin.steps import STEPS, excel, surgery

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sclip_plugin.segment.scores import class_scores
 
 import sclip_plugin as sp
 from sclip_plugin.device import CPU, fastest_dtype
 from sclip_plugin.errors import LabelError, PictureError, UnknownNameError
-from sclip_plugin.segment.scores import class_scores
 from sclip_plugin.segment.segmenter import Segmenter
 
 LABELS = ["cat", ["person", "person in shirt"], "potted plant"]

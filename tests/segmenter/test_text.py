@@ -17,6 +17,7 @@ from sclip_plugin.device import CPU
 from sclip_plugin.errors import LabelError, UnknownNameError, UnsupportedModelError
 from sclip_plugin.fingerprint import bit_sums
 from sclip_plugin.text.bank import TextBank
+from sclip_plugin.text.base import PROBES
 from sclip_plugin.text.labels import background_names, imagenet_templates, parse_labels, parse_templates
 from sclip_plugin.text.towers import CausalTextTower, find_text_tower
 
@@ -56,9 +57,16 @@ def tower():
 
 
 def count_encodings(tower, monkeypatch) -> list[int]:
+    """How many prompts went through the tower each time, the probes apart."""
     calls: list[int] = []
-    encode = tower.encode
-    monkeypatch.setattr(tower, "encode", lambda tokens: calls.append(len(tokens)) or encode(tokens))
+    encode, probes = tower.encode, tower.read(PROBES).tokens
+
+    def counted(tokens):
+        if tokens != probes:
+            calls.append(len(tokens))
+        return encode(tokens)
+
+    monkeypatch.setattr(tower, "encode", counted)
     return calls
 
 

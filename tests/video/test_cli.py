@@ -57,6 +57,28 @@ def test_a_video_is_segmented(film, scenes, tmp_path, seg):
         )
 
 
+def test_nothing_of_another_film_or_of_somebody_else_is_replaced(film, scenes, tmp_path):
+    out, other = tmp_path / "out", tmp_path / "other" / "film.mkv"
+    other.parent.mkdir()
+    encoded(other, [scenes[0].picture] * 2, 1)
+    short = ("--fps", 0.2, "-o", out, "-m", "demo", "--templates", "plain")
+    for what in (("-l", "cat,sky"), ("--search", "cat")):
+        assert run("video", film, *what, *short).exit_code == 0
+        assert run("video", film, *what, *short).exit_code == 0  # its own
+        before = {path: path.read_bytes() for path in out.iterdir()}
+        refused = run("video", other, *what, *short).exception
+        assert isinstance(refused, SettingError) and "is of film.mp4" in str(refused)
+        for path in before:
+            path.write_bytes(b"mine")
+            refused = run("video", film, *what, *short).exception
+            ours = path.name.startswith("film.labels" if "-l" in what else "film.search")
+            assert isinstance(refused, SettingError) or not ours
+            path.write_bytes(before[path])
+    encoded(tmp_path / "out" / "film.overlay.mp4", [scenes[0].picture] * 2, 1)
+    refused = run("video", film, "-l", "cat,sky", *short).exception
+    assert isinstance(refused, SettingError) and "no result of this program" in str(refused)
+
+
 def test_the_overlay_plays_as_long_as_the_film(film, scenes, tmp_path):
     labels = ["sky", *scenes[0].labels]
     labels = list(dict.fromkeys(labels))

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from sclip_plugin.errors import FileFormatError, PictureNotFoundError, SettingError
-from sclip_plugin.video import Video
+from sclip_plugin.video import Video, reading
 
 from .films import encoded, still
 
@@ -144,8 +144,6 @@ def test_no_more_is_decoded_than_asked_for(film, monkeypatch):
         def __getattr__(self, name):
             return getattr(self.stream, name)
 
-    from sclip_plugin.video import reading
-
     original = reading._Decoding
     monkeypatch.setattr(reading, "_Decoding", Counting)
     frames = Video(film).frames(1)
@@ -184,6 +182,52 @@ def test_a_file_with_sound_alone_is_said(tmp_path):
         out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
     with pytest.raises(FileFormatError, match=r"no video stream \(its streams: audio\)"):
+        Video(path)
+
+
+def film_of(path, times, size=(64, 48)):
+    """Frames at times in milliseconds."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=4, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_image(Image.new("RGB", size, (20 * number,) * 3))
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+
+
+def test_a_gap_that_nobody_filmed_ends_the_film(tmp_path):
+    film_of(tmp_path / "a.mkv", [0, 250, 500, 1_000_000_000])
+    said = []
+    frames = list(Video(tmp_path / "a.mkv").frames(1, said.append))
+    assert len(frames) == 1 and "3,600 s is the longest that one may be shown" in said[0]
+    film_of(tmp_path / "slow.mkv", [0, 3_500_000, 7_000_000])  # a picture an hour
+    frames = list(Video(tmp_path / "slow.mkv").frames(0.001, said.append))
+    assert sorted({frame.index for frame in frames}) == [0, 1, 2] and len(said) == 1
+
+
+def test_no_more_frames_come_than_anybody_looks_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "MOST_FRAMES", 20)
+    film_of(tmp_path / "a.mkv", [0, 2000, 4000, 6000])
+    said = []
+    assert len(list(Video(tmp_path / "a.mkv").frames(10, said.append))) == 20
+    assert "more than 20 frames; give a lower fps" in said[0]
+    assert len(list(Video(tmp_path / "a.mkv").frames(1, said.append))) < 9 and len(said) == 1
+
+
+def test_frames_have_no_more_pixels_than_pictures(tmp_path, monkeypatch):
+    film_of(tmp_path / "a.mkv", [0, 250])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 48 - 1)
+    with pytest.raises(FileFormatError, match="64 x 48, 3,072 pixels; the limit is 3,071"):
+        Video(tmp_path / "a.mkv")
+
+
+def test_a_playlist_without_an_end_is_refused(tmp_path):
+    path = tmp_path / "live.m3u8"
+    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\na.ts\n")
+    with pytest.raises(FileFormatError, match="a playlist without an end"):
         Video(path)
 
 

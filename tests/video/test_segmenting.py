@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 from PIL import Image
+from sclip_plugin.segment.running import PICTURES_AT_ONCE
+from sclip_plugin.segment.scores import MovingMean
 
 import sclip_plugin as sp
 from sclip_plugin.errors import FileFormatError, LabelError, SettingError, UnknownNameError
-from sclip_plugin.segment.running import PICTURES_AT_ONCE
-from sclip_plugin.segment.scores import MovingMean
 from sclip_plugin.video import Video
 from sclip_plugin.video.reading import Frame
 

@@ -58,15 +58,18 @@ def browser():
 @pytest.fixture
 def page(browser, address):
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
-    yield opened(context, address)
+    page = opened(context, address)
+    yield page
     context.close()
+    assert not page.refused, "all that the page asks for is answered"
 
 
 def opened(context, address):
     page = context.new_page()
     page.set_default_timeout(SECONDS)
-    page.asked = []
+    page.asked, page.refused = [], []
     page.on("request", lambda request: page.asked.append(request.url))
+    page.on("response", lambda answer: page.refused.append(answer.url) if answer.status >= 400 else None)
     page.goto(address)
     page.wait_for_selector("#draw")
     return page
@@ -143,14 +146,93 @@ def test_words_change_what_is_seen_without_another_look(page, tmp_path):
     changes(page, before)
 
 
-def test_bad_input_is_said(page, tmp_path):
-    page.click("#hide")
-    says(page, "#status", "no region is selected")
+def photograph(path, size):
+    sp.draw_scene(1).picture.resize(size).save(path, quality=90)
+    return path
+
+
+def words_in(page):
+    """The words that stand in the box."""
+    return [word.inner_text().strip() for word in page.locator("#words .token").all()]
+
+
+def test_words_typed_while_an_answer_is_under_way_stay(page, tmp_path):
+    typed = ["cat", "grass", "sky", "house", "tree", "boat"]
+    page.set_input_files("#picture input[type=file]", photograph(tmp_path / "large.jpg", (4000, 3000)))
+    for word in typed:
+        types(page, word)
+        page.wait_for_timeout(150)
+    says(page, "#status", "6 labels")
+    assert words_in(page) == typed
+    types(page, "hill")
+    page.fill("#words input", "half a wo")
+    says(page, "#status", "7 labels")
+    page.wait_for_timeout(500)
+    assert page.input_value("#words input") == "half a wo"
+
+
+def test_a_scene_takes_no_words_away(page):
+    draw(page)
+    says(page, "#status", "labels")
+    first = words_in(page)
+    page.click("#draw")
+    page.wait_for_function(
+        "before => document.querySelector('#words').innerText != before", arg=page.inner_text("#words")
+    )
+    assert words_in(page) != first, "the first scene's words, which nobody typed, give way"
+    says(page, "#status", "labels")
+    types(page, "wombat")
+    says(page, "#legend", "%")
+    mine = words_in(page)
+    before = source(page)
+    page.click("#draw")
+    changes(page, before)
+    says(page, "#status", f"{len(mine)} labels")
+    assert mine[-1] == "wombat" and words_in(page) == mine
+
+
+def test_one_more_word_keeps_what_was_renamed(page):
+    draw(page)
+    says(page, "#status", "labels")
+    page.locator("#first img").click(position={"x": 40, "y": 40})
+    says(page, "#place", "is selected")
+    page.fill("#name input, #name textarea", "meadow")
+    page.click("#rename")
+    says(page, "#legend", "meadow")
+    assert "is selected" not in page.inner_text("#place"), "the selection goes with the region"
+    count = len(words_in(page))
+    types(page, "kite")
+    says(page, "#status", f"{count + 1} labels")
+    assert "meadow" in page.inner_text("#legend")
+
+
+def test_a_refused_picture_clears_the_old_one_and_the_reason_stays(page, tmp_path):
+    draw(page)
+    says(page, "#legend", "%")
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no picture")
     page.set_input_files("#picture input[type=file]", bad)
     says(page, "#status", "the picture cannot be read as a picture")
+    page.wait_for_selector("#first img", state="detached")
+    page.wait_for_function("!document.querySelector('#legend').innerText.includes('%')")
+    count = len(words_in(page))
+    types(page, "wombat")
+    page.wait_for_timeout(1500)
+    assert len(words_in(page)) == count + 1
+    assert "the picture cannot be read as a picture" in page.inner_text("#status")
+    page.set_input_files("#picture input[type=file]", photograph(tmp_path / "good.jpg", (300, 200)))
+    says(page, "#status", f"{count + 1} labels")
+
+
+def test_mistakes_are_said_and_go_with_what_they_speak_of(page):
+    page.click("#hide")
+    says(page, "#status", "no region is selected")
     draw(page)
+    answered = says(page, "#status", "labels")
+    page.click("#hide")
+    says(page, "#status", "no region is selected")
+    page.locator("#first img").click(position={"x": 40, "y": 40})
+    says(page, "#status", answered.strip())
     types(page, "x" * 200)
     says(page, "#status", "of 100 characters each")
 

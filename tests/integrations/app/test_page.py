@@ -14,7 +14,7 @@ from sclip_plugin.errors import LabelError, PictureError
 
 pytest.importorskip("gradio", reason="the page is the extra 'app', which CI installs")
 from sclip_plugin.integrations.app.commands import command_of, python_of  # noqa: E402
-from sclip_plugin.integrations.app.page import Page, Visit, enlarged, outlined  # noqa: E402
+from sclip_plugin.integrations.app.page import Page, Visit, fitted, outlined  # noqa: E402
 from sclip_plugin.integrations.serve import Limits  # noqa: E402
 
 
@@ -34,9 +34,11 @@ def visit(page):
 
 def test_an_answer_is_that_of_a_call_and_the_tower_works_once(page, visit, monkeypatch):
     words = list(visit.result.labels)
-    expected = sp.Segmenter.from_pretrained("demo", device="cpu")(visit.picture, words, pamr_steps=2, threshold=0.5)
+    expected = sp.Segmenter.from_pretrained("demo", device="cpu")(
+        visit.picture, words, refine="pamr(steps=2)", threshold=0.5
+    )
     monkeypatch.setattr(page.segmenter, "encode", None)
-    again = page.segment(visit.picture, words, {"pamr_steps": 2, "threshold": 0.5})
+    again = page.segment(visit.picture, words, {"refine": "pamr(steps=2)", "threshold": 0.5})
     np.testing.assert_array_equal(again.label_map, expected.label_map)
 
 
@@ -65,11 +67,33 @@ def test_words_are_never_files(page, tmp_path):
     assert result.labels == ("@a.txt", "/etc/hosts")
 
 
-def test_what_is_no_picture_leaves_the_visit_as_it_was(page, visit):
-    before = visit.picture
-    with pytest.raises(PictureError):
-        page.open(visit, b"no picture", "a.png")
-    assert visit.picture is before and visit.result is not None
+@pytest.mark.parametrize(("data", "said"), [(b"no picture", "cannot be read"), (b"0" * 51_000_000, "50 MB")])
+def test_a_refused_picture_clears_what_was_there_and_leaves_the_reason(page, visit, tmp_path, data, said):
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(PictureError, match=said):
+        page.open(visit, tmp_path / "a.png", "a.png")
+    assert visit.picture is None and visit.result is None and said in visit.refusal
+    scene = sp.draw_scene(0).picture
+    scene.save(tmp_path / "a.png")
+    page.open(visit, tmp_path / "a.png", "a.png")
+    assert visit.picture.size == scene.size and not visit.refusal
+
+
+def test_edits_stay_with_the_picture_and_the_selection_with_the_answer(page, visit):
+    words = list(visit.result.labels)
+    page.select(visit, 0, 0)
+    renamed = visit.selected
+    page.edit(visit, "wombat")
+    y, x = np.argwhere(~renamed)[0]
+    page.select(visit, int(x), int(y))
+    hidden = visit.selected
+    page.edit(visit, None)
+    page.select(visit, 0, 0)
+    visit.answer(page.segment(visit.picture, [*words, "kite"], {}))
+    assert visit.selected is None
+    assert (visit.shown.mask("wombat") == renamed).all() and (visit.shown.label_map[hidden] == -1).all()
+    page.draw(visit)
+    assert not visit.edits and visit.result is None
 
 
 def test_regions_are_selected_renamed_hidden_and_come_back(page, visit):
@@ -84,6 +108,8 @@ def test_regions_are_selected_renamed_hidden_and_come_back(page, visit):
     region = visit.selected
     page.edit(visit, "wombat")
     assert visit.shown.labels[-1] == "wombat" and (visit.shown.mask("wombat") == region).all()
+    assert visit.selected is None
+    page.select(visit, int(x), int(y))
     page.edit(visit, None)
     assert (visit.shown.label_map[region] == -1).all()
     visit.edits.clear()
@@ -109,7 +135,7 @@ def test_downloads_are_one_file(page, visit):
 
 
 def test_the_commands_do_the_same(page, visit, tmp_path):
-    words, changes = ["cat", "sofa|couch"], {"method": "naclip", "pamr_steps": 10, "threshold": 0.2}
+    words, changes = ["cat", "sofa|couch"], {"method": "naclip", "refine": True, "threshold": 0.2}
     visit.take(visit.picture, "it's.png")
     result = page.segment(visit.picture, words, changes)
     visit.picture.save(tmp_path / "it's.png")
@@ -122,7 +148,13 @@ def test_the_commands_do_the_same(page, visit, tmp_path):
     np.testing.assert_array_equal(written.label_map, result.label_map)
 
 
-def test_small_pictures_are_enlarged_by_a_whole_factor():
-    shown, scale = enlarged(Image.new("RGB", (300, 200)))
-    assert scale == 3 and shown.size == (900, 600)
-    assert enlarged(Image.new("RGB", (640, 2)))[1] == 1
+def test_pictures_are_shown_at_a_size_to_be_looked_at():
+    for size, scale, shown in (
+        ((300, 200), 3, (900, 600)),
+        ((640, 2), 1, (640, 2)),
+        ((1600, 900), 1, (1600, 900)),
+        ((4000, 3000), 0.4, (1600, 1200)),
+        ((10_000, 2), 0.16, (1600, 1)),
+    ):
+        picture, factor = fitted(Image.new("RGB", size))
+        assert factor == scale and picture.size == shown

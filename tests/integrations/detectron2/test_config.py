@@ -41,33 +41,28 @@ def test_the_lazy_config_is_the_same(name):
 
 def test_every_setting_has_a_key():
     fields = {name.upper() for name in Settings.__dataclass_fields__}
-    # A threshold leaves pixels without a class; the method's options have a node.
-    assert set(SETTINGS) == fields - {"THRESHOLD", "METHOD_OPTIONS"}
+    # A short form; the other, a threshold, leaves pixels without a class.
+    assert set(SETTINGS) == fields | {"REFINE"}
 
 
-def test_options_of_methods_registered_later_come_by_file(make_cfg, tmp_path):
-    (tmp_path / "mine.yaml").write_text("MODEL: {SCLIP: {METHOD_OPTIONS: {own: [1, 2], std: 4.0}}}")
+def test_methods_and_steps_with_options_come_by_file(make_cfg, tmp_path):
+    (tmp_path / "mine.yaml").write_text("MODEL: {SCLIP: {METHOD: naclip(std=4.0), STEPS: [pamr, closing(3)]}}")
     cfg = make_cfg()
     cfg.merge_from_file(str(tmp_path / "mine.yaml"))
-    assert settings_of(cfg) == {"method_options": {"own": [1, 2], "std": 4.0}}
+    assert settings_of(cfg) == {"method": "naclip(std=4.0)", "steps": ["pamr", "closing(3)"]}
 
 
 def test_what_a_config_sets_reaches_the_segmenter(make_cfg):
     options = {
         "PRESET": "sclip/voc21",
-        "METHOD": "naclip",
-        "METHOD_OPTIONS.std": 3.0,
+        "METHOD": "naclip(std=3.0)",
         "TEMPLATES": ["a {}.", "the {}."],
         "RESIZE_SHORT_SIDE": 200,
         "WINDOW": 96,
         "STRIDE": 48,
         "LOGIT_SCALE": 55.0,
         "BACKGROUND": True,
-        "PROB_THRESHOLD": 0.2,
-        "AREA_THRESHOLD": 0.0,
-        "PAMR_STEPS": 3,
-        "PAMR_DILATIONS": "[4, 8]",
-        "NORMALIZE_SCORES": True,
+        "STEPS": "pamr(steps=3, dilations=(4, 8)), benchmark(prob=0.2, area=0.0), normalize",
         "CLASSES": "cat, sofa",
     }
     flat = [part for key, value in options.items() for part in (f"MODEL.SCLIP.{key}", value)]
@@ -75,15 +70,15 @@ def test_what_a_config_sets_reaches_the_segmenter(make_cfg):
     settings = model.segmenter.settings
     assert (settings.method, settings.method_options) == ("naclip", {"std": 3.0})
     assert settings.templates == ("a {}.", "the {}.")
-    for key in set(options) & set(SETTINGS) - {"METHOD", "TEMPLATES", "PAMR_DILATIONS"}:
+    for key in set(options) & set(SETTINGS) - {"STEPS", "TEMPLATES"}:
         assert getattr(settings, key.lower()) == options[key], key
-    assert settings.pamr_dilations == (4, 8)
+    assert settings.steps == ("pamr(steps=3, dilations=(4, 8))", "benchmark(prob=0.2, area=0.0)", "normalize")
     assert model.vocabulary.labels == ("cat", "sofa", "background")
 
 
 def test_a_dumped_config_builds_the_same_model(make_cfg, tmp_path):
-    options = ["MODEL.SCLIP.CLASSES", ["cat", ["sofa", "couch"]], "MODEL.SCLIP.METHOD", "naclip"]
-    cfg = make_cfg("voc21", *options, "MODEL.SCLIP.METHOD_OPTIONS.std", 3.0)
+    options = ["MODEL.SCLIP.CLASSES", ["cat", ["sofa", "couch"]], "MODEL.SCLIP.METHOD", "naclip(std=3.0)"]
+    cfg = make_cfg("voc21", *options, "MODEL.SCLIP.REFINE", True)
     path = tmp_path / "config.yaml"
     path.write_text(cfg.dump())
     again = get_cfg()
@@ -105,7 +100,11 @@ def test_a_saved_lazy_config_builds_the_same_model(model_name, tmp_path):
         "+model.segmenter.device=cpu",
         "+model.segmenter.method=clearclip",
     ]
-    overrides += ["+model.segmenter.pamr_dilations=[4,8]", "model.classes=[cat,[sofa,couch]]"]
+    overrides += [
+        "+model.segmenter.steps=[pamr,vote]",
+        "+model.segmenter.masks=slic",
+        "model.classes=[cat,[sofa,couch]]",
+    ]
     cfg = LazyConfig.apply_overrides(cfg, overrides)
     path = str(tmp_path / "config.yaml")
     LazyConfig.save(cfg, path)

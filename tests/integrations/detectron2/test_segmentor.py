@@ -1,6 +1,7 @@
 """SCLIPSegmentor: what goes in and out is SemanticSegmentor's, the label map is the segmenter's."""
 
 import copy
+import dataclasses
 import pickle
 
 import golden
@@ -11,19 +12,19 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from PIL import Image
 from sclip_plugin.integrations.detectron2 import SCLIPSegmentor
 
-from sclip_plugin import Segmenter
+from sclip_plugin import Prepared, Segmenter
 from sclip_plugin.errors import LabelError, PictureError
 
 LABELS = ["cat", ["sofa", "couch"], "grass", "sky", "person"]
 # One for every rule that makes a label map more than an argmax of scores, and for every way through the windows.
 SETTINGS = {
     "plain": {},
-    "probability": {"prob_threshold": 0.3},
-    "area": {"area_threshold": 0.3, "prob_threshold": 0.1},
-    "certain": {"logit_scale": 1000.0, "prob_threshold": 0.9, "area_threshold": 0.2, "normalize_scores": True},
-    "normalized": {"normalize_scores": True, "prob_threshold": 0.3},
+    "probability": {"steps": "benchmark(prob=0.3)"},
+    "area": {"steps": "benchmark(prob=0.1, area=0.3)"},
+    "certain": {"logit_scale": 1000.0, "steps": "benchmark(prob=0.9, area=0.2), normalize"},
+    "normalized": {"steps": "benchmark(prob=0.3), normalize"},
     "background": {"background": True},
-    "pamr": {"pamr_steps": 2},
+    "pamr": {"steps": "pamr(steps=2)"},
     "whole": {"window": 0, "method": "naclip", "std": 4.0},
     "own size": {"resize_short_side": 0},
 }
@@ -82,7 +83,7 @@ def test_the_best_class_is_the_segmenters_label_on_every_pixel(make_model, pictu
 
 
 def test_ruled_out_classes_score_zero(make_model, pictures):
-    model = make_model(prob_threshold=0.999)
+    model = make_model(steps="benchmark(prob=0.999)")
     scores = model([{"image": tensor(pictures[0])}])[0]["sem_seg"]
     assert (scores.argmax(dim=0) == 0).all()
     unsure = model.segmenter(pictures[0], LABELS).scores.argmax(axis=0) != 0
@@ -95,7 +96,7 @@ def test_height_and_width_say_the_size_of_the_output(make_model, pictures):
     outputs = model([{"image": image, "height": 70, "width": 50}, {"image": image}])
     assert [tuple(output["sem_seg"].shape[1:]) for output in outputs] == [(70, 50), image.shape[1:]]
     prepared = model.segmenter.prepare(image)
-    (expected,) = model.segmenter.stream_prepared([(*prepared[:2], (70, 50))], LABELS)
+    (expected,) = model.segmenter.stream([dataclasses.replace(prepared, size=(70, 50))], LABELS)
     assert np.array_equal(outputs[0]["sem_seg"].argmax(dim=0).numpy(), expected.label_map)
 
 
@@ -166,7 +167,7 @@ def test_what_cannot_be_built(segmenter):
         SCLIPSegmentor(segmenter=segmenter, input_format="YUV-BT.601")
     unlabelled = copy.copy(segmenter)
     unlabelled.settings = segmenter.settings.changed(threshold=0.5)
-    with pytest.raises(ValueError, match="threshold=0.5.*prob_threshold"):
+    with pytest.raises(ValueError, match="threshold"):
         SCLIPSegmentor(segmenter=unlabelled)
 
 
@@ -226,5 +227,5 @@ def test_resizing_by_detectron2_is_taken_as_it_is(make_cfg, segmenter, pictures)
     scale = 100 / min(height, width)
     size = (int(width * scale + 0.5), int(height * scale + 0.5))
     small = tensor(np.array(Image.fromarray(pictures[0]).resize(size, Image.Resampling.BILINEAR)))
-    expected = segmenter.segment_pixels(small, LABELS, (height, width))
+    expected = segmenter(Prepared(None, small, (height, width)), LABELS)
     assert np.array_equal(output.argmax(dim=0).numpy(), expected.label_map)

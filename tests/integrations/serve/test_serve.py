@@ -4,6 +4,7 @@ import base64
 import io
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,7 +18,8 @@ from sclip_plugin.errors import ModelLoadError
 
 fastapi = pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient  # noqa: E402
-from sclip_plugin.integrations.serve import Limits, make_server  # noqa: E402
+from sclip_plugin.integrations.serve import Limits, make_server, server  # noqa: E402
+from sclip_plugin.integrations.serve.answers import EncodeAnswer, HealthAnswer, SegmentAnswer  # noqa: E402
 from sclip_plugin.integrations.serve.queueing import Busy, Job, TowerQueue  # noqa: E402
 
 
@@ -50,7 +52,7 @@ def test_masks_are_those_of_a_call(client):
     for index, mask in enumerate(masks_of(answer)):
         assert np.array_equal(mask, expected.label_map == index)
     assert {x["label"]: x["area"] for x in answer["labels"]} == pytest.approx(expected.areas())
-    picture = client.post("/segment", files=png(scene.picture), data={**data, "masks": "png"}).json()["label_map"]
+    picture = client.post("/segment", files=png(scene.picture), data={**data, "mask_format": "png"}).json()["label_map"]
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(picture)))), expected.label_map)
 
 
@@ -97,10 +99,116 @@ def test_what_is_wrong_is_said(client, file, labels, status, said):
     assert answer.status_code == status and said in answer.json()["detail"]
 
 
-def test_health_and_description(client):
-    assert client.get("/health").json()["status"] == "ok"
-    assert {"/segment", "/encode", "/ask/{name}"} <= set(client.get("/openapi.json").json()["paths"])
-    assert client.get("/docs").status_code == 200
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"labels": ["cat", "sofa|couch", "grass"]},
+        {"labels": ["cat, sofa|couch", "grass"]},
+        {"labels": '["cat", ["sofa", "couch"], "grass"]'},
+        {"labels": ['["cat"]', "sofa|couch, grass"]},
+    ],
+)
+def test_labels_come_in_several_forms(client, fields):
+    answer = client.post("/segment", files=png(sp.draw_scene(seed=1).picture), data=fields).json()
+    assert [entry["label"] for entry in answer["labels"]] == ["cat", "sofa", "grass"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, "'labels' is missing"),
+        ({"labels": "cat", "mask_formats": "png"}, "Did you mean 'mask_format'"),
+        ({"labels": "cat", "labels[]": "dog"}, "unknown field 'labels[]'"),
+        ({"labels": "cat", "memory": "/etc"}, "'memory' is a setting"),
+        ({"labels": "cat", "mask_format": ["rle", "png"]}, "'mask_format' is given 2 times"),
+        ({"labels": "cat", "mask_format": "svg"}, "mask_format='svg'"),
+        ({"labels": '["cat", "dog"'}, "looks like JSON"),
+        ({"labels": '{"cat": "kitty"}'}, "looks like JSON"),
+        ({"labels": '"cat", "dog"'}, "looks like JSON"),
+        ({"labels": "[1, 2]"}, "looks like JSON"),
+    ],
+)
+def test_no_field_is_ignored(client, fields, said):
+    answer = client.post("/segment", files=png(Image.new("RGB", (64, 64))), data=fields)
+    assert answer.status_code == 422 and said in answer.json()["detail"]
+
+
+def test_two_pictures_and_fields_in_the_address_are_refused(client):
+    file = png(Image.new("RGB", (64, 64)))["picture"]
+    answer = client.post("/segment", files=[("picture", file), ("picture", file)], data={"labels": "cat"})
+    assert answer.status_code == 422 and "given 2 times" in answer.json()["detail"]
+    answer = client.post("/segment?labels=dog", files=[("picture", file)], data={"labels": "cat"})
+    assert answer.status_code == 422 and "in the address" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "options", "status"),
+    [
+        ("POST", "/segment", {"json": {"labels": "cat"}}, 422),
+        ("POST", "/segment", {"content": b"--x", "headers": {"content-type": "multipart/form-data"}}, 400),
+        ("POST", "/segment", {"data": {"labels": "cat", "picture": "/etc/passwd"}}, 422),
+        ("POST", "/ask/none", {"data": {"labels": "cat"}}, 404),
+        ("POST", "/encode", {"content": iter([b"a"])}, 411),
+        ("GET", "/nothing", {}, 404),
+        ("GET", "/segment", {}, 405),
+    ],
+)
+def test_every_refusal_has_one_sentence(client, method, path, options, status):
+    answer = client.request(method, path, **options)
+    assert answer.status_code == status
+    assert isinstance(answer.json()["detail"], str) and answer.json().keys() == {"detail"}
+
+
+def test_the_description_names_answers_refusals_and_limits(client):
+    description = client.get("/openapi.json").json()
+    for path, methods in description["paths"].items():
+        for operation in methods.values():
+            for status, response in operation["responses"].items():
+                answer = response["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[-1]
+                assert (answer == "Refusal") == (status != "200")
+            expected = {"200"} if path == "/health" else {"200", "400", "408", "411", "413", "422", "500", "503", "504"}
+            assert expected <= set(operation["responses"])
+    assert "404" in description["paths"]["/ask/{name}"]["post"]["responses"]
+    for limit in ("1 MB", "1 megapixels", "12 names"):
+        assert limit in description["info"]["description"]
+
+
+def test_answers_have_the_form_that_is_described(client):
+    picture = png(sp.draw_scene(seed=1).picture)
+    for mask_format in ("rle", "png", "none"):
+        answer = client.post("/segment", files=picture, data={"labels": "cat, grass", "mask_format": mask_format})
+        assert SegmentAnswer.model_validate(answer.json()).model_dump(exclude_unset=True, mode="json") == answer.json()
+    EncodeAnswer.model_validate(client.post("/encode", files=picture).json(), strict=False)
+    HealthAnswer.model_validate(client.get("/health").json())
+
+
+def test_the_page_of_docs_needs_nothing_from_elsewhere(client):
+    page = client.get("/docs").text
+    assert "POST /segment" in page and "mask_format" in page and "Try it" in page
+    assert "://" not in page and "<script" not in page
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8000", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:8000", 200),
+        ("testserver", 200),  # the address that was connected to
+        ("masks.example:80", 200),
+        ("evil.example", 400),
+        ("localhost.evil.example", 400),
+        ("127.0.0.1.evil.example", 400),
+        ("192.0.2.1", 400),
+        ("[", 400),
+        ("", 400),
+    ],
+)
+def test_foreign_hosts_are_refused(segmenter, host, status):
+    with TestClient(make_server(segmenter, allow_hosts=["masks.example"])) as client:
+        answer = client.get("/health", headers={"host": host})
+        assert answer.status_code == status
+        assert status == 200 or "--allow-host" in answer.json()["detail"]
 
 
 class Held:
@@ -158,6 +266,53 @@ def test_an_answer_that_does_not_come_in_time_is_504(segmenter):
         answer = client.post("/segment", files=png(sp.draw_scene(seed=1).picture), data={"labels": "cat"})
         held.go.set()
     assert answer.status_code == 504 and "0.2 seconds" in answer.json()["detail"]
+
+
+def test_pictures_are_decoded_one_after_the_other_if_their_pixels_are_many(segmenter, monkeypatch):
+    decoded, most, lock = [], [], threading.Lock()
+
+    def counted(data, bounds):
+        with lock:
+            decoded.append(data)
+            most.append(len(decoded))
+        time.sleep(0.02)
+        return original(data, bounds)
+
+    original = server.picture_of
+    monkeypatch.setattr(server, "picture_of", counted)
+    tower = server.TowerQueue.put
+
+    def put(self, job):
+        answer = tower(self, job)
+        answer.add_done_callback(lambda _: decoded.pop())
+        return answer
+
+    monkeypatch.setattr(server.TowerQueue, "put", put)
+    picture = png(sp.draw_scene(seed=1, size=(100, 100)).picture)
+    for megapixels, expected in ((0.01, 1), (0.02, 2), (0.005, 1)):
+        most.clear()
+        with TestClient(make_server(segmenter, Limits(decoded_megapixels=megapixels))) as client:
+
+            def ask(_, client=client):
+                return client.post("/segment", files=picture, data={"labels": "cat"}).status_code
+
+            with ThreadPoolExecutor(8) as pool:
+                assert set(pool.map(ask, range(8))) == {200}
+        assert max(most) == expected
+
+
+def test_too_many_waiting_pixels_are_refused(segmenter):
+    held = Held(segmenter)
+    picture = png(sp.draw_scene(seed=1, size=(100, 100)).picture)
+    with TestClient(make_server(held, Limits(decoded_megapixels=0.01, waiting_megapixels=0.02))) as client:
+        with ThreadPoolExecutor(8) as pool:
+            answers = [pool.submit(client.post, "/encode", files=picture) for _ in range(6)]
+            assert held.begun.wait(60)
+            while sum(answer.done() for answer in answers) < 3:
+                time.sleep(0.01)
+            held.go.set()
+    statuses = sorted(answer.result().status_code for answer in answers)
+    assert statuses == [200, 200, 200, 503, 503, 503]
 
 
 def test_a_missing_extra_is_named(monkeypatch):

@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, CLIPVisio
 from transformers.pipelines.pt_utils import KeyDataset
 
 import sclip_plugin as sp
-from sclip_plugin.errors import LabelError, PictureError, UnknownNameError, UnsupportedModelError
+from sclip_plugin.errors import LabelError, PictureError, SettingError, UnknownNameError, UnsupportedModelError
 
 TASK = "zero-shot-segmentation"
 LABELS = ["cat", "remote control", "sofa"]
@@ -233,9 +233,10 @@ def test_as_many_lists_of_labels_as_pictures(pipe, pictures):
         ({"method": "naclip", "std": 2.0}, {"method": "naclip", "std": 2.0}),
         ({"window": 0}, {"window": 0}),
         ({"window": 48, "stride": 16}, {"window": 48, "stride": 16}),
-        ({"refine": True}, {"pamr_steps": 10}),
-        ({"refine": 2}, {"pamr_steps": 2}),
-        ({"refine": False}, {"pamr_steps": 0}),
+        ({"refine": True}, {"steps": "pamr"}),
+        ({"refine": "pamr(steps=2)"}, {"steps": "pamr(steps=2)"}),
+        ({"refine": False}, {"steps": ()}),
+        ({"masks": "slic(segments=20)", "steps": "vote"}, {"masks": "slic(segments=20)", "steps": "vote"}),
         ({"resize_short_side": 128, "logit_scale": 20.0}, {"resize_short_side": 128, "logit_scale": 20.0}),
     ],
 )
@@ -254,7 +255,7 @@ def test_parameters_are_the_segmenters_settings(folder, pipe, pictures, paramete
 
 def test_parameters_at_construction_are_defaults_of_calls(folder, pictures):
     pipe = pipeline(TASK, model=str(folder), candidate_labels=LABELS, method="naclip", std=2.0, batch_size=2)
-    assert pipe.segmenter.settings.method == "naclip"
+    assert pipe.segmenter.settings.method == "naclip(std=2.0)"
     assert pipe(pictures[0], output="semantic")["labels"] == LABELS
     # Another method takes none of the first one's options along.
     assert pipe(pictures[0], method="csa", candidate_labels=["cat", "dog"], output="semantic")["labels"] == [
@@ -295,8 +296,8 @@ def test_mean_and_deviation_are_the_image_processors(folder):
     processor = AutoImageProcessor.from_pretrained(folder)
     processor.image_mean, processor.image_std = [0.5] * 3, [0.25] * 3
     pipe = pipeline(TASK, model=str(folder), image_processor=processor)
-    assert pipe.segmenter._mean.tolist() == [0.5] * 3
-    assert pipe.segmenter._std.tolist() == [0.25] * 3
+    assert pipe.segmenter.encoder.mean.tolist() == [0.5] * 3
+    assert pipe.segmenter.encoder.std.tolist() == [0.25] * 3
 
 
 @pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
@@ -416,7 +417,7 @@ def test_unknown_parameters(pipe, folder, pictures):
         pipe(pictures[0], candidate_labels=LABELS, method="naclpi")
     with pytest.raises(ValueError, match="'masks' or 'semantic'"):
         pipe(pictures[0], candidate_labels=LABELS, output="panoptic")
-    with pytest.raises(ValueError, match="threshold=2"):
+    with pytest.raises(SettingError, match="threshold"):
         pipe(pictures[0], candidate_labels=LABELS, threshold=2)
 
 

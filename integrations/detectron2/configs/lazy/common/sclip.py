@@ -1,9 +1,9 @@
 """What the benchmarks' configs share: the model, the loader and the evaluator."""
 
 from detectron2.config import LazyCall as L
-from detectron2.data import DatasetMapper, build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from omegaconf import OmegaConf
-from sclip_plugin.integrations.detectron2 import IoUEvaluator, SCLIPSegmentor
+from sclip_plugin.integrations.detectron2 import IoUEvaluator, PictureMapper, SCLIPSegmentor
 
 from sclip_plugin import Segmenter
 
@@ -19,7 +19,7 @@ dataloader = OmegaConf.create()
 dataloader.test = L(build_detection_test_loader)(
     dataset=L(get_detection_dataset_dicts)(names="", filter_empty=False),
     # Pictures reach the model in their own size; it resizes them itself, as the papers' protocol does.
-    mapper=L(DatasetMapper)(is_train=False, augmentations=[], image_format="${model.input_format}"),
+    mapper=L(PictureMapper)(is_train=False, augmentations=[], image_format="${model.input_format}"),
     num_workers=4,
 )
 

@@ -1,0 +1,71 @@
+"""Forms as visitors send them: no field is ignored, none is given twice, and what is wrong is said in one sentence."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import File, Form, HTTPException, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+
+from sclip_plugin.errors import unknown_name
+from sclip_plugin.settings import setting_names
+
+from .answers import MaskFormat
+
+MANY = "labels"
+"""The one field that may be given several times."""
+Picture = Annotated[UploadFile, File(description="A picture's file. Its size is limited, see the top.")]
+LabelFields = Annotated[
+    list[str],
+    Form(
+        description="Names between commas, '|' between synonyms: `cat, sofa|couch`; or a JSON list: "
+        '`["cat", ["sofa", "couch"]]`. The field may be repeated.'
+    ),
+]
+MaskFormatField = Annotated[
+    MaskFormat, Form(description="How masks are answered: COCO's run lengths, one PNG of label indices, or not at all.")
+]
+
+
+class KnownFields:
+    """A dependency that refuses fields that a request does not know, and fields that are given twice.
+
+    Args:
+        *names: the fields of the form.
+
+    Raises:
+        HTTPException: 422, naming the field.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    async def __call__(self, request: Request) -> None:
+        given = [name for name, _ in (await request.form()).multi_items()]
+        for name in [*request.query_params, *given]:
+            if name in request.query_params:
+                raise HTTPException(422, f"{name!r} is in the address; expected fields in a form, as 'curl -F' sends.")
+            if name in self.names:
+                if name != MANY and given.count(name) > 1:
+                    raise HTTPException(422, f"the field {name!r} is given {given.count(name)} times; expected one.")
+            elif name in setting_names():
+                raise HTTPException(
+                    422,
+                    f"{name!r} is a setting; whoever starts the server chooses it. Fields: {', '.join(self.names)}.",
+                )
+            else:
+                raise HTTPException(422, str(unknown_name("field", name, self.names)))
+
+
+def sentence_of(error: RequestValidationError) -> str:
+    """What is wrong with a request, in one line."""
+    return "; ".join(_one(entry) for entry in error.errors()) + "."
+
+
+def _one(entry: dict[str, Any]) -> str:
+    where = ".".join(str(part) for part in entry["loc"][1:2]) or "the request"
+    if entry["type"] == "missing":
+        return f"the field {where!r} is missing; expected a form, as 'curl -F' sends"
+    given = entry.get("input")
+    shown = f"{where}={given[:80]!r}" if isinstance(given, str) else where
+    return f"{shown}: {entry['msg'][:1].lower()}{entry['msg'][1:]}"
