@@ -148,9 +148,11 @@ def parse(text: str, kind: str = "part") -> tuple[str, str | None, list[Any], di
         if found is None:
             raise ValueError
         call = ast.parse(f"f({found['options'] or ''})", mode="eval").body
-        assert isinstance(call, ast.Call)
-        if len(call.args) > 1:
+        # One pair of brackets around the whole: neither f()() nor f() + f().
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and len(call.args) <= 1):
             raise ValueError
+        if len({keyword.arg for keyword in call.keywords} - {None}) != len(call.keywords):
+            raise ValueError  # one twice, or **
         values = [ast.literal_eval(value) for value in call.args]
         options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (TypeError, ValueError, SyntaxError, MemoryError, RecursionError) as error:
@@ -167,10 +169,11 @@ def split(text: str) -> list[str]:
     >>> split("lposs(alpha=0.9, k=40), pamr, closing(3)")
     ['lposs(alpha=0.9, k=40)', 'pamr', 'closing(3)']
     """
-    parts, depth, quote = [""], 0, ""
+    parts, depth, quote, escaped = [""], 0, "", False
     for character in text:
         if quote:
-            quote = "" if character == quote else quote
+            quote = "" if character == quote and not escaped else quote
+            escaped = character == "\\" and not escaped
         elif character in "\"'":
             quote = character
         elif character in "([{":
@@ -215,10 +218,13 @@ class Parts(Registry[Any]):
             )
         name, model, values, said = parse(given, self.kind)
         cls = self[name]
-        if values:
-            said = {_first_option(cls): values[0], **said}
+        short = [(_first_option(cls), value) for value in values]
         if model is not None:
-            said = {_model_option(cls): int(model) if model.isdecimal() else model, **said}
+            short.append((_model_option(cls), int(model) if model.isdecimal() else model))
+        for option, value in short:
+            if option in said:
+                raise SettingError(f"{self.kind} {given!r:.200} gives {option} twice; expected it once.")
+            said[option] = value
         said |= options
         self._check_options(cls, said)
         return cls(**said)

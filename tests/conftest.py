@@ -1,4 +1,4 @@
-"""What all tests share: one thread (they compare numbers, and machines differ), and `golden` importable by its name."""
+"""What all tests share: one thread (they compare numbers, and machines differ), `golden` by its name, and fixtures."""
 
 import sys
 from pathlib import Path
@@ -13,3 +13,29 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def without_gradients():
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture
+def own_registries(monkeypatch):
+    """What a test registers is gone after it."""
+    from sclip_plugin.methods import METHODS
+    from sclip_plugin.steps import STEPS
+
+    for registry in (METHODS, STEPS):
+        monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+
+
+@pytest.fixture(scope="session")
+def segmenter():
+    """The golden checkpoint in open_clip's layout, one template, no cache. Tests leave it as it is."""
+    import golden
+
+    import sclip_plugin as sp
+
+    return sp.Segmenter(golden.model("open_clip"), golden.tokenizer_of("open_clip"), cache_dir=False, templates="plain")

@@ -10,7 +10,7 @@ import torch
 from outside_models import transformers_model
 from PIL import Image
 
-from sclip_plugin.guides import Guide, Seen, find_guide
+from sclip_plugin.guides import Guide, GuideView, find_guide
 from sclip_plugin.masks import MaskSource
 
 CLASSES = [["sky", "wall", "tree", "grass", "road"], "cat", "dog", "person", "potted plant"]
@@ -48,10 +48,10 @@ class Saved(Guide):
         return self.maps.shape[2], self.maps.shape[3]
 
     def look(self, pixels):
-        return SavedSeen(self.maps)
+        return SavedView(self.maps)
 
 
-class SavedSeen(Seen):
+class SavedView(GuideView):
     def __init__(self, maps):
         self.maps, self.grid = maps, (maps.shape[2], maps.shape[3])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 FOLDER = Path(__file__).parent / "golden"
@@ -19,6 +20,13 @@ def arrays(name: str) -> dict[str, torch.Tensor]:
     """All arrays of one golden file, ``arrays("SCLIP")["csa.112x112.tokens"]``."""
     with np.load(FOLDER / f"{name}.npz") as file:
         return {key: torch.from_numpy(file[key]) for key in file.files}
+
+
+def prepared(pixels: torch.Tensor, size: tuple[int, int] | None = None, picture: Image.Image | None = None):
+    """Pixels (3, H, W) that a segmenter takes as they are; the label map has ``size``, or that of the pixels."""
+    import sclip_plugin as sp
+
+    return sp.Prepared(picture, pixels, (pixels.shape[-2], pixels.shape[-1]) if size is None else size)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Does every formula of every method have a test that fails when the formula is changed?
+"""Does every formula of methods and steps, and every rule of the grammar, have a test that fails when it is changed?
 
     python tests/mutations.py [--only TEXT]
 
@@ -25,14 +25,16 @@ QUICK = (
     ),
     *(
         "tests/segmenter/test_refine.py",
-        "tests/segmenter/test_seed_steps.py",
+        "tests/steps/test_seed_steps.py",
         "-k",
         "not openai and not timm and not custom and not open_clip",
     ),
 )
 TESTS = (
     "tests/methods",
-    *(f"tests/segmenter/test_{name}.py" for name in ("refine", "golden_parity", "seed_steps", "freecp", "clusters")),
+    *(f"tests/segmenter/test_{name}.py" for name in ("refine", "golden_parity")),
+    *(f"tests/steps/test_{name}.py" for name in ("lists", "decisions", "seed_steps", "freecp", "lposs", "clusters")),
+    "tests/test_grammar.py",
 )
 
 A, B, G, R, S, P = (
@@ -74,6 +76,33 @@ SEEDS = {
     "sclip_plugin/steps/freecp.py": [
         ("SHOWN = 0.4", "SHOWN = 0.6"),
         ("agree > self.redundancy", "agree < self.redundancy"),
+        ("given.at(given.size).full()", "given.at(given.cut).full()"),
+    ],
+    "sclip_plugin/steps/lposs.py": [
+        ("merged(given.at(given.cut).full(),", "merged(given.at(given.size).full(),"),
+    ],
+    "sclip_plugin/steps/decisions.py": [
+        ("~(areas > self.area * areas.sum())", "~(areas >= self.area * areas.sum())"),
+        ("index.masked_fill(best < self.prob, 0)", "index.masked_fill(best <= self.prob, 0)"),
+        ("(best < self.probability)", "(best <= self.probability)"),
+        ("(best < self.cosine)", "(best <= self.cosine)"),
+        ("normalised=True", "normalised=False"),
+        ("labels = given.labels.copy()", "labels = given.labels"),
+    ],
+    "sclip_plugin/steps/scores.py": [
+        ('tile if self.kind == "probability" else', 'tile if self.kind == "logit" else'),
+        ('scored and not raw and self.kind != "probability"', "scored and not raw"),
+    ],
+    "sclip_plugin/steps/short.py": [
+        ("isinstance(before, Threshold) else", "False else"),
+        ("if value is False:", "if not value:"),
+        ("rank(other) > rank(step)", "rank(other) < rank(step)"),
+    ],
+    "sclip_plugin/steps/registry.py": [("PLACES.index(before.on) > PLACES.index(after.on)", "False")],
+    "sclip_plugin/grammar.py": [
+        ("isinstance(call.func, ast.Name)", "True"),
+        ("character == quote and not escaped", "character == quote"),
+        ("if option in said:", "if False:"),
     ],
     "sclip_plugin/segment/views.py": [
         ("BLUR_SIGMA = 11, 5.0", "BLUR_SIGMA = 11, 4.0"),

@@ -21,14 +21,10 @@ from sclip_plugin.cli.program import app
 from sclip_plugin.errors import FileFormatError, PictureNotFoundError, SettingError, UnsupportedModelError
 from sclip_plugin.text.towers import find_text_tower
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
+
 THEIRS = golden.arrays("AnomalyCLIP")
 CLIPS = ("transformers", "open_clip", "open_clip_custom_text", "openai")
-
-
-@pytest.fixture(autouse=True)
-def _no_grad():
-    with torch.no_grad():
-        yield
 
 
 @pytest.fixture(scope="module")

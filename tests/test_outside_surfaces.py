@@ -30,8 +30,8 @@ def folders(tmp_path_factory):
 @pytest.fixture
 def options(folders):
     return {
-        "proxyclip": {"vfm": str(folders / "dino16")},
-        "trident": {"vfm": str(folders / "dino16"), "sam": str(folders / "sam")},
+        "proxyclip": {"guide": str(folders / "dino16")},
+        "trident": {"guide": str(folders / "dino16"), "sam": str(folders / "sam")},
     }
 
 
@@ -73,18 +73,19 @@ def test_segment(sclip, folders, options, picture, refine, segmenter, tmp_path, 
     sclip("segment", picture, "-l", ",".join(LABELS), "-m", folders / "clip", "-o", tmp_path / "out", "--device=cpu",
           "--templates=plain", f"--method={method}", *sets, f"--set=refine={refine}")  # fmt: skip
     said = json.loads((tmp_path / "out/photo.json").read_text())["settings"]
-    assert said["method"] == method and said["method_options"]["vfm"] == str(folders / "dino16")
-    assert said["refine"] == sp.Settings(refine=refine).refine
+    asked = sp.Settings().changed(method=method, refine=refine, **options[method])
+    assert (said["method"], tuple(said["steps"])) == (asked.method, asked.steps)
+    assert str(folders / "dino16") in said["method"] and str(folders / "sam") in said["steps"][0]
     expected = segmenter(picture, LABELS, method=method, refine=refine, **options[method])
     shown = np.asarray(Image.open(tmp_path / "out/photo.labels.png"))
     assert (shown == expected.label_map).mean() > 0.999
 
 
 def test_compare_and_eval(sclip, folders, options, picture, tmp_path):
-    sets = [f"--set={name}={value}" for name, value in options["trident"].items()]
+    texts = ["csa", *(sp.methods.make_method(method, given).as_text() for method, given in options.items())]
     report = sclip("compare", picture, "-l", ",".join(LABELS), "-m", folders / "clip", "-o", tmp_path / "c.png",
-                   "--methods=csa,proxyclip,trident", "--templates=plain", "--json", "--quiet", *sets)  # fmt: skip
-    assert [row["method"] for row in json.loads(report)["methods"]] == ["csa", "proxyclip", "trident"]
+                   f"--methods={', '.join(texts)}", "--templates=plain", "--json", "--quiet")  # fmt: skip
+    assert [row["method"] for row in json.loads(report)["methods"]] == texts
     for method in ("proxyclip", "trident"):
         sets = [f"--set={name}={value}" for name, value in options[method].items()]
         report = sclip("eval", "demo", "--scenes=1", f"--method={method}", *sets, "--device=cpu", "-o", tmp_path)
@@ -96,7 +97,7 @@ def test_a_preset_with_models_of_ones_own(folders, options, picture, refine):
         str(folders / "clip"), device="cpu", preset="trident/cityscapes", cache_dir=False
     )
     result = seg(picture, refine=refine, templates="plain", resize_short_side=112, window=112, **options["trident"])
-    assert result.settings["method_options"]["halves"] == 2 and len(result.labels) == 19
+    assert "halves=2" in result.settings["method"] and len(result.labels) == 19
 
 
 @pytest.mark.parametrize("method", ["proxyclip", "trident"])
@@ -108,7 +109,7 @@ def test_an_encoded_picture_is_written_and_read(segmenter, options, picture, ref
     for changes in ({}, {"refine": refine}):
         ours, theirs = (e.segment(LABELS, **changes) for e in (read, encoded))
         np.testing.assert_array_equal(ours.label_map, theirs.label_map)
-    by_module = segmenter.encode(picture, method="proxyclip", vfm=transformers_model("dino16"))
+    by_module = segmenter.encode(picture, method="proxyclip", guide=transformers_model("dino16"))
     with pytest.raises(sp.SclipError, match="name the method, and an outside model by its name or folder"):
         by_module.save(tmp_path / "b")
 

@@ -15,12 +15,6 @@ from sclip_plugin.errors import LabelError, NotFiniteError, SettingError, Unknow
 from sclip_plugin.methods import Method, make_method
 from sclip_plugin.settings import Settings
 
-
-@pytest.fixture(scope="module")
-def segmenter():
-    return sp.Segmenter(golden.model("open_clip"), golden.tokenizer_of("open_clip"), cache_dir=False, templates="plain")
-
-
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8))
 
 
@@ -32,15 +26,15 @@ PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 130, 3)
         ({"window": 40.5}, "expected a whole number"),
         ({"window": True}, "expected a whole number"),
         ({"window": 40, "stride": 41}, "stride=41 is larger than window=40"),
-        ({"pamr_steps": 2.5}, "expected a whole number from 0 to 1000"),
-        ({"pamr_steps": 10**9}, "expected a whole number from 0 to 1000"),
-        ({"pamr_dilations": ()}, "expected 1 to 16 distances"),
-        ({"pamr_dilations": "8,16"}, "expected a list of whole numbers"),
+        ({"steps": "pamr(2.5)"}, "expected a whole number from 1 to 1000"),
+        ({"steps": f"pamr({10**9})"}, "expected a whole number from 1 to 1000"),
+        ({"steps": "pamr(dilations=())"}, "expected 1 to 16 distances"),
+        ({"steps": "pamr(dilations='8,16')"}, "expected a list of whole numbers"),
         ({"logit_scale": float("nan")}, "expected a number above 0"),
         ({"logit_scale": float("inf")}, "expected a number above 0"),
         ({"logit_scale": 0}, "expected a number above 0"),
-        ({"prob_threshold": True}, "expected a number from 0 to 1"),
-        ({"threshold": 1.5}, "expected a number from 0 to 1, or None"),
+        ({"steps": "benchmark(prob=True)"}, "expected a number from 0 to 1"),
+        ({"threshold": 1.5}, "expected a number from 0 to 1"),
         ({"background": "yes"}, "expected True or False"),
         ({"method": "csa", "temperature": float("inf")}, "csa got temperature=inf; expected a number above 0"),
         (
@@ -51,7 +45,6 @@ PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 130, 3)
         ({"method": "naclip", "std": "wide"}, "naclip got std='wide'; expected a number above 0"),
         ({"method": "csa", "residual": 1}, "expected True or False"),
         ({"method": "csa", "position_resize": "bigger"}, "expected 'scale_factor' or 'size' or 'size_antialias'"),
-        ({"method_options": [("std", 1)]}, "expected a mapping of names to values"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence(segmenter, given, says):
@@ -67,10 +60,16 @@ def test_every_setting_says_what_it_is():
         assert f"        {field.name}: " in Settings.__doc__, field.name
 
 
+def test_settings_are_few():
+    """What acts on scores or labels is a step; what one paper needs is an option of its method or step."""
+    assert len(dataclasses.fields(Settings)) <= 16
+
+
 def test_values_take_the_form_of_their_type():
-    settings = Settings(logit_scale=np.int64(50), window=np.int32(96), pamr_dilations=[1, 2], threshold=1)
-    assert (settings.logit_scale, settings.window, settings.pamr_dilations) == (50.0, 96, (1, 2))
-    assert type(settings.logit_scale) is float and type(settings.window) is int and settings.threshold == 1.0
+    settings = Settings(logit_scale=np.int64(50), window=np.int32(96), steps=["pamr(dilations=[1, 2])", "threshold(1)"])
+    assert (settings.logit_scale, settings.window, settings.make_steps()[0].dilations) == (50.0, 96, (1, 2))
+    assert type(settings.logit_scale) is float and type(settings.window) is int
+    assert settings.steps == ("pamr(dilations=(1, 2))", "threshold(probability=1.0)")
 
 
 def test_the_long_side_has_a_limit(segmenter):
@@ -98,25 +97,26 @@ def test_every_pixel_is_seen_whatever_the_window(segmenter):
 
 
 def test_a_setting_and_an_option_of_one_name():
-    """`logit_scale` is a setting, and an option of resclip: the setting, unless the option is named as such."""
+    """`logit_scale` is a setting, and an option of resclip: the setting, unless the method's text has the option."""
     settings = Settings().changed(method="resclip", logit_scale=77)
     text = torch.nn.functional.normalize(torch.randn(3, 8), dim=-1)
     said = {"text": text, "logit_scale": settings.logit_scale, "image_mean": None, "image_std": None}
     assert settings.logit_scale == 77 and settings.make_method().bind(**said).logit_scale == 77
-    own = settings.changed(method_options={"logit_scale": 5})
+    own = settings.changed(method="resclip(logit_scale=5)")
     assert own.logit_scale == 77 and own.make_method().bind(**said).logit_scale == 5
 
 
 def test_another_method_starts_with_its_own_options():
-    settings = Settings(method="naclip", method_options={"std": 2})
+    settings = Settings(method="naclip(std=2)")
     assert settings.changed(window=0).method_options == {"std": 2.0}
     assert settings.changed(temperature=2.0).method_options == {"std": 2.0, "temperature": 2.0}
     assert settings.changed(method="naclip").method_options == {}
 
 
-def test_a_method_in_hand_becomes_its_name_and_options():
+def test_a_method_in_hand_becomes_its_text():
     settings = Settings(method=make_method("naclip", {"std": 3.0}))
-    assert (settings.method, settings.method_options) == ("naclip", {"std": 3.0})
+    assert (settings.method, settings.method_name) == ("naclip(std=3.0)", "naclip")
+    assert settings.method_options == {"std": 3.0}
     assert Settings(method="sclip").method == "csa"
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,11 +147,11 @@ def test_identity_is_lossless_and_plain_is_for_people():
     assert first.plain() == second.plain()
     assert first.identity() != second.identity()
     assert first.identity() == Settings(templates=tuple(four), stride=112).identity()
-    assert Settings().identity() != Settings(method="csa", method_options={"projections": ("q",)}).identity()
+    assert Settings().identity() != Settings(method="csa(projections=('q',))").identity()
 
 
 def test_settings_are_values():
-    settings = Settings(method="naclip", method_options={"std": 2})
+    settings = Settings(method="naclip(std=2)")
     for other in (copy.deepcopy(settings), pickle.loads(pickle.dumps(settings)), settings.changed()):
         assert other == settings
     with pytest.raises(TypeError):
@@ -184,7 +184,7 @@ def test_the_budget_changes_nothing_but_memory(segmenter):
         segmenter.model, golden.tokenizer_of("open_clip"), cache_dir=False, templates="plain", budget=small
     )
     labels = ["cat", "dog", "grass"]
-    expected, given = (seg(PICTURE, labels, pamr_steps=2) for seg in (segmenter, frugal))
+    expected, given = (seg(PICTURE, labels, steps="pamr(2)") for seg in (segmenter, frugal))
     np.testing.assert_allclose(given.scores, expected.scores, rtol=1e-4)
 
 

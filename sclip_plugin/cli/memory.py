@@ -61,7 +61,9 @@ def build(
         for named in sorted(found.pictures, key=lambda picture: (picture.relative.stem, picture.given)):
             try:
                 with named.open() as file:
-                    yield read_picture(file)
+                    picture = read_picture(file)
+                segmenter.prepare(picture)  # one that is too long to be segmented is left out here
+                yield picture
             except (PictureError, OSError) as error:
                 failed.append(named.given)
                 tell(f"{named.given}: {error}")

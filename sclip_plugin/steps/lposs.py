@@ -79,6 +79,7 @@ class LPOSS(Step):
         DINO's grid; both have patches of 16 there.)
         """
         device = given.scores.device
+        given.shown.known_pixels()  # a picture that is not known is said before a model is fetched
         guide = as_guide(self.guide, device=device, dtype=torch.float32)
         grid, found = given.scores.shape[1:3], []
         for windows in given.window_pixels(guide.patch_size).split(8):

@@ -89,6 +89,8 @@ class MemoryBank(Step):
                 f"memory got folder={str(self.folder)!r}, which is no folder; expected memory('BANK'), as "
                 "'sclip memory build' makes it."
             )
+        if not (self.guide is None or isinstance(self.guide, (str, nn.Module, Guide)) and self.guide):
+            raise SettingError(f"memory got guide={self.guide!r}; expected a model's name, a folder, a model, or None.")
         object.__setattr__(self, "folder", str(self.folder))
         object.__setattr__(self, "store", _store_in(self.folder, Path(self.folder).stat().st_mtime_ns))
 
@@ -178,10 +180,12 @@ class MemoryBank(Step):
 
     def __call__(self, given: PixelScores) -> TiledMap:
         """Scores at the size of the resized picture, with the memory's share."""
-        guide, regions = self.check(given.model(), given.device), given.shown.known_regions("memory")
+        # A picture that is not known is said before a model is fetched.
+        regions, shown = given.shown.known_regions("memory"), given.shown.picture()
+        guide = self.check(given.model(), given.device)
         whole = torch.from_numpy(regions.astype(np.int64))
         _, places = on_grid(whole.float(), given.cut).unique(return_inverse=True)
-        pixels = pixels_of(given.shown.picture())
+        pixels = pixels_of(shown)
         maps = TiledMap(looked(guide, pixels).permute(1, 2, 0).contiguous()).resized(given.cut)
         queries = F.normalize(region_means(maps, places.view(given.cut).to(given.device), unit=True), dim=1)
         rows = self.support(queries)

@@ -94,6 +94,7 @@ class SamPrompts(Step):
     @torch.no_grad()
     def refined(self, given_scores: Tensor, given_labels: Tensor, given: Decided) -> tuple[Tensor, Tensor]:
         """Labels (H, W) and scores (K, H, W) by SAM's masks."""
+        shown = given.shown.picture()  # one that is not known is said before a model is fetched
         guide = as_guide(self.model, device=given.device, dtype=given.dtype)
         if not isinstance(guide, PromptedGuide):
             raise UnsupportedModelError(
@@ -106,7 +107,7 @@ class SamPrompts(Step):
         prompts = list(find_prompts(scores, labels, self.coarse_thresh, self.minimal_area))
         if not prompts:
             return given_labels, given_scores
-        picture = guide.read(given.shown.picture(), given.patch_size)
+        picture = guide.read(shown, given.patch_size)
 
         new = torch.zeros_like(given_scores)
         failed = torch.zeros(half, dtype=torch.bool)

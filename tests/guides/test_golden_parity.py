@@ -11,13 +11,9 @@ from sclip_plugin.defaults import CLIP_MEAN, CLIP_STD
 from sclip_plugin.errors import UnsupportedModelError
 from sclip_plugin.guides import as_guide, find_guide
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
+
 KINDS = {"dino8": None, "dino16": None, "dinov2": None, "mae": "mae", "sam": None}
-
-
-@pytest.fixture(autouse=True)
-def _without_gradients():
-    with torch.no_grad():
-        yield
 
 
 def shown(size: str) -> torch.Tensor:

@@ -48,7 +48,7 @@ def test_pixels_that_fill_no_patch_are_not_seen(radio):
 @needs_radio
 def test_proxyclip_looks_through_it(radio):
     scene = sp.draw_scene(0)
-    result = sp.Segmenter.from_pretrained("demo")(scene.picture, list(scene.labels), method="proxyclip", vfm=radio)
+    result = sp.Segmenter.from_pretrained("demo")(scene.picture, list(scene.labels), method="proxyclip", guide=radio)
     assert len(result.areas()) > 1
 
 

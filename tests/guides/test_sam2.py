@@ -45,8 +45,8 @@ def test_it_sees_what_the_model_decodes_from(sam2):
 def test_proxyclip_looks_through_it_and_trident_cannot(sam2):
     scene = sp.draw_scene(0)
     segmenter = sp.Segmenter.from_pretrained("demo")
-    assert len(segmenter(scene.picture, list(scene.labels), method="proxyclip", vfm=sam2).areas()) > 1
+    assert len(segmenter(scene.picture, list(scene.labels), method="proxyclip", guide=sam2).areas()) > 1
     with pytest.raises(
         UnsupportedModelError, match="trident got Sam2Model for sam; expected SAM: transformers' SamModel"
     ):
-        segmenter(scene.picture, list(scene.labels), method="trident", vfm=sam2, sam=sam2)
+        segmenter(scene.picture, list(scene.labels), method="trident", guide=sam2, sam=sam2)

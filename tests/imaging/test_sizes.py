@@ -13,6 +13,7 @@ from PIL import Image
 
 import sclip_plugin as sp
 from sclip_plugin.errors import PictureError
+from sclip_plugin.segment.encoding import Prepared
 from sclip_plugin.segment.windows import WindowPlan
 
 LONG = 24_000_000
@@ -60,7 +61,7 @@ def test_of_several_pictures_it_is_the_one_that_is_left_out(segmenter):
 
 def test_pixels_that_are_prepared_elsewhere(segmenter):
     with pytest.raises(PictureError, match="one side"):
-        segmenter.segment_pixels(torch.zeros(3, 16, 96, dtype=torch.uint8), ["cat"], (1, LONG))
+        segmenter(Prepared(None, torch.zeros(3, 16, 96, dtype=torch.uint8), (1, LONG)), ["cat"])
 
 
 def test_the_server_says_so_too(segmenter):

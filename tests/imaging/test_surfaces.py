@@ -119,15 +119,18 @@ SEGMENTERS = {
     "a result's picture": lambda seg, path: seg(seg(path, LABELS).picture, LABELS),
     "encoded": lambda seg, path: seg.encode(path, dtype=torch.float32).segment(LABELS),
     "a stream": lambda seg, path: next(iter(seg.stream(iter([path]), LABELS))),
-    "prepared": lambda seg, path: next(iter(seg.stream_prepared([seg.prepare(path)], LABELS))),
-    "refined": lambda seg, path: seg(path, LABELS, pamr_steps=2),
+    "prepared": lambda seg, path: seg(seg.prepare(path), LABELS),
+    "refined": lambda seg, path: seg(path, LABELS, refine="pamr(steps=2)"),
 }
 
 
 @pytest.mark.parametrize("way", SEGMENTERS)
 def test_segmenter(seg, expected, pairs, way):
     for path, upright in pairs:
-        result, right = SEGMENTERS[way](seg, path), expected(upright, pamr_steps=2 * (way == "refined"))
+        result, right = (
+            SEGMENTERS[way](seg, path),
+            expected(upright, refine="pamr(steps=2)" if way == "refined" else False),
+        )
         same(result.label_map, right.label_map)
         assert result.picture.tobytes() == right.picture.tobytes()
 
@@ -185,7 +188,16 @@ def test_sclip_memory_build(run, folders, tmp_path):
     transformers_model("dino16").save_pretrained(tmp_path / "dino")
     for folder in folders:
         run(
-            "memory", "build", folder, "-o", tmp_path / folder.name, "--vfm", tmp_path / "dino", "--masks", "slic", "-q"
+            "memory",
+            "build",
+            folder,
+            "-o",
+            tmp_path / folder.name,
+            "--guide",
+            tmp_path / "dino",
+            "--masks",
+            "slic",
+            "-q",
         )
     ours, expected = (MemoryStore(tmp_path / folder.name).pictures() for folder in folders)
     assert ours == expected and ours

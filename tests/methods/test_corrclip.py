@@ -17,14 +17,10 @@ from sclip_plugin.methods.corrclip import CorrCLIP, merged, on_grid, region_atte
 from sclip_plugin.towers import find_tower
 from sclip_plugin.towers.running import WholePicture, Window
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
+
 KINDS = ("holes", "full", "one", "none")
 CONFIGS = [(size, kind) for size in ("112x112", "144x112") for kind in KINDS]
-
-
-@pytest.fixture(autouse=True)
-def _without_gradients():
-    with torch.no_grad():
-        yield
 
 
 def picture_of(size: str) -> torch.Tensor:
@@ -43,7 +39,7 @@ def test_one_window_is_the_published_one(framework):
     for size, kind in CONFIGS if framework == "transformers" else CONFIGS[:1]:
         pixels, name = picture_of(size), f"corrclip.{size}.{kind}"
         windows = windows_of(pixels, FIRST[f"{name}.mask"])
-        features, _ = dense_and_embedding(tower, pixels, CorrCLIP(vfm=DINO), windows, embedding=False)
+        features, _ = dense_and_embedding(tower, pixels, CorrCLIP(guide=DINO), windows, embedding=False)
         golden.assert_equal(features.flatten(2).mT, FIRST[f"{name}.features"])
         if f"{name}.logits.every4" in FIRST:
             cosines = torch.einsum("bdhw,kd->bkhw", F.normalize(features, dim=1), FIRST["text_bank"])
@@ -61,7 +57,7 @@ def test_one_window_of_the_second_version_is_the_published_one(size, monkeypatch
         "of_picture",
         lambda self, context, grid: F.interpolate(maps, size=grid, mode="bilinear").flatten(2).mT,
     )
-    method = CorrCLIP(vfm=Saved(maps), correlation="picture", merge=None)
+    method = CorrCLIP(guide=Saved(maps), correlation="picture", merge=None)
     windows = windows_of(pixels, SECOND[f"{name}.mask"])
     features, _ = dense_and_embedding(tower, pixels, method, windows, embedding=False)
     golden.assert_equal(features.flatten(2).mT, SECOND[f"{name}.features"])
@@ -72,22 +68,19 @@ def segmented(arrays, name: str, classes, bank: str, method: CorrCLIP, monkeypat
     pixels = golden.arrays("inputs")["small" if "_" in name else "scene"][0]
     size = tuple(arrays[f"{name}.mask"].shape)
     seg = sp.Segmenter(golden.model(), golden.tokenizer(), cache_dir=False, window=112, stride=56)
-    picture = (Image.new("RGB", size[::-1]), pixels, size)
-    return next(
-        seg.stream_prepared(
-            [picture], classes, method=method, masks=Given(name=f"{1 if arrays is FIRST else 2}:{name}"), **settings
-        )
-    )
+    masks = Given(name=f"{1 if arrays is FIRST else 2}:{name}")
+    picture = golden.prepared(pixels, size, Image.new("RGB", size[::-1]))
+    return seg(picture, classes, method=method, masks=masks, **{"steps": "vote", **settings})
 
 
 @pytest.mark.parametrize("name", ["segmentor", "segmentor_small"])
 def test_pictures_are_the_published_ones(name, monkeypatch):
     for setting, changes in (
         ("scale40", {"logit_scale": 40}),
-        ("scale65.thr0.3", {"logit_scale": 65, "prob_threshold": 0.3}),
+        ("scale65.thr0.3", {"logit_scale": 65, "steps": "benchmark(prob=0.3), vote"}),
     ):
-        result = segmented(FIRST, name, CLASSES, "text_bank", CorrCLIP(vfm=DINO), monkeypatch, **changes)
-        logits = result._scores.logits.full().permute(2, 0, 1)
+        result = segmented(FIRST, name, CLASSES, "text_bank", CorrCLIP(guide=DINO), monkeypatch, **changes)
+        logits = result._scores.maps.full().permute(2, 0, 1)
         golden.assert_equal(golden.every_fourth(logits)[None], FIRST[f"{name}.slide_logits.every4"])
         golden.assert_equal(
             golden.every_fourth(torch.from_numpy(result.scores)), FIRST[f"{name}.probs.{setting}.every4"]
@@ -97,9 +90,9 @@ def test_pictures_are_the_published_ones(name, monkeypatch):
 
 def test_a_picture_of_the_second_version_is_the_published_one(monkeypatch):
     name = "segmentor_no_bank"
-    method = CorrCLIP(vfm=Saved(SECOND[f"{name}.vfm"]), correlation="picture", merge=None)
+    method = CorrCLIP(guide=Saved(SECOND[f"{name}.vfm"]), correlation="picture", merge=None)
     result = segmented(SECOND, name, SYNONYMS, "text_bank.synonyms", method, monkeypatch, logit_scale=40)
-    logits = result._scores.logits.full().permute(2, 0, 1)
+    logits = result._scores.maps.full().permute(2, 0, 1)
     golden.assert_equal(golden.every_fourth(logits)[None], SECOND[f"{name}.slide_logits.every4"])
     scores = golden.every_fourth(torch.from_numpy(result.scores))
     golden.assert_equal(scores, SECOND[f"{name}.probs.scale40.every4"])
@@ -129,7 +122,7 @@ def test_a_batch_of_windows_gives_what_each_gives_and_the_stream_is_clip_s_own()
     windows = [
         windows_of(pair[i : i + 1], FIRST[f"corrclip.112x112.{kind}.mask"])[0] for i, kind in ((0, "holes"), (1, "one"))
     ]
-    method = CorrCLIP(vfm=DINO)
+    method = CorrCLIP(guide=DINO)
     together, embedded = dense_and_embedding(tower, pair, method, windows)
     for i in range(2):
         golden.assert_equal(together[[i]], dense_and_embedding(tower, pair[[i]], method, windows[i : i + 1])[0])
@@ -139,9 +132,9 @@ def test_a_batch_of_windows_gives_what_each_gives_and_the_stream_is_clip_s_own()
 def test_without_masks_and_without_cls():
     from .models import pixels, tower_without_cls
 
-    none = sp.dense_features(golden.model(), picture_of("112x112"), "corrclip", vfm=DINO)
+    none = sp.dense_features(golden.model(), picture_of("112x112"), "corrclip", guide=DINO)
     golden.assert_equal(none.flatten(2).mT, FIRST["corrclip.112x112.none.features"])
-    features = sp.dense_features(tower_without_cls(), pixels(40, 24, batch=2), "corrclip", vfm=DINO)
+    features = sp.dense_features(tower_without_cls(), pixels(40, 24, batch=2), "corrclip", guide=DINO)
     assert features.shape == (2, 64, 5, 3) and features.isfinite().all()
 
 
@@ -151,7 +144,7 @@ def test_any_picture(correlation, size):
     seg = sp.Segmenter(golden.model("open_clip"), golden.tokenizer(), cache_dir=False, templates="plain")
     for picture in (Image.new("RGB", size[::-1], "grey"), Image.effect_noise(size[::-1], 90).convert("RGB")):
         result = seg(
-            picture, ["cat", "dog"], method=CorrCLIP(vfm=DINO, correlation=correlation), masks="slic(segments=9)",
+            picture, ["cat", "dog"], method=CorrCLIP(guide=DINO, correlation=correlation), masks="slic(segments=9)",
             resize_short_side=0, window=64,
         )  # fmt: skip
         assert result.label_map.shape == size and np.isfinite(result.scores).all()
@@ -160,7 +153,7 @@ def test_any_picture(correlation, size):
 def test_an_encoded_picture_keeps_to_its_masks():
     seg = sp.Segmenter(golden.model("open_clip"), golden.tokenizer(), cache_dir=False, templates="plain")
     picture = Image.effect_noise((150, 130), 90).convert("RGB")
-    settings = {"method": CorrCLIP(vfm=DINO), "masks": "slic(segments=9)", "window": 64}
+    settings = {"method": CorrCLIP(guide=DINO), "masks": "slic(segments=9)", "window": 64}
     encoded = seg.encode(picture, dtype=torch.float32, **settings)
     np.testing.assert_array_equal(
         encoded.segment(["cat", "dog"]).label_map, seg(picture, ["cat", "dog"], **settings).label_map
@@ -171,4 +164,4 @@ def test_an_encoded_picture_keeps_to_its_masks():
 
 def test_in_place_is_refused():
     with pytest.raises(UnsupportedModelError, match="dense_features"):
-        sp.apply(golden.model(), "corrclip", vfm=DINO)
+        sp.apply(golden.model(), "corrclip", guide=DINO)

@@ -11,11 +11,12 @@ import sclip_plugin as sp
 from sclip_plugin.errors import FileFormatError, UnsupportedModelError
 from sclip_plugin.guides.dinoiser import load_dinoiser
 from sclip_plugin.methods import make_method
-from sclip_plugin.steps import STEPS
 from sclip_plugin.steps.dinoiser import DINOiser
 from sclip_plugin.towers import find_tower
 
 from .models import golden_model, pixels, random_model
+
+pytestmark = pytest.mark.usefixtures("without_gradients", "own_registries")
 
 THEIRS = golden.arrays("CLIP-DINOiser")
 WEIGHTS = {name: tensor for name, tensor in THEIRS.items() if name.startswith(("obj_proj", "bkg_decoder"))}
@@ -24,13 +25,6 @@ BLACK = torch.tensor([-0.48145466 / 0.26862954, -0.4578275 / 0.26130258, -0.4082
 PADDED = BLACK.expand(3, 96, 160).clone()
 PADDED[:, :90, :150] = golden.arrays("inputs")["small"][0]
 PICTURES = {size: golden.arrays("inputs")[f"pixels.{size}"] for size in golden.SIZES} | {"padded_90x150": PADDED[None]}
-
-
-@pytest.fixture(autouse=True)
-def _no_grad(monkeypatch):
-    monkeypatch.setattr(STEPS, "_classes", dict(STEPS._classes))
-    with torch.no_grad():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +51,7 @@ def test_features(framework, size, checkpoint):
 @pytest.mark.parametrize("size", PICTURES)
 def test_probabilities_and_background(size, checkpoint):
     seg = sp.Segmenter(
-        golden.model(), golden.tokenizer(), method="dinoiser", weights=checkpoint, logit_scale=100, softmax=False,
+        golden.model(), golden.tokenizer(), method="dinoiser", weights=checkpoint, logit_scale=100,
         window=0, resize_short_side=0, cache_dir=False,
     )  # fmt: skip
     for index, picture in enumerate(PICTURES[size]):
@@ -68,7 +62,7 @@ def test_probabilities_and_background(size, checkpoint):
         ]:
             labels = dict(zip(("background", "b", "c", "d", "e"), THEIRS["text_bank"].numpy(), strict=True))
             h, w = picture.shape[1] // 16, picture.shape[2] // 16
-            result = seg.segment_pixels(picture, labels, (h, w), post_steps=(step,))
+            result = seg(golden.prepared(picture, (h, w)), labels, steps=(step,))
             # At the size of the patches: the mean of the pixels that bilinear resizing reads there.
             theirs = F.interpolate(
                 THEIRS[f"dinoiser.{size}.{row}.{index}"], size=picture.shape[1:], mode="bilinear", align_corners=False
@@ -77,20 +71,30 @@ def test_probabilities_and_background(size, checkpoint):
             golden.assert_equal(torch.from_numpy(result.scores), theirs)
 
 
+@pytest.mark.parametrize("method", ["dinoiser", "clearclip(position_resize='size')"])
 @pytest.mark.parametrize("size", PICTURES)
-def test_the_decoder(size, checkpoint):
-    """The step looks at the third last block itself, so it can follow any method."""
-    seen = {}
+def test_the_decoder(size, method, checkpoint):
+    """The step is shown the third last block during the first pass, so it can follow any method."""
+    seen, step = {}, DINOiser(weights=checkpoint)
 
     @sp.register_step("kept")
-    class Kept(sp.PostStep):
+    class Kept(sp.Step):
+        on = "patches"
+
+        def taps(self, depth):
+            return step.taps(depth)
+
+        def look(self, context):
+            return step.look(context)
+
         def __call__(self, given):
-            seen["decoded"] = DINOiser(weights=checkpoint).decoded(given)
+            seen["decoded"] = given.looked
             return given.scores
 
-    seg = sp.Segmenter(golden.model(), golden.tokenizer(), window=0, cache_dir=False, post_steps=["kept"])
+    weights = {"weights": checkpoint} if method == "dinoiser" else {}
+    seg = sp.Segmenter(golden.model(), golden.tokenizer(), window=0, cache_dir=False, steps=["kept"])
     for index, picture in enumerate(PICTURES[size]):
-        seg.segment_pixels(picture, ["cat", "dog"], method="clearclip")
+        seg(golden.prepared(picture), ["cat", "dog"], method=method, **weights)
         golden.assert_equal(seen["decoded"][0], THEIRS[f"dinoiser.{size}.background"][index, 0])
 
 

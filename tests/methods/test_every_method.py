@@ -13,13 +13,9 @@ from sclip_plugin.towers import find_tower
 
 from .models import METHODS, TEXT, golden_model, pixels, random_model, tower_without_cls
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
+
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-
-
-@pytest.fixture(autouse=True)
-def _no_grad():
-    with torch.no_grad():
-        yield
 
 
 @every_method

@@ -50,7 +50,7 @@ class Stitching(ClearCLIP):
     window: int = 7  # in patches
     stride: int = 7
 
-    def reach_last_block(self, tower, pixel_values, hidden_states=None, windows=()):
+    def reach_last_block(self, tower, pixel_values, hidden_states=None, windows=(), taps=()):
         (h, w), (ph, pw), side, P = tower.grid(pixel_values), tower.patch_size, self.window, tower.prefix_tokens
         tops, lefts = (sorted({*range(0, n - side, self.stride), n - side}) for n in (h, w))
         corners = [(top, left) for top in tops for left in lefts]
@@ -68,13 +68,10 @@ class Stitching(ClearCLIP):
 
 
 @pytest.fixture(autouse=True)
-def _registered(monkeypatch):
-    """The two are there for each test; what a test registers is gone after it."""
-    monkeypatch.setattr(METHODS, "_classes", dict(METHODS._classes))
+def _registered(own_registries, without_gradients):
+    """The two are there for each test."""
     sp.register_method("proxy")(Proxy)
     sp.register_method("stitching")(Stitching)
-    with torch.no_grad():
-        yield
 
 
 def colour_encoder() -> nn.Module:

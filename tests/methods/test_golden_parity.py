@@ -131,9 +131,3 @@ def test_every_array_is_compared():
             elif not name.startswith(ELSEWHERE):
                 row = name.removesuffix(".tokens").removesuffix(".patches").removesuffix(".attention_first_head")
                 assert (file, row) in compared, name
-
-
-@pytest.fixture(autouse=True)
-def _no_grad():
-    with torch.no_grad():
-        yield

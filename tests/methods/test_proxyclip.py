@@ -12,8 +12,11 @@ from outside_models import timm_dino, transformers_model
 from rounding import assert_same
 
 import sclip_plugin as sp
+from sclip_plugin.errors import ModelLoadError, SettingError
 from sclip_plugin.guides import find_guide
 from sclip_plugin.methods.proxy import mean_similarity, proxy_attention
+
+pytestmark = pytest.mark.usefixtures("without_gradients")
 
 CLASSES = [
     ["sky", "wall", "tree", "grass", "road"],
@@ -31,12 +34,6 @@ GUIDES = {
 ARRAYS = golden.arrays("ProxyCLIP")
 
 
-@pytest.fixture(autouse=True)
-def _without_gradients():
-    with torch.no_grad():
-        yield
-
-
 def away_from_threshold(name: str, ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """The difference where no similarity of the row is within rounding of the threshold."""
     keep = (ARRAYS[f"{name}.margin"] > 2e-6).expand_as(theirs)
@@ -47,13 +44,13 @@ def away_from_threshold(name: str, ours: torch.Tensor, theirs: torch.Tensor) -> 
 @pytest.mark.parametrize("name", GUIDES)
 def test_features_are_the_published_ones(name: str, framework: str):
     pixels = golden.arrays("inputs")["pixels.112x112"][:1]
-    ours = sp.dense_features(golden.model(framework), pixels, "proxyclip", vfm=GUIDES[name])
+    ours = sp.dense_features(golden.model(framework), pixels, "proxyclip", guide=GUIDES[name])
     assert away_from_threshold(f"{name}.112x112", ours, ARRAYS[f"{name}.112x112.features"]) < 1e-5
 
 
 def test_features_through_sam():
     pixels = golden.arrays("inputs")["pixels.112x112"][:1]
-    ours = sp.dense_features(golden.model(), pixels, "proxyclip", vfm=transformers_model("sam"))[..., ::4, ::4]
+    ours = sp.dense_features(golden.model(), pixels, "proxyclip", guide=transformers_model("sam"))[..., ::4, ::4]
     keep = (ARRAYS["sam.112x112.margin.every4"] > 2e-6).expand_as(ours)
     theirs = ARRAYS["sam.112x112.features.every4"]
     assert ours.shape == theirs.shape
@@ -63,7 +60,7 @@ def test_features_through_sam():
 @pytest.mark.parametrize("name", ["dino16", "dinov2"])
 def test_other_beta_and_gamma(name: str):
     pixels = golden.arrays("inputs")["pixels.112x112"][:1]
-    ours = sp.dense_features(golden.model(), pixels, "proxyclip", vfm=GUIDES[name], beta=1.0, gamma=5.0)
+    ours = sp.dense_features(golden.model(), pixels, "proxyclip", guide=GUIDES[name], beta=1.0, gamma=5.0)
     assert golden.relative_difference(ours, ARRAYS[f"{name}.112x112.beta1.gamma5.features"]) < 1e-5
 
 
@@ -87,10 +84,9 @@ def test_a_segmented_picture_is_the_published_one(monkeypatch):
         size = (pixels.shape[1] + 21, pixels.shape[2] + 33)
 
         def computed(seg=seg, pixels=pixels, size=size, name=name) -> tuple[sp.Segmentation, torch.Tensor]:
-            result = seg.segment_pixels(
-                pixels, CLASSES, size, method="proxyclip", vfm=GUIDES[name], window=112, stride=56, logit_scale=40
-            )
-            return result, golden.every_fourth(result._scores.logits.full().permute(2, 0, 1)[None])
+            given, how = golden.prepared(pixels, size), {"window": 112, "stride": 56, "logit_scale": 40}
+            result = seg(given, CLASSES, method="proxyclip", guide=GUIDES[name], **how)
+            return result, golden.every_fourth(result._scores.maps.full().permute(2, 0, 1)[None])
 
         result, ours = computed()
         if f"{tag}.slide_logits.every4" in ARRAYS:
@@ -128,14 +124,14 @@ def test_any_picture(size: tuple[int, int], colour: str):
     picture = torch.full((3, *size), 127, dtype=torch.uint8)
     if colour == "noise":
         picture = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
-    results = seg([picture, picture], ["cat", "dog"], method="proxyclip", vfm=timm_dino("dino8"), resize_short_side=0)
+    results = seg([picture, picture], ["cat", "dog"], method="proxyclip", guide=timm_dino("dino8"), resize_short_side=0)
     assert results[0].label_map.shape == size and (results[0].label_map == results[1].label_map).all()
 
 
 def test_in_place_the_tokens_keep_their_number():
     model = golden.model()
     pixels = golden.arrays("inputs")["pixels.112x112"]
-    with sp.applied(model, "proxyclip", vfm=GUIDES["dino8"]):
+    with sp.applied(model, "proxyclip", guide=GUIDES["dino8"]):
         tokens = model.vision_model(pixels).last_hidden_state
         embedding = model.get_image_features(pixels)
     assert tokens.shape == (2, 50, 128)
@@ -147,10 +143,10 @@ def test_in_place_the_tokens_keep_their_number():
 def test_the_outside_model_stays_out_of_the_state_dict_and_what_is_wrong_is_said():
     model = golden.model()
     before = set(model.state_dict())
-    sp.apply(model, "proxyclip", vfm=transformers_model("dino8"))
+    sp.apply(model, "proxyclip", guide=transformers_model("dino8"))
     assert set(model.state_dict()) == before
-    with pytest.raises(sp.SclipError, match="vfm=3; expected a model's name or a folder, or a model"):
-        sp.dense_features(model, torch.zeros(1, 3, 112, 112), "proxyclip", vfm=3)
-    with pytest.raises(sp.SclipError, match="the outside model 'no/such/model' could not be fetched"):
-        sp.dense_features(golden.model(), torch.zeros(1, 3, 112, 112), "proxyclip", vfm="no/such/model")
-    assert "vfm" in {field.name for field in dataclasses.fields(sp.methods.METHODS["proxyclip"])}
+    with pytest.raises(SettingError, match="guide=3"):
+        sp.dense_features(model, torch.zeros(1, 3, 112, 112), "proxyclip", guide=3)
+    with pytest.raises(ModelLoadError, match="no/such/model"):
+        sp.dense_features(golden.model(), torch.zeros(1, 3, 112, 112), "proxyclip", guide="no/such/model")
+    assert "guide" in {field.name for field in dataclasses.fields(sp.methods.METHODS["proxyclip"])}

@@ -16,6 +16,8 @@ from sclip_plugin.towers import find_tower
 
 from .models import TEXT, golden_model
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
+
 PICTURE = golden.arrays("inputs")["pixels.112x160"]
 BASES = {
     "naclip": make_method("naclip"),
@@ -23,12 +25,6 @@ BASES = {
     "clearclip": make_method("clearclip", {"temperature": 1.5}),
     "vanilla": make_method("vanilla", {"residual": False}),
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_grad():
-    with torch.no_grad():
-        yield
 
 
 def reach(method):

@@ -13,11 +13,7 @@ from sclip_plugin.towers import find_tower
 
 from .models import golden_model, pixels
 
-
-@pytest.fixture(autouse=True)
-def _no_grad():
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("without_gradients")
 
 
 def softmaxed(block, z):

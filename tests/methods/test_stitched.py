@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import sclip_plugin as sp
-from sclip_plugin.dense import dense_and_embedding
+from sclip_plugin.dense import dense_and_embedding, projected
 from sclip_plugin.errors import SettingError
 from sclip_plugin.methods import make_method, methods_alone
 from sclip_plugin.methods.stitched import Stitched
@@ -19,25 +19,18 @@ from sclip_plugin.towers.running import WholePicture, Window, before_last_block
 
 from .models import METHODS
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
+
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 230, 3), dtype=np.uint8))
 WIDE = torch.cat([*golden.arrays("inputs")["pixels.112x112"]], dim=2)[None]  # two pictures beside each other
-
-
-@pytest.fixture(autouse=True)
-def _without_gradients():
-    with torch.no_grad():
-        yield
-
-
-@pytest.fixture(scope="module")
-def segmenter():
-    return sp.Segmenter(golden.model("open_clip"), golden.tokenizer_of("open_clip"), cache_dir=False, templates="plain")
 
 
 def features(method, pixels, window, stride):
     whole = WholePicture(pixels[0], window=window, stride=stride)
     windows = [Window(whole, (0, 0, *pixels.shape[-2:]))]
-    return dense_and_embedding(find_tower(golden.model()), pixels, method, windows, embedding=False)[0]
+    tower = find_tower(golden.model())
+    rows, ran, _ = projected(tower, pixels, method, windows, embedding=False, reach=Stitched(method))
+    return rows.mT.unflatten(2, ran.grid)
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -45,14 +38,14 @@ def test_one_window_is_the_method_as_it_is(method):
     pixels = golden.arrays("inputs")["pixels.112x112"][:1]
     plain = dense_and_embedding(find_tower(golden.model()), pixels, method, embedding=False)[0]
     for window in (0, 112, 224):
-        assert torch.equal(features(Stitched(base=method), pixels, window, 56), plain)
+        assert torch.equal(features(method, pixels, window, 56), plain)
 
 
 @pytest.mark.parametrize("name", ["csa", "naclip", "clearclip"])
 def test_windows_that_tile_are_one_pass_of_the_last_block_over_all_their_patches(name):
     """By hand: the tokens of two windows, put on one grid, and the method over it."""
     tower, method = find_tower(golden.model()), make_method(name)
-    stitched = features(Stitched(base=method), WIDE, 112, 112)
+    stitched = features(method, WIDE, 112, 112)
     blocks = [before_last_block(tower, half)[0] for half in WIDE.split(112, dim=3)]
     _, context = before_last_block(tower, WIDE)
     patches = torch.cat([block.tokens[:, 1:].unflatten(1, (7, 7)) for block in blocks], dim=2).flatten(1, 2)
@@ -64,7 +57,7 @@ def test_windows_that_tile_are_one_pass_of_the_last_block_over_all_their_patches
 def test_overlaps_are_means_and_stand_on_whole_patches():
     tower = find_tower(golden.model())
     value = make_method("maskclip")  # each patch keeps its own value, so overlaps show as means of what enters
-    stitched = features(Stitched(base=value), WIDE, 112, 40)  # every 2 patches: 0, 2, 4, 6, and 7
+    stitched = features(value, WIDE, 112, 40)  # every 2 patches: 0, 2, 4, 6, and 7
     starts = [0, 2, 4, 6, 7]
     total, seen = torch.zeros(7, 14, 128), torch.zeros(7, 14, 1)
     for start in starts:
@@ -100,5 +93,5 @@ def test_an_encoded_picture_answers_too(segmenter, tmp_path):
 
 
 def test_a_method_that_cuts_windows_itself_is_refused():
-    with pytest.raises(SettingError, match="trident puts windows together itself"):
+    with pytest.raises(SettingError, match="trident joins windows itself"):
         Settings(method="trident", stitched=True)

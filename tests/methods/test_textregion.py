@@ -18,6 +18,8 @@ from sclip_plugin.methods.textregion import TextRegion
 from sclip_plugin.towers import find_tower
 from sclip_plugin.towers.running import WholePicture, Window, before_last_block
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
+
 ARRAYS = golden.arrays("TextRegion")
 HOLE = (slice(60, 140), slice(100, 180))
 RUNS = {
@@ -25,12 +27,6 @@ RUNS = {
     "textregion_low": TextRegion(ffn=True, fill=False, threshold=-0.02),
     "textregion_all": TextRegion(ffn=True, fill=False, threshold=None),
 }
-
-
-@pytest.fixture(autouse=True)
-def _without_gradients():
-    with torch.no_grad():
-        yield
 
 
 def seen(masks):
@@ -44,12 +40,12 @@ def seen(masks):
 @pytest.mark.parametrize("name", RUNS)
 def test_regions_are_the_published_ones(name):
     pixels, windows = seen(ARRAYS["masks"].float() / 100)
-    rows, context, _ = projected(find_tower(golden.model()), pixels, RUNS[name], windows, embedding=False)
+    rows, ran, _ = projected(find_tower(golden.model()), pixels, RUNS[name], windows, embedding=False)
     unit = F.normalize(rows[0], dim=1)
     golden.assert_equal(unit, ARRAYS[f"{name}.region_features"])
     logits = unit @ ARRAYS["text_bank"].T
     golden.assert_equal(logits, ARRAYS[f"{name}.region_logits"])
-    scores = (50 * context.spread(logits)).softmax(dim=-1)
+    scores = (50 * ran.spread(logits)).softmax(dim=-1)
     golden.assert_equal(golden.every_fourth(scores.amax(dim=-1))[None], ARRAYS[f"{name}.best_score.every4"])
     assert (scores.argmax(dim=-1) == ARRAYS[f"{name}.labels"][0]).all()
 
@@ -59,8 +55,8 @@ def test_the_benchmarks_pictures_are_the_published_ones():
     masks = ARRAYS["masks"].float() / 100
     masks[(slice(None), *HOLE)] = 0
     pixels, windows = seen(masks)
-    rows, context, _ = projected(find_tower(golden.model()), pixels, TextRegion(), windows, embedding=False)
-    logits = context.spread(F.normalize(rows[0], dim=1) @ ARRAYS["benchmark.text_bank"].T)
+    rows, ran, _ = projected(find_tower(golden.model()), pixels, TextRegion(), windows, embedding=False)
+    logits = ran.spread(F.normalize(rows[0], dim=1) @ ARRAYS["benchmark.text_bank"].T)
     logits = F.interpolate(logits.permute(2, 0, 1)[None], (90, 150), mode="bilinear")[0]
     of_names = (50 * logits).softmax(dim=0)
     scores = torch.cat([of_names[:3].amax(dim=0, keepdim=True), of_names[3:]])
@@ -101,11 +97,6 @@ def test_cells_have_the_size_that_is_asked_for_and_halves_stand_for_the_whole(ce
     m = F.interpolate(mask[None], V.shape[-2:], mode="bilinear", align_corners=False)
     read = (m * V).sum(dim=(2, 3)).view(1, 1, block.num_heads, -1).transpose(1, 2)
     golden.assert_equal(rows, tower.project(block.out(read)))
-
-
-@pytest.fixture(scope="module")
-def segmenter():
-    return sp.Segmenter(golden.model("open_clip"), golden.tokenizer(), cache_dir=False, templates="plain")
 
 
 def siglip():
@@ -156,7 +147,7 @@ def test_a_head_that_pools_by_attention_reads_each_region(make):
     pixels = normalise(picture, torch.tensor(CLIP_MEAN), torch.tensor(CLIP_STD))[None]
     windows = [Window(WholePicture(picture, masks=lambda: masks.numpy()), (0, 0, 32, 64))]
     method = TextRegion(threshold=None, fill=False)
-    features, context, _ = projected(find_tower(model), pixels, method, windows, embedding=False)
+    features, _, _ = projected(find_tower(model), pixels, method, windows, embedding=False)
 
     squashed = F.interpolate(pixels, (32, 32), mode="bicubic", antialias=True)
     whole, left, right = normed(torch.cat([squashed, pixels[..., :32], pixels[..., 32:]])).unflatten(1, (4, 4))
@@ -170,7 +161,7 @@ PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 260, 3
 
 
 def test_a_segmenter_takes_it_and_asks_of_an_encoded_picture(segmenter):
-    settings = {"method": "textregion", "masks": "slic(segments=12)", "mask_vote": False}
+    settings = {"method": "textregion", "masks": "slic(segments=12)"}
     result = segmenter(PICTURE, ["cat", "dog", "sofa"], **settings)
     assert result.size == (150, 260) and np.isfinite(result.scores).all()
     encoded = segmenter.encode(PICTURE, dtype=torch.float32, **settings)

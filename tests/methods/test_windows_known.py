@@ -7,11 +7,11 @@ import dataclasses
 import golden
 import numpy as np
 import pytest
-import torch
 import torch.nn.functional as F
 from PIL import Image
 
 import sclip_plugin as sp
+from sclip_plugin.methods import Dense
 from sclip_plugin.methods.attention import ClearCLIP
 
 PICTURES = [
@@ -34,19 +34,19 @@ class Noting(ClearCLIP):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Halves(ClearCLIP):
+class Halves(sp.PictureMethod):
     """Whole pictures, cut by the method: here not at all, and given back on half the grid."""
 
-    windows_itself = True
+    def window(self, asked):
+        return 0
 
     def __call__(self, block, context):
         (window,) = context.windows
         assert window.box == (0, 0, *window.picture.pixels.shape[1:])
         LOG.append((window.picture.window, window.picture.stride))
-        tokens = super().__call__(block, context)
-        context.output_grid = tuple(max(1, side // 2) for side in context.grid)
-        patches = tokens[:, 1:].mT.unflatten(2, context.grid)
-        return torch.cat([tokens[:, :1], F.adaptive_avg_pool2d(patches, context.output_grid).flatten(2).mT], dim=1)
+        patches = context.tower.project(ClearCLIP()(block, context)[:, 1:]).mT.unflatten(2, context.grid)
+        grid = tuple(max(1, side // 2) for side in context.grid)
+        return Dense(F.adaptive_avg_pool2d(patches, grid).flatten(2).mT, grid)
 
 
 @pytest.fixture
@@ -64,7 +64,9 @@ def test_windows_know_their_picture_and_their_box(segmenter):
     for _, window, values in noted:
         top, left, height, width = window.box
         cut = window.picture.pixels[:, top : top + height, left : left + width]
-        golden.assert_equal(values * segmenter._std[:, None, None] + segmenter._mean[:, None, None], cut / 255)
+        golden.assert_equal(
+            values * segmenter.encoder.std[:, None, None] + segmenter.encoder.mean[:, None, None], cut / 255
+        )
     for ours, theirs in zip(results, plain, strict=True):
         np.testing.assert_array_equal(ours.label_map, theirs.label_map)
 

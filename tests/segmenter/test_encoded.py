@@ -25,17 +25,15 @@ def make(framework="open_clip", **settings):
     )
 
 
-@pytest.fixture(scope="module")
-def segmenter():
-    return make()
-
-
 @pytest.mark.parametrize("framework", ["transformers", "open_clip", "open_clip_custom_text", "openai"])
 @pytest.mark.parametrize("method", ["csa", "naclip", "scclip", "gem"])
 def test_in_single_precision_the_label_map_is_that_of_a_call(framework, method):
     segmenter = make(framework, method=method)
     encoded = segmenter.encode(PICTURE, dtype=torch.float32)
-    called, asked = segmenter(PICTURE, LABELS, prob_threshold=0.34), encoded.segment(LABELS, prob_threshold=0.34)
+    called, asked = (
+        segmenter(PICTURE, LABELS, steps="benchmark(prob=0.34)"),
+        encoded.segment(LABELS, steps="benchmark(prob=0.34)"),
+    )
     np.testing.assert_array_equal(asked.label_map, called.label_map)
     assert asked.settings == called.settings
     golden.assert_equal(torch.from_numpy(asked.scores), torch.from_numpy(called.scores))
@@ -57,7 +55,7 @@ def test_the_tower_runs_once(segmenter, monkeypatch):
 
 def test_refinement_and_decisions_are_questions_too(segmenter):
     encoded = segmenter.encode(PICTURE, dtype=torch.float32)
-    changes = {"pamr_steps": 2, "logit_scale": 20.0, "background": True, "threshold": 0.01}
+    changes = {"steps": "pamr(2)", "logit_scale": 20.0, "background": True, "threshold": 0.01}
     np.testing.assert_array_equal(
         encoded.segment(LABELS, **changes).label_map, segmenter(PICTURE, LABELS, **changes).label_map
     )
@@ -91,8 +89,8 @@ def test_similarity_is_the_cosine(segmenter):
     picture = PICTURE.resize((112, 112))
     encoded = segmenter.encode(picture, window=0, resize_short_side=0, dtype=torch.float32)
     features = sp.dense_features(
-        segmenter.model, (segmenter._mean.new_tensor(np.asarray(picture)).permute(2, 0, 1)[None] / 255
-                          - segmenter._mean[:, None, None]) / segmenter._std[:, None, None]
+        segmenter.model, (segmenter.encoder.mean.new_tensor(np.asarray(picture)).permute(2, 0, 1)[None] / 255
+                          - segmenter.encoder.mean[:, None, None]) / segmenter.encoder.std[:, None, None]
     )  # fmt: skip
     _, text = segmenter.text_embeddings(["cat", "dog"])
     cosines = torch.einsum("dhw,kd->khw", F.normalize(features[0], dim=0), text)
@@ -138,7 +136,7 @@ class TestImageEmbeddings:
         segmenter = make("transformers")
         picture = PICTURE.resize((112, 112))
         encoded = segmenter.encode(picture, window=0, resize_short_side=0, dtype=torch.float32)
-        pixels = normalise(to_tensor(picture), segmenter._mean, segmenter._std)[None]
+        pixels = normalise(to_tensor(picture), segmenter.encoder.mean, segmenter.encoder.std)[None]
         own = segmenter.model.get_image_features(pixels)
         own = F.normalize(getattr(own, "pooler_output", own), dim=-1)[0]
         golden.assert_equal(encoded.image, own)
@@ -165,9 +163,9 @@ class TestFiles:
     def test_refinement_needs_the_picture(self, segmenter, tmp_path):
         segmenter.encode(PICTURE).save(tmp_path / "a")
         with pytest.raises(SettingError, match="picture="):
-            sp.Encoded.load(tmp_path / "a", segmenter).segment(LABELS, pamr_steps=1)
+            sp.Encoded.load(tmp_path / "a", segmenter).segment(LABELS, refine="pamr(1)")
         read = sp.Encoded.load(tmp_path / "a", segmenter, picture=PICTURE)
-        assert read.segment(LABELS, pamr_steps=1).picture is not None
+        assert read.segment(LABELS, refine="pamr(1)").picture is not None
 
     def test_another_model_is_refused(self, segmenter, tmp_path):
         segmenter.encode(PICTURE).save(tmp_path / "a")
@@ -183,7 +181,7 @@ class TestFiles:
                 sp.Encoded.load(tmp_path / "a", segmenter)
 
     def test_a_model_in_hand_can_t_be_named_by_a_file(self, segmenter, tmp_path):
-        encoded = segmenter.encode(PICTURE.resize((60, 40)), method="proxyclip", vfm=transformers_model("dino8"))
+        encoded = segmenter.encode(PICTURE.resize((60, 40)), method="proxyclip", guide=transformers_model("dino8"))
         with pytest.raises(SettingError, match="plain values"):
             encoded.save(tmp_path / "a")
         assert not (tmp_path / "a").exists()

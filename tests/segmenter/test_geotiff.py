@@ -4,24 +4,17 @@ import json
 import subprocess
 import sys
 
-import golden
 import numpy as np
 import pytest
 import rasterio
 from PIL import Image
 
-import sclip_plugin as sp
 from sclip_plugin.draw.colours import colours_of
 from sclip_plugin.errors import PictureError, SettingError
 from sclip_plugin.segment.geotiff import _tiles, segment_geotiff
 
 LABELS = ["cat", ["sofa", "couch"], "grass"]
 PLACE = rasterio.Affine(10, 0, 500_000, 0, -10, 5_400_000)
-
-
-@pytest.fixture(scope="module")
-def segmenter():
-    return sp.Segmenter(golden.model("open_clip"), golden.tokenizer_of("open_clip"), cache_dir=False, templates="plain")
 
 
 def write(path, values, **profile):

@@ -19,10 +19,10 @@ LABELS = [
 SEGMENTORS = [
     ("SCLIP", "segmentor", "scene", {}, 40),
     ("SCLIP", "segmentor_small", "small", {}, 40),
-    ("SCLIP", "segmentor_thresholds", "scene", {"prob_threshold": 0.3, "area_threshold": 0.1}, 65),
-    ("SCLIP", "segmentor_area", "scene", {"prob_threshold": 0.2, "area_threshold": 0.35}, 20),
-    ("SCLIP", "segmentor_pamr", "scene", {"pamr_steps": 10}, 40),
-    ("NACLIP", "segmentor_pamr", "scene", {"method": "naclip", "pamr_steps": 10, "normalize_scores": True}, 40),
+    ("SCLIP", "segmentor_thresholds", "scene", {"steps": "benchmark(prob=0.3, area=0.1)"}, 65),
+    ("SCLIP", "segmentor_area", "scene", {"steps": "benchmark(prob=0.2, area=0.35)"}, 20),
+    ("SCLIP", "segmentor_pamr", "scene", {"steps": "pamr(10)"}, 40),
+    ("NACLIP", "segmentor_pamr", "scene", {"method": "naclip", "steps": "pamr(10), normalize"}, 40),
 ]
 
 
@@ -45,18 +45,17 @@ def test_segmentor(segmenter, file, name, picture, settings, scale):
     expected = golden.arrays(file)
     pixels = golden.arrays("inputs")[picture][0]
     size = (pixels.shape[1] + 21, pixels.shape[2] + 33)
-    result = segmenter.segment_pixels(pixels, LABELS, size, logit_scale=scale, **settings)
+    result = segmenter(golden.prepared(pixels, size), LABELS, logit_scale=scale, **settings)
 
     logits = expected[f"{name}.slide_logits.every4"][0]
     if file == "SCLIP":
         assert (
-            golden.relative_difference(golden.every_fourth(result._scores.logits.full().permute(2, 0, 1)), logits)
-            < 1e-5
+            golden.relative_difference(golden.every_fourth(result._scores.maps.full().permute(2, 0, 1)), logits) < 1e-5
         )
     else:  # stored before PAMR, at the size of the scene
-        plain = segmenter.segment_pixels(pixels, LABELS, method=settings["method"])
+        plain = segmenter(golden.prepared(pixels), LABELS, method=settings["method"])
         assert (
-            golden.relative_difference(golden.every_fourth(plain._scores.logits.full().permute(2, 0, 1)), logits) < 1e-5
+            golden.relative_difference(golden.every_fourth(plain._scores.maps.full().permute(2, 0, 1)), logits) < 1e-5
         )
     scores = golden.every_fourth(torch.from_numpy(result.scores))
     assert golden.relative_difference(scores, expected[f"{name}.probs.scale{scale}.every4"]) < 1e-5

@@ -28,7 +28,7 @@ def segmenter(request):
 
 class TestMapCorrection:
     def test_it_is_the_vote_of_the_source_s_masks(self, segmenter):
-        plain, corrected = segmenter(PICTURE, LABELS), segmenter(PICTURE, LABELS, masks="slic")
+        plain, corrected = segmenter(PICTURE, LABELS), segmenter(PICTURE, LABELS, masks="slic", steps="vote")
         ids = masks_of(find_masks("slic"), PICTURE)
         np.testing.assert_array_equal(corrected.label_map, mask_vote(plain.label_map, ids))
         assert (corrected.label_map != plain.label_map).any()
@@ -37,22 +37,48 @@ class TestMapCorrection:
 
     def test_it_is_a_question_to_an_encoded_picture_too(self, segmenter):
         encoded = segmenter.encode(PICTURE, dtype=torch.float32)
-        corrected = encoded.segment(LABELS, masks="slic", threshold=0.35)
+        corrected = encoded.segment(LABELS, masks="slic", steps="vote", threshold=0.35)
         np.testing.assert_array_equal(
-            corrected.label_map, segmenter(PICTURE, LABELS, masks="slic", threshold=0.35).label_map
+            corrected.label_map, segmenter(PICTURE, LABELS, masks="slic", steps="vote", threshold=0.35).label_map
         )
         np.testing.assert_array_equal(
-            encoded.segment(LABELS, masks="slic", mask_vote=False).label_map, segmenter(PICTURE, LABELS).label_map
+            encoded.segment(LABELS, masks="slic").label_map, segmenter(PICTURE, LABELS).label_map
         )
 
     def test_pixels_alone_are_looked_at_at_their_own_size(self, segmenter):
         pixels = torch.from_numpy(np.array(PICTURE.resize((115, 75)))).permute(2, 0, 1)
-        result = segmenter.segment_pixels(pixels, LABELS, (150, 230), masks="slic(segments=20)")
+        result = segmenter(golden.prepared(pixels, (150, 230)), LABELS, masks="slic(segments=20)", steps="vote")
         ids = masks_of(find_masks("slic(segments=20)"), PICTURE.resize((115, 75)))
         for region in np.unique(ids):
             assert len(np.unique(result.label_map[np.repeat(np.repeat(ids == region, 2, 0), 2, 1)])) == 1
         with pytest.raises(SettingError, match="normalised pixels"):
-            segmenter.segment_pixels(pixels / 255.0, LABELS, masks="slic")
+            segmenter(golden.prepared(pixels / 255.0), LABELS, masks="slic", steps="vote")
+
+
+class TestMasksThatNothingLooksAt:
+    """Masks by themselves change nothing: it is a step, or a method, that looks at regions."""
+
+    @pytest.mark.parametrize("method", ["csa", "resclip"])
+    def test_they_change_nothing_and_that_is_said(self, segmenter, method):
+        plain = segmenter(PICTURE, LABELS, method=method)
+        for steps in ((), "closing(1)", "pamr(1)"):
+            expected = plain if steps != "pamr(1)" else segmenter(PICTURE, LABELS, method=method, steps=steps)
+            with pytest.warns(UserWarning, match="vote"):
+                result = segmenter(PICTURE, LABELS, method=method, masks="slic", steps=steps)
+            np.testing.assert_array_equal(result.label_map, expected.label_map)
+            np.testing.assert_array_equal(result.scores, expected.scores)
+            assert result.settings["masks"] == "slic"
+
+    def test_what_looks_at_them_is_not_warned_of(self, segmenter):
+        """Warnings are errors in these tests."""
+        plain = segmenter(PICTURE, LABELS)
+        voted = segmenter(PICTURE, LABELS, masks="slic", steps="vote")
+        assert (voted.label_map != plain.label_map).any()
+        segmenter(PICTURE, LABELS, masks="slic", method="textregion")
+
+    def test_a_step_of_regions_without_masks_is_refused(self, segmenter):
+        with pytest.raises(SettingError, match="masks='slic'"):
+            segmenter(PICTURE, LABELS, steps="vote")
 
 
 class TestWordsForMasks:

@@ -8,19 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sclip_plugin.segment.scores import class_scores
 
 import sclip_plugin as sp
 from sclip_plugin.device import CPU, fastest_dtype
 from sclip_plugin.errors import LabelError, PictureError, UnknownNameError
 from sclip_plugin.segment.segmenter import Segmenter
+from sclip_plugin.steps import make_step
 
 LABELS = ["cat", ["person", "person in shirt"], "potted plant"]
-
-
-@pytest.fixture(scope="module")
-def segmenter():
-    return Segmenter(golden.model("open_clip"), golden.tokenizer_of("open_clip"), templates="plain", cache_dir=False)
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -102,7 +97,7 @@ def test_dropped_classes_and_low_scores_follow_the_benchmarks_rule(segmenter):
     areas = [(plain.label_map == index).sum() for index in range(3)]
     share = [area / max(1, sum(areas[1:])) for area in areas]
     small = 1 if areas[1] < areas[2] else 2
-    result = segmenter(picture, LABELS, area_threshold=(share[small] + 1e-3))
+    result = segmenter(picture, LABELS, steps=f"benchmark(area={share[small] + 1e-3})")
     assert not (result.label_map == small).any()
     assert (result.scores[small] == 0).all()
     assert (result.scores.argmax(axis=0) == result.label_map).mean() > 0.9999
@@ -110,27 +105,27 @@ def test_dropped_classes_and_low_scores_follow_the_benchmarks_rule(segmenter):
 
 def test_class_scores_are_the_best_of_the_names(segmenter):
     result = segmenter(noise(64, 64), LABELS)
-    names = (result._scores.logits.full() * segmenter.settings.logit_scale).softmax(dim=-1)
+    names = (result._scores.maps.full() * segmenter.settings.logit_scale).softmax(dim=-1)
     expected = torch.stack([names[..., 0], names[..., 1:3].amax(dim=-1), names[..., 3]])
-    given = class_scores(result._scores.logits.full(), result._scores.vocabulary, result._scores.settings, frozenset())
+    given = result._scores.of_classes(result._scores.maps.full())
     torch.testing.assert_close(given, expected)
 
 
 def test_scores_of_a_huge_picture_fit(segmenter, monkeypatch):
-    monkeypatch.setattr("sclip_plugin.segment.segmentation.SCORES_LIMIT", 3 * 100 * 75)
+    monkeypatch.setattr("sclip_plugin.steps.scores.SCORES_LIMIT", 3 * 100 * 75)
     result = segmenter(noise(400, 300), LABELS)
     assert result.label_map.shape == (300, 400)
     assert result.scores.shape == (3, 75, 100)
     assert result.heatmap("cat").width >= 400
 
 
-@pytest.mark.parametrize("limit", ["REFINED_PIXELS", "REFINED_VALUES"])
+@pytest.mark.parametrize("limit", ["PIXELS_AT_MOST", "VALUES_AT_MOST"])
 def test_refinement_of_a_huge_picture_fits(segmenter, monkeypatch, limit):
-    values_a_pixel = 1 if limit == "REFINED_PIXELS" else 4  # names
-    monkeypatch.setattr(f"sclip_plugin.segment.segmenter.{limit}", values_a_pixel * 100 * 75)
-    result = segmenter(noise(400, 300), LABELS, pamr_steps=3)
+    values_a_pixel = 1 if limit == "PIXELS_AT_MOST" else 4  # names
+    monkeypatch.setattr(f"sclip_plugin.steps.pamr.{limit}", values_a_pixel * 100 * 75)
+    result = segmenter(noise(400, 300), LABELS, steps="pamr(3)")
     assert result.label_map.shape == (300, 400)
-    assert result._scores.logits.logits.shape == (75, 100, 4)
+    assert result._scores.maps.values.shape == (75, 100, 4)
 
 
 def test_saved_files_are_what_they_say(segmenter, tmp_path):
@@ -152,7 +147,7 @@ def test_saved_files_are_what_they_say(segmenter, tmp_path):
 
 def test_settings_of_a_call_do_not_stay(segmenter):
     before = segmenter.settings
-    segmenter(noise(64, 64), LABELS, method="naclip", std=3.0, window=0, pamr_steps=1)
+    segmenter(noise(64, 64), LABELS, method="naclip", std=3.0, window=0, refine="pamr(1)")
     assert segmenter.settings == before
 
 
@@ -160,12 +155,12 @@ def test_presets_set_what_the_authors_set():
     model, tokenizer = golden.model("open_clip"), golden.tokenizer_of("open_clip")
     segmenter = Segmenter(model, tokenizer, preset="sclip/voc21", cache_dir=False, templates="plain")
     settings = segmenter.settings
-    assert (settings.method, settings.logit_scale, settings.area_threshold) == ("csa", 65, 0.1)
+    assert (settings.method, settings.logit_scale, settings.steps) == ("csa", 65, ("benchmark(prob=0.1, area=0.1)",))
     assert (settings.window, settings.stride, settings.resize_short_side) == (224, 112, 336)
     assert len(segmenter.vocabulary.labels) == 21 and len(segmenter.vocabulary.names) == 56
     assert len(segmenter(noise(64, 48)).labels) == 21
     naclip = Segmenter(model, tokenizer, preset="naclip/ade20k", cache_dir=False).settings
-    assert (naclip.method, naclip.make_method().std, naclip.pamr_steps) == ("naclip", 5.0, 10)
+    assert (naclip.method, naclip.make_method().std) == ("naclip", 5.0) and make_step("pamr") in naclip.make_steps()
 
 
 @pytest.mark.parametrize(
@@ -219,7 +214,7 @@ def test_a_server_opens_no_file(segmenter, tmp_path):
 
 def test_pixels_smaller_than_a_patch(segmenter):
     with pytest.raises(PictureError, match="patch"):
-        segmenter.segment_pixels(torch.zeros(3, 15, 200), LABELS)
+        segmenter(golden.prepared(torch.zeros(3, 15, 200)), LABELS)
 
 
 def test_an_unknown_label_lists_the_known(segmenter):
@@ -255,7 +250,7 @@ def test_batches_change_nothing(segmenter, monkeypatch):
     for tokens in (1, 150, 10**6):
         monkeypatch.setattr("sclip_plugin.device.CPU", replace(CPU, tokens=tokens))
         for ours, alone in zip(segmenter.stream(pictures, LABELS), expected, strict=True):
-            golden.assert_equal(ours._scores.logits.full(), alone._scores.logits.full())
+            golden.assert_equal(ours._scores.maps.full(), alone._scores.maps.full())
 
 
 def test_a_stream_reads_no_more_than_16_pictures_ahead(segmenter, monkeypatch):
@@ -273,6 +268,6 @@ def test_scores_are_in_single_precision_under_autocast(segmenter, method):
     """Autocast is for the tower; scores and what is decided by them are not rounded to half precision."""
     with torch.autocast("cpu", torch.bfloat16):
         result = segmenter(noise(120, 90), LABELS, method=method)
-    assert result._scores.logits.full().dtype == torch.float32
-    values = result._scores.logits.logits.unique()
+    assert result._scores.maps.full().dtype == torch.float32
+    values = result._scores.maps.values.unique()
     assert (values.bfloat16().float() != values).float().mean() > 0.9

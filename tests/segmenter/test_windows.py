@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from sclip_plugin.device import CPU
-from sclip_plugin.segment.windows import LogitMap, WindowPlan, window_starts
+from sclip_plugin.imaging.tiles import TiledMap
+from sclip_plugin.segment.windows import WindowPlan, window_starts
 
 
 def names_first(scores: torch.Tensor) -> torch.Tensor:
@@ -33,7 +34,7 @@ def plain_stitching(plan: WindowPlan, logits: torch.Tensor, output_size) -> torc
 def test_stitching_equals_the_plain_procedure(size, window, scale):
     plan = WindowPlan.of(size, window, 56, (16, 16))
     # Cosines: from -1 to 1.
-    logits = plan.empty_logits(5, torch.zeros(1)).uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
+    logits = plan.empty_values(5, torch.zeros(1)).uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
     output_size = tuple(round(side * scale) for side in size)
     ours = plan.stitched(logits, output_size)
     assert ours.size == output_size
@@ -44,8 +45,8 @@ def test_stitching_equals_the_plain_procedure(size, window, scale):
 @pytest.mark.parametrize("limits", [(7 * 10 * 50, 50), (1, 1), (2**30, 2**30)], ids=["some", "pixels", "one"])
 def test_tiles_are_the_whole_cut_up(monkeypatch, limits):
     plan = WindowPlan.of((180, 236), 112, 56, (16, 16))
-    stitched = plan.stitched(torch.randn(plan.empty_logits(7, torch.zeros(1)).shape), (51, 69))
-    expected = plain_stitching(plan, stitched.logits, (51, 69))
+    stitched = plan.stitched(torch.randn(plan.empty_values(7, torch.zeros(1)).shape), (51, 69))
+    expected = plain_stitching(plan, stitched.values, (51, 69))
     monkeypatch.setattr("sclip_plugin.device.CPU", replace(CPU, tile_values=limits[0], tile_columns=limits[1]))
     whole = torch.full((7, 51, 69), torch.nan)
     for (rows, columns), tile in stitched.tiles():
@@ -58,8 +59,8 @@ def test_tiles_are_the_whole_cut_up(monkeypatch, limits):
 def test_resizing_a_map_is_bilinear():
     scores = torch.randn(20, 30, 3)
     expected = F.interpolate(names_first(scores)[None], size=(33, 41), mode="bilinear")[0]
-    golden.assert_equal(names_first(LogitMap(scores).resized((33, 41)).full()), expected)
-    assert torch.equal(LogitMap(scores).resized((20, 30)).full(), scores)
+    golden.assert_equal(names_first(TiledMap(scores).resized((33, 41)).full()), expected)
+    assert torch.equal(TiledMap(scores).resized((20, 30)).full(), scores)
 
 
 def test_weights_are_not_rounded_under_autocast():

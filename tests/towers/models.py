@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sclip_plugin import list_methods, register_tower
-from sclip_plugin.methods import make_method
+from sclip_plugin.methods import PictureMethod, make_method
 
 from .case import CASES, Case
 from .toy import ToyTower, ToyViT
@@ -32,15 +32,14 @@ def _outside_model() -> nn.Module:
 
 OPTIONS: dict[str, dict] = {
     "resclip": {"sfr": None},  # sfr needs texts, and has its own tests
-    "proxyclip": {"vfm": _outside_model()},
-    "trident": {"vfm": _outside_model(), "sam": outside_models.transformers_model("sam")},
+    "proxyclip": {"guide": _outside_model()},
+    "trident": {"guide": _outside_model(), "sam": outside_models.transformers_model("sam")},
 }
-# Those that can't be applied in place, and dinoiser, whose weights fit one width, have tests of their own.
-METHODS = {
-    name: made
-    for name, made in ((name, make_method(name, OPTIONS.get(name, {}))) for name in list_methods())
-    if made.in_place and not made.in_joint_space
-}
+# Those that can be applied in place, and trident beside them. Corrclip and textregion want regions, and dinoiser has
+# weights for one width: they have tests of their own.
+MADE = {name: make_method(name, OPTIONS.get(name, {})) for name in list_methods()}
+METHODS = {name: made for name, made in MADE.items() if not isinstance(made, PictureMethod)}
+FUNCTIONAL = {**METHODS, "trident": MADE["trident"]}
 
 
 # transformers ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,6 @@
 
 from . import families  # noqa: F401  its cases stand in CASES
 from .case import CASES, Case
-from .models import METHODS, OPTIONS
+from .models import FUNCTIONAL, METHODS, OPTIONS
 
-__all__ = ["CASES", "METHODS", "OPTIONS", "Case"]
+__all__ = ["CASES", "FUNCTIONAL", "METHODS", "OPTIONS", "Case"]

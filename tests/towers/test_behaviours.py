@@ -22,7 +22,7 @@ from sclip_plugin.methods import make_method
 from sclip_plugin.towers import find_tower
 from sclip_plugin.towers.running import WholePicture, Window
 
-from .table import CASES, METHODS, OPTIONS, Case
+from .table import CASES, FUNCTIONAL, METHODS, OPTIONS, Case
 
 # One per tower class, where a behaviour depends on no more than that.
 ONE_PER_TOWER = [
@@ -45,16 +45,19 @@ one_per_tower = pytest.mark.parametrize("case", ONE_PER_TOWER, ids=str)
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=str)
 every_method = pytest.mark.parametrize("method", METHODS)
 # A method sees a model through its tower class: every method on one model of each, csa on all models.
-every_method_and_case = pytest.mark.parametrize(
-    ("case", "method"),
-    [
+
+
+def with_cases(methods):
+    pairs = [
         (case, method)
         for case in CASES.values()
-        for method in METHODS
-        if (case in ONE_PER_TOWER or method == "csa") and not (case.one_block and METHODS[method].taps(1))
-    ],
-    ids=str,
-)
+        for method in methods
+        if (case in ONE_PER_TOWER or method == "csa") and not (case.one_block and methods[method].taps(1))
+    ]
+    return pytest.mark.parametrize(("case", "method"), pairs, ids=str)
+
+
+every_method_and_case = with_cases(METHODS)
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +121,7 @@ def test_in_place_equals_functional(case: Case, method: str):
         in_place = case.to_joint(model, case.patches(model, pixels))
     grid = (pixels.shape[2] // case.patch, pixels.shape[3] // case.patch)
     if functional.shape[2:] != grid:  # an outside model's, which in place is resized to the tower's
-        assert METHODS[method].needs_outside_model and in_place.shape[1] == grid[0] * grid[1]
+        assert METHODS[method].needs_outside_model() and in_place.shape[1] == grid[0] * grid[1]
         return
     assert difference(in_place, functional.flatten(2).mT) < 1e-5
 
@@ -134,11 +137,11 @@ def test_keep_cls_keeps_the_embedding(case: Case, method: str):
         assert difference(ours[1], patches) > 1e-3
 
 
-@every_method_and_case
+@with_cases(FUNCTIONAL)
 def test_a_batch_equals_one_by_one(case: Case, method: str):
     pixels = case.pixels(batch=3, size=case.other_size)
-    batch = sp.dense_features(case.shared_model(), pixels, METHODS[method])
-    one_by_one = torch.cat([sp.dense_features(case.shared_model(), p[None], METHODS[method]) for p in pixels])
+    batch = sp.dense_features(case.shared_model(), pixels, FUNCTIONAL[method])
+    one_by_one = torch.cat([sp.dense_features(case.shared_model(), p[None], FUNCTIONAL[method]) for p in pixels])
     # scclip's thresholds can fall the other way by rounding: then one similarity is left out, or not.
     assert difference(batch, one_by_one) < (2e-3 if method == "scclip" else 1e-5)
 
@@ -154,7 +157,7 @@ def test_methods_of_regions_work_window_by_window(case: Case, method: str):
     for picture, regions in zip(pixels, ids, strict=True):
         whole = WholePicture(picture, masks=lambda regions=regions: regions.int().numpy())
         windows.append(Window(whole, (0, 0, *picture.shape[1:])))
-    made = make_method(method, {"vfm": OPTIONS["proxyclip"]["vfm"]} if method == "corrclip" else {})
+    made = make_method(method, {"guide": OPTIONS["proxyclip"]["guide"]} if method == "corrclip" else {})
     tower = find_tower(case.shared_model())
     seen = [projected(tower, pixels[i : i + 1], made, windows[i : i + 1], embedding=False)[0] for i in (0, 1, 0)]
     assert difference(seen[2], seen[0]) == 0 and all(features.isfinite().all() for features in seen)

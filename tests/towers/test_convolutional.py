@@ -20,6 +20,8 @@ from sclip_plugin.towers import find_tower
 from .case import randomise
 from .models import METHODS, encode_image, timm_trunk, with_timm_visual
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
+
 
 def convnext(**options) -> nn.Module:
     from timm.models.convnext import ConvNeXt
@@ -56,12 +58,6 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "open_clip_convnext": with_timm_visual(partial(convnext, num_classes=0)),
     "open_clip_fastvit": with_timm_visual(partial(fastvit, num_classes=0)),
 }
-
-
-@pytest.fixture(autouse=True)
-def _without_gradients():
-    with torch.no_grad():
-        yield
 
 
 @pytest.fixture(params=MODELS)

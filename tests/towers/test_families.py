@@ -16,11 +16,7 @@ from .families import cut
 from .models import TINY_VISION, open_clip_model, timm_vit, transformers_has
 from .table import CASES
 
-
-@pytest.fixture(autouse=True)
-def _without_gradients():
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("without_gradients")
 
 
 def test_clip_moe_returns_a_pair_as_before_and_its_experts_are_the_feed_forward_network():

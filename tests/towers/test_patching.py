@@ -16,14 +16,10 @@ from sclip_plugin.towers.base import resize_positions, resized_to_symbols
 
 from .table import CASES, Case
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
+
 CASE = CASES["clip_vision"]
 OLD_EXPORTER = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6)
-
-
-@pytest.fixture(autouse=True)
-def _without_gradients():
-    with torch.no_grad():
-        yield
 
 
 def trunk_of(model: nn.Module) -> nn.Module:

@@ -16,13 +16,9 @@ from sclip_plugin.towers import find_tower
 
 from .table import CASES, METHODS
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
+
 POOLS = [case for case in CASES.values() if case.one_block]
-
-
-@pytest.fixture(autouse=True)
-def _without_gradients():
-    with torch.no_grad():
-        yield
 
 
 def published_resnet(layout: str) -> torch.nn.Module:

@@ -12,17 +12,13 @@ from sclip_plugin.towers import find_tower
 from .models import timm_trunk, timm_vit
 from .table import CASES, Case
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
+
 HAVE_INTERMEDIATES = [
     case for case in CASES.values() if hasattr(find_tower(case.shared_model()).trunk, "forward_intermediates")
 ]
 TIMM = [case for case in HAVE_INTERMEDIATES if case.name.startswith("timm")]
 OPEN_CLIP = [case for case in HAVE_INTERMEDIATES if case.name.startswith("open_clip") and "timm" not in case.name]
-
-
-@pytest.fixture(autouse=True)
-def _without_gradients():
-    with torch.no_grad():
-        yield
 
 
 def flat(output) -> list[torch.Tensor]:

@@ -14,6 +14,8 @@ from sclip_plugin.towers import find_tower
 
 from .table import CASES, Case
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
+
 OURS = [
     case
     for case in CASES.values()
@@ -23,12 +25,6 @@ OURS = [
 ]
 every_case = pytest.mark.parametrize("case", OURS, ids=str)
 whole_models = pytest.mark.parametrize("case", [c for c in OURS if hasattr(c.shared_model(), "text_model")], ids=str)
-
-
-@pytest.fixture(autouse=True)
-def _without_gradients():
-    with torch.no_grad():
-        yield
 
 
 def vision(case: Case, model, pixels, **options):

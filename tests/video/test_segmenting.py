@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from sclip_plugin.segment.running import PICTURES_AT_ONCE
-from sclip_plugin.segment.scores import MovingMean
 
 import sclip_plugin as sp
 from sclip_plugin.errors import FileFormatError, LabelError, SettingError, UnknownNameError
+from sclip_plugin.segment.encoding import PICTURES_AT_ONCE
+from sclip_plugin.segment.smoothing import MovingMean
 from sclip_plugin.video import Video
 from sclip_plugin.video.reading import Frame
 
@@ -96,15 +97,15 @@ def test_without_smoothing_nothing_changes(seg):
     assert (first.label_map == seg(frames[0], scene.labels).label_map).all(), "the first has none before it"
 
 
-@pytest.mark.parametrize("steps", [(), ("surgery",)], ids=["plain", "with a post-step"])
+@pytest.mark.parametrize("steps", [(), ("surgery",)], ids=["plain", "with a step"])
 def test_smoothing_is_the_moving_mean_of_the_scores(seg, steps):
     scene, frames = noisy(3)
-    how = {"softmax": False, "logit_scale": 1.0, "post_steps": steps}
-    alone = [seg(frame, scene.labels, **how).scores for frame in frames]
+    how = {"steps": steps}
+    alone = [seg(frame, scene.labels, **how)._scores.maps.full() for frame in frames]
     mean = alone[0]
     for result, scores in zip(seg.stream(frames, scene.labels, smoothing=0.25, **how), alone, strict=True):
         mean = 0.25 * mean + 0.75 * scores
-        np.testing.assert_allclose(result.scores, mean, atol=2e-5 * np.abs(mean).max())
+        torch.testing.assert_close(result._scores.maps.full(), mean, atol=2e-5 * float(mean.abs().max()), rtol=0)
 
 
 def test_a_frame_of_another_size_begins_anew(seg):

@@ -10,27 +10,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from sclip_plugin.segment.running import WindowRunner
 
 import sclip_plugin as sp
 from sclip_plugin.errors import FileFormatError, SettingError
 from sclip_plugin.methods import make_method
-from sclip_plugin.segment.segmentation import closed
+from sclip_plugin.segment.encoding import Encoder, Run
 from sclip_plugin.settings import Settings
-from sclip_plugin.steps import STEPS, excel, surgery
+from sclip_plugin.steps import Decided, GivenScores, Shown, excel, make_step, surgery
 from sclip_plugin.towers import find_tower
 from sclip_plugin.towers.running import before_last_block
+
+pytestmark = pytest.mark.usefixtures("without_gradients", "own_registries")
 
 SQUARES = {"112x112": (7, 7), "144x144": (9, 9)}
 INPUTS = golden.arrays("inputs")
 PICTURE = Image.fromarray(np.random.default_rng(3).integers(0, 256, (130, 170, 3), dtype=np.uint8))
-
-
-@pytest.fixture(autouse=True)
-def _no_grad(monkeypatch):
-    monkeypatch.setattr(STEPS, "_classes", dict(STEPS._classes))
-    with torch.no_grad():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +53,17 @@ def test_feature_surgery_as_a_step(seg, size):
     seen = {}
 
     @sp.register_step("kept")
-    class Kept(sp.PostStep):
+    class Kept(sp.Step):
+        on = "patches"
+
         def __call__(self, given):
             seen["scores"] = given.scores
             return given.scores
 
     labels = dict(zip("abcde", theirs["text_bank"].numpy(), strict=True))
-    seg.segment_pixels(pixels, labels, method="surgery", window=0, post_steps=["surgery", "kept"])
+    seg(golden.prepared(pixels), labels, method="surgery", window=0, steps=["surgery", "kept"])
     golden.assert_equal(seen["scores"].flatten(0, 2), theirs[f"surgery.{size}.similarity"][0, 1:], 2e-5)
-    seg.segment_pixels(pixels, ["cat"], method="surgery", window=0, post_steps=["surgery", "kept"])
+    seg(golden.prepared(pixels), ["cat"], method="surgery", window=0, steps=["surgery", "kept"])
     features = F.normalize(sp.dense_features(seg.tower, pixels[None], "surgery"), dim=1)[0]
     cat, nothing = seg.text_bank.embed(("cat", ""), seg.settings.templates)
     golden.assert_equal(seen["scores"][0, ..., 0], torch.einsum("dhw,d->hw", features, cat - nothing), 2e-5)
@@ -115,21 +111,24 @@ def test_excel_affinity(framework, size, grid):
     golden.assert_equal(refined.T.unflatten(1, grid), theirs[f"excel.{size}.refined_first"])
 
 
-def test_affinity_as_a_step(seg):
-    """Each window by itself, with the attention of the tower's last six blocks, whatever the method."""
+@pytest.mark.parametrize(("method", "positions"), [("clearclip", "scale_factor"), ("excel", "bilinear")])
+def test_affinity_as_a_step(seg, method, positions):
+    """Each window by itself, with the attention of the tower's last six blocks, as the method runs the tower."""
     kept = []
 
     @sp.register_step("kept")
-    class Kept(sp.PostStep):
+    class Kept(sp.Step):
+        on = "patches"
+
         def __call__(self, given):
             kept.append(given)
             return given.scores
 
-    seg(PICTURE, ["cat", "dog"], method="clearclip", window=96, stride=64, post_steps=["kept", "affinity", "kept"])
+    seg(PICTURE, ["cat", "dog"], method=method, window=96, stride=64, steps=["kept", "affinity", "kept"])
     before, after = kept
-    windows = (before.window_pixels() - seg._mean[:, None, None]) / seg._std[:, None, None]
+    windows = (before.window_pixels() - seg.encoder.mean[:, None, None]) / seg.encoder.std[:, None, None]
     for number in (0, len(windows) - 1):
-        block, context = before_last_block(seg.tower, windows[number][None], tuple(range(6, 11)), "bilinear")
+        block, context = before_last_block(seg.tower, windows[number][None], tuple(range(6, 11)), positions)
         maps = [*(context.taps[i].attention_map() for i in range(6, 11)), block.attention_map()]
         M = excel.transition(excel.mean_attention(maps, 1))[0]
         scores = before.scores[number].flatten(0, 1)
@@ -158,30 +157,30 @@ def test_enrichment_as_a_step(seg, tmp_path):
     labels = dict(zip(["a", "b", "background"], theirs["text"][[0, 1, 5]].numpy(), strict=True))
     pixels = INPUTS["pixels.112x112"][0]
     step = f"enrich(bank={str(tmp_path / 'bank.pth')!r})"
-    ours = seg.segment_pixels(pixels, labels, method="excel", window=0, post_steps=[step]).scores
+    ours = seg(golden.prepared(pixels), labels, method="excel", window=0, steps=[step]).scores
     rich = dict(zip(labels, theirs["text_enriched"][[0, 1, 5]].numpy(), strict=True))
     golden.assert_equal(
-        torch.from_numpy(ours), torch.from_numpy(seg.segment_pixels(pixels, rich, method="excel", window=0).scores)
+        torch.from_numpy(ours), torch.from_numpy(seg(golden.prepared(pixels), rich, method="excel", window=0).scores)
     )
     torch.save(torch.zeros(32, 5), tmp_path / "narrow.pth")
     with pytest.raises(SettingError, match="32 values"):
-        seg.segment_pixels(pixels, labels, post_steps=[f"enrich(bank={str(tmp_path / 'narrow.pth')!r})"])
+        seg(golden.prepared(pixels), labels, steps=[f"enrich(bank={str(tmp_path / 'narrow.pth')!r})"])
     torch.save({"other": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(FileFormatError, match="expected a tensor"):
-        seg.segment_pixels(pixels, labels, post_steps=[f"enrich(bank={str(tmp_path / 'other.pth')!r})"])
+        seg(golden.prepared(pixels), labels, steps=[f"enrich(bank={str(tmp_path / 'other.pth')!r})"])
 
 
 def test_itaclip_whole():
     """Views, windows, thresholds and closing: scores and labels of the published pipeline."""
     theirs, scene = golden.arrays("ITACLIP"), INPUTS["scene"][0]
     of_class, text = torch.tensor([0, 0, 0, 1, 2, 3, 3]), theirs["text_bank"]
-    settings = Settings(method="itaclip", window=112, stride=56, image_engineering=0.7, resize_short_side=0)
-    runner = WindowRunner(find_tower(golden.model()), torch.zeros(3), torch.ones(3))
-    prepared = (None, scene, tuple(theirs["labels"].shape[1:]))
-    seen = next(runner.run([prepared], make_method("itaclip"), settings, lambda features: features @ text.T))
-    window = F.interpolate(seen.plan.place(seen.kept, 0).permute(2, 0, 1)[None], (112, 112), mode="bilinear")
+    settings = Settings(method="itaclip", window=112, stride=56, views=0.7, resize_short_side=0)
+    encoder = Encoder(find_tower(golden.model()), torch.zeros(3), torch.ones(3))
+    prepared = golden.prepared(scene, tuple(theirs["labels"].shape[1:]))
+    seen = next(encoder.run([prepared], Run(make_method("itaclip"), settings, lambda features: features @ text.T)))
+    window = F.interpolate(seen.plan.place(seen.vectors, 0).permute(2, 0, 1)[None], (112, 112), mode="bilinear")
     golden.assert_equal(golden.every_fourth(window), theirs["window_logits.every4"])
-    names = (60 * seen.plan.stitched(seen.kept, seen.output_size).full()).softmax(dim=-1)
+    names = (60 * seen.plan.stitched(seen.vectors, seen.size).full()).softmax(dim=-1)
     scores = torch.stack([names[..., of_class == c].amax(dim=-1) for c in range(4)])
     for c in (0, 2, 3):  # class 1 fell under the area threshold
         golden.assert_equal(golden.every_fourth(scores[c]), theirs["probs.every4"][c])
@@ -191,6 +190,13 @@ def test_itaclip_whole():
     assert (closed(labels, 3) == theirs["labels"][0].numpy()).mean() >= 0.9999
 
 
+def closed(labels, side):
+    size = labels.shape
+    shown = Shown(None, None, torch.zeros(3), torch.ones(3))
+    given = Decided(labels=labels, scores=GivenScores(np.zeros((1, *size), np.float32)), vocabulary=None, shown=shown)
+    return make_step(f"closing({side})")(given).labels
+
+
 @pytest.mark.parametrize("side", [3, 5])
 def test_closing_is_opencvs(side, seg):
     cv2 = pytest.importorskip("cv2")
@@ -198,9 +204,11 @@ def test_closing_is_opencvs(side, seg):
     expected = cv2.morphologyEx(labels.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((side, side), np.uint8))
     assert np.array_equal(closed(labels, side), expected)
     plain = seg(PICTURE, ["cat", "dog"])
-    assert np.array_equal(seg(PICTURE, ["cat", "dog"], closing=side).label_map, closed(plain.label_map, side))
+    assert np.array_equal(
+        seg(PICTURE, ["cat", "dog"], steps=f"closing({side})").label_map, closed(plain.label_map, side)
+    )
     with pytest.raises(SettingError, match="odd"):
-        Settings(closing=4)
+        Settings(steps="closing(4)")
 
 
 @pytest.mark.parametrize("method", ["csa", "gem", "naclip"])
@@ -217,12 +225,9 @@ def test_views_follow_any_method(seg, method):
     blurred = F.conv2d(F.pad(pixels, (5, 5, 5, 5), "reflect"), kernel.expand(3, 1, 11, 11), groups=3)
     first = (unit(pixels) + unit(grey) + unit(blurred)) / 3
     second = (unit(pixels.flip(2)).flip(2) + unit(pixels.flip(3)).flip(3)) / 2
-    settings = Settings(window=0, image_engineering=0.6)
-    prepared = (None, pixels[0], (112, 160))
-    seen = next(
-        WindowRunner(seg.tower, seg._mean, seg._std).run([prepared], make_method(method), settings, torch.clone)
-    )
-    golden.assert_equal(seen.kept, (0.6 * first + 0.4 * second)[0].permute(1, 2, 0))
+    settings = Settings(window=0, views=0.6)
+    seen = next(seg.encoder.run([golden.prepared(pixels[0])], Run(make_method(method), settings, torch.clone)))
+    golden.assert_equal(seen.vectors, (0.6 * first + 0.4 * second)[0].permute(1, 2, 0))
 
 
 def test_auxiliary_texts(seg, tmp_path):
@@ -232,19 +237,21 @@ def test_auxiliary_texts(seg, tmp_path):
     kept = []
 
     @sp.register_step("kept")
-    class Kept(sp.PostStep):
+    class Kept(sp.Step):
+        on = "patches"
+
         def __call__(self, given):
             kept.append(given)
             return given.scores
 
-    seg(PICTURE, [["cat", "kitten"], "dog"], post_steps=[step, "kept"])
+    seg(PICTURE, [["cat", "kitten"], "dog"], steps=[step, "kept"])
     (given,) = kept
     names = seg.text_bank.embed(("cat", "kitten", "dog", "a small animal"), seg.settings.templates)
     mixed = torch.stack([0.7 * names[0] + 0.3 * names[3], 0.7 * names[1] + 0.3 * names[3], names[2]])
     golden.assert_equal(given.scores, given.features @ mixed.T, 1e-4)
     path.write_text('["cat"]')
     with pytest.raises(FileFormatError, match="map classes to texts"):
-        seg(PICTURE, ["cat"], post_steps=[step])
+        seg(PICTURE, ["cat"], steps=[step])
     for step in ("auxiliary", "enrich"):
         with pytest.raises(SettingError, match="=FILE"):
-            Settings(post_steps=(step,))
+            Settings(steps=(step,))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import golden
 import numpy as np
 import pytest
@@ -9,12 +11,15 @@ import torch
 from corrclip_golden import CLASSES, DINO, SECOND, Given, Saved
 from outside_models import transformers_model
 from PIL import Image
-from sclip_plugin.segment.memory import MemoryBank, model_of
 
 import sclip_plugin as sp
 from sclip_plugin.errors import FileFormatError, SettingError
+from sclip_plugin.files import write_atomically
+from sclip_plugin.guides import as_guide
 from sclip_plugin.memory import MemoryStore
 from sclip_plugin.methods.corrclip import CorrCLIP
+from sclip_plugin.steps.lposs import LPOSS
+from sclip_plugin.steps.memory import MemoryBank
 
 
 class WithText:
@@ -36,14 +41,14 @@ def segmenter(bank="text_bank"):
 def published_bank(folder, seg, guide, rows: int, second=None) -> MemoryBank:
     from sclip_plugin.fingerprint import fingerprint
 
-    models = {"main": model_of(seg)} | ({"second": model_of(second)} if second else {})
+    models = {"main": seg.model_identity()} | ({"second": second.model_identity()} if second else {})
     weights = fingerprint(guide.module.state_dict().values())
-    store = MemoryStore.create(folder, {"vfm": None, "vfm weights": weights, "models": models})
+    store = MemoryStore.create(folder, {"guide": None, "guide's weights": weights, "models": models})
     names = {"main": "main"} | ({"second": "aux"} if second else {})
     for part in (slice(0, rows // 3), slice(rows // 3, rows)):  # two shards
         values = {name: SECOND[f"bank.values.{theirs}"][part] for name, theirs in names.items()}
         store.append([(str(part), part.stop - part.start)], SECOND["bank.keys"][part], values)
-    return MemoryBank(folder=folder, vfm=guide, second=second)
+    return MemoryBank(folder=folder, guide=guide, second=second)
 
 
 @pytest.mark.parametrize(
@@ -58,18 +63,16 @@ def test_pictures_are_the_published_ones(name, rows, aux, tmp_path, monkeypatch)
     monkeypatch.setattr(MemoryBank, "support", lambda self, q: asked.append(support(self, q)) or asked[-1])
     pixels = golden.arrays("inputs")["small" if "_" in name else "scene"][0]
     size = tuple(SECOND[f"{name}.mask"].shape)
-    result = next(
-        seg.stream_prepared(
-            [(Image.new("RGB", size[::-1]), pixels, size)],
-            CLASSES,
-            method=CorrCLIP(vfm=guide, correlation="picture", merge=None),
-            masks=Given(name=f"2:{name}"),
-            memory=bank,
-            logit_scale=40,
-        )
+    result = seg(
+        golden.prepared(pixels, size, Image.new("RGB", size[::-1])),
+        CLASSES,
+        method=CorrCLIP(guide=guide, correlation="picture", merge=None),
+        masks=Given(name=f"2:{name}"),
+        steps=[bank, "vote"],
+        logit_scale=40,
     )
     assert (asked[0] == SECOND[f"{name}.neighbours"]).all()
-    logits = result._scores.logits.full().permute(2, 0, 1)
+    logits = result._scores.maps.full().permute(2, 0, 1)
     golden.assert_equal(golden.every_fourth(logits)[None], SECOND[f"{name}.slide_logits.every4"])
     golden.assert_equal(golden.every_fourth(torch.from_numpy(result.scores)), SECOND[f"{name}.probs.scale40.every4"])
     assert (torch.from_numpy(result.label_map) == SECOND[f"{name}.labels.scale40"][0]).all()
@@ -79,7 +82,7 @@ def test_a_built_bank_is_the_published_one(tmp_path):
     seg = segmenter()
     picture = Image.fromarray(SECOND["built.picture"].numpy())
     bank = MemoryBank.build(
-        seg, [picture], tmp_path, vfm=Saved(SECOND["built.vfm"]), method=CorrCLIP(vfm=DINO, merge=None),
+        seg, [picture], tmp_path, guide=Saved(SECOND["built.vfm"]), method=CorrCLIP(guide=DINO, merge=None),
         masks=Given(name="2:built"), resize_short_side=224, window=168, stride=112,
     )  # fmt: skip
     keys = torch.cat([file.get_tensor("keys") for file in bank.store.files]).float()
@@ -92,12 +95,12 @@ def test_a_built_bank_is_the_published_one(tmp_path):
 PICTURES = [
     Image.fromarray(np.random.default_rng(i).integers(0, 256, (60 + i, 80, 3), dtype=np.uint8)) for i in range(5)
 ]
-BUILT = {"vfm": DINO, "masks": "slic(segments=6)", "method": "clearclip", "resize_short_side": 0}
+BUILT = {"guide": DINO, "masks": "slic(segments=6)", "method": "clearclip", "resize_short_side": 0}
 
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr("sclip_plugin.segment.memory.PICTURES_A_SHARD", 2)
+    monkeypatch.setattr("sclip_plugin.steps.memory.PICTURES_A_SHARD", 2)
     return sp.Segmenter(golden.model(), golden.tokenizer(), cache_dir=False, templates="plain", window=64)
 
 
@@ -128,41 +131,118 @@ def test_a_build_that_was_stopped_goes_on_and_ids_stay(small, tmp_path):
 def test_any_method_takes_it_and_an_encoded_picture_too(small, tmp_path):
     bank = MemoryBank.build(small, PICTURES, tmp_path, **BUILT)
     asked = {"method": "csa", "masks": "slic(segments=6)", "resize_short_side": 0}
-    plain = small(PICTURES[0], ["cat", "dog"], **asked)
-    result = small(PICTURES[0], ["cat", "dog"], memory=bank, **asked)
-    none = small(PICTURES[0], ["cat", "dog"], memory=MemoryBank(folder=tmp_path, vfm=DINO, share=0.0), **asked)
+    plain = small(PICTURES[0], ["cat", "dog"], **{**asked, "masks": None})
+    result = small(PICTURES[0], ["cat", "dog"], steps=[bank], **asked)
+    none = small(PICTURES[0], ["cat", "dog"], steps=[MemoryBank(folder=tmp_path, guide=DINO, share=0.0)], **asked)
     golden.assert_equal(torch.from_numpy(none.scores), torch.from_numpy(plain.scores))
     assert np.abs(result.scores - plain.scores).max() > 1e-3
     encoded = small.encode(PICTURES[0], dtype=torch.float32, **asked)
     golden.assert_equal(
-        torch.from_numpy(encoded.segment(["cat", "dog"], memory=bank).scores), torch.from_numpy(result.scores)
+        torch.from_numpy(encoded.segment(["cat", "dog"], steps=[bank]).scores), torch.from_numpy(result.scores)
     )
     assert result.settings["identity"] != plain.settings["identity"]
     # With the whole share, each region has one score for all of its pixels.
-    alone = small(PICTURES[0], ["cat", "dog"], memory=MemoryBank(folder=tmp_path, vfm=DINO, share=1.0), **asked)
+    alone = small(PICTURES[0], ["cat", "dog"], steps=[MemoryBank(folder=tmp_path, guide=DINO, share=1.0)], **asked)
     assert len(np.unique(alone.scores[0].round(5))) <= 6
 
 
 def test_other_models_are_refused(small, tmp_path):
     MemoryBank.build(small, PICTURES[:1], tmp_path, **BUILT)
     asked = {"masks": "slic(segments=6)"}
-    with pytest.raises(SettingError, match="vision model in hand"):
-        small(PICTURES[0], ["cat"], memory=str(tmp_path), **asked)
-    with pytest.raises(SettingError, match="another vision model"):
-        small(PICTURES[0], ["cat"], memory=MemoryBank(folder=tmp_path, vfm=transformers_model("dino16")), **asked)
+    with pytest.raises(SettingError, match="outside model in hand"):
+        small(PICTURES[0], ["cat"], steps=f"memory({str(tmp_path)!r})", **asked)
+    with pytest.raises(SettingError, match="another outside model"):
+        small(PICTURES[0], ["cat"], steps=[MemoryBank(folder=tmp_path, guide=transformers_model("dino16"))], **asked)
     other = sp.Segmenter.from_pretrained("demo")
     with pytest.raises(SettingError, match="another CLIP"):
-        other(PICTURES[0], ["cat"], memory=MemoryBank(folder=tmp_path, vfm=DINO), **asked)
+        other(PICTURES[0], ["cat"], steps=[MemoryBank(folder=tmp_path, guide=DINO)], **asked)
     with pytest.raises(SettingError, match="no second CLIP"):
-        small(PICTURES[0], ["cat"], memory=MemoryBank(folder=tmp_path, vfm=DINO, second=other), **asked)
-    with pytest.raises(SettingError, match="masks is None"):
-        small(PICTURES[0], ["cat"], memory=MemoryBank(folder=tmp_path, vfm=DINO))
-    with pytest.raises(SettingError, match="another vfm weights and settings"):
-        MemoryBank.build(small, PICTURES, tmp_path, **{**BUILT, "vfm": transformers_model("dino16"), "method": "csa"})
-    with pytest.raises(FileFormatError, match="no memory"):
+        small(PICTURES[0], ["cat"], steps=[MemoryBank(folder=tmp_path, guide=DINO, second=other)], **asked)
+    with pytest.raises(SettingError, match="masks='slic'"):
+        small(PICTURES[0], ["cat"], steps=[MemoryBank(folder=tmp_path, guide=DINO)])
+    with pytest.raises(SettingError, match="another guide's weights and settings"):
+        MemoryBank.build(small, PICTURES, tmp_path, **{**BUILT, "guide": transformers_model("dino16"), "method": "csa"})
+    with pytest.raises(SettingError, match="no folder"):
         MemoryBank(folder=tmp_path / "nowhere")
-    with pytest.raises(SettingError, match="expected masks"):
-        MemoryBank.build(small, PICTURES, tmp_path / "new", vfm=DINO)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileFormatError, match="no memory"):
+        MemoryBank(folder=tmp_path / "empty")
+    with pytest.raises(SettingError, match="masks='slic'"):
+        MemoryBank.build(small, PICTURES, tmp_path / "new", guide=DINO)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stitched": True}, {"views": 0.6}, {"padding": "black"}, {"method": "csa"}, {"method": "naclip(std=4)"},
+        {"window": 48}, {"stride": 16}, {"resize_short_side": 70}, {"masks": "slic(segments=7)"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_memory_of_other_features_or_regions_is_not_added_to(small, tmp_path, changes):
+    MemoryBank.build(small, PICTURES[:1], tmp_path, **BUILT)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(SettingError, match="another settings"):
+        MemoryBank.build(small, PICTURES[1:2], tmp_path, **{**BUILT, **changes})
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    # What decides no feature may differ.
+    same = {"logit_scale": 7.0, "steps": "closing", "background": True, "templates": "imagenet"}
+    more = MemoryBank.build(small, PICTURES[1:2], tmp_path, **BUILT, **same)
+    assert len(more.store.pictures()) == 2
+
+
+def test_a_memory_of_another_format_is_refused(small, tmp_path):
+    """One that was made before settings were said in this way: its head has other keys."""
+    MemoryBank.build(small, PICTURES[:1], tmp_path, **BUILT)
+    head = tmp_path / MemoryStore.HEAD
+    old = {"format": "sclip_plugin memory 1", "vfm": None, "vfm weights": "0", "models": {}, "settings": {}}
+    write_atomically(head, json.dumps(old).encode())
+    for ask in (lambda: MemoryBank(folder=tmp_path), lambda: MemoryBank.build(small, PICTURES, tmp_path, **BUILT)):
+        with pytest.raises(FileFormatError, match="sclip memory build"):
+            ask()
+
+
+class TestAModelInHand:
+    """It is used as it is: never moved, never cast."""
+
+    @pytest.fixture
+    def half(self):
+        return sp.Segmenter.from_pretrained("demo", dtype="bfloat16", cache_dir=False, templates="plain", device="cpu")
+
+    def test_a_memory_by_a_model_s_own_tower_leaves_the_model_as_it_was(self, half, tmp_path):
+        picture, asked = PICTURES[0], {"masks": "slic(segments=6)", "steps": "vote"}
+        before, weights = half(picture, ["cat", "dog"], **asked), half.weights()
+        own, masks = half.model.vision_model, "slic(segments=6)"
+        bank = MemoryBank.build(half, [picture], tmp_path, guide=own, masks=masks)
+        assert {tensor.dtype for tensor in half.model.state_dict().values() if tensor.is_floating_point()} == {
+            torch.bfloat16
+        }
+        result = half(picture, ["cat", "dog"], masks=masks, steps=[bank, "vote"])
+        assert np.isfinite(result.scores).all()
+        after = half(picture, ["cat", "dog"], **asked)
+        np.testing.assert_array_equal(after.label_map, before.label_map)
+        np.testing.assert_array_equal(after.scores, before.scores)
+        assert half.weights() == weights and half.dtype == "bfloat16"
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
+    def test_whatever_asks_for_it_gets_it_as_it_is(self, dtype):
+        module = transformers_model("dino16").to(torch.bfloat16)
+        guide = as_guide(module, device=torch.device("cpu"), dtype=dtype)
+        assert guide.module is module and next(module.parameters()).dtype == torch.bfloat16
+        assert as_guide(guide, device=torch.device("meta"), dtype=dtype) is guide
+        assert next(module.parameters()).device.type == "cpu"
+
+    @pytest.mark.parametrize("steps", [["lposs"], []], ids=["lposs", "proxyclip"])
+    def test_steps_and_methods_look_through_one_in_another_precision(self, segmenter, steps):
+        module = transformers_model("dino16").to(torch.bfloat16)
+        method = {"method": "csa"} if steps else {"method": "proxyclip", "guide": module}
+        steps = [LPOSS(guide=module, k=20) for _ in steps]
+        exact = transformers_model("dino16")
+        theirs = {**method, "guide": exact} if "guide" in method else method
+        result = segmenter(PICTURES[0], ["cat", "dog"], steps=steps, **method)
+        expected = segmenter(PICTURES[0], ["cat", "dog"], steps=[LPOSS(guide=exact, k=20) for _ in steps], **theirs)
+        assert next(module.parameters()).dtype == torch.bfloat16
+        assert np.abs(result.scores - expected.scores).mean() < 0.05
 
 
 def test_two_clips(small, tmp_path):
@@ -172,7 +252,7 @@ def test_two_clips(small, tmp_path):
     rows = bank.support(bank.store.keys[:3])
     assert bank.value("main", rows).shape == bank.value("second", rows).shape == (3, 64)
     assert (bank.value("main", rows) - bank.value("second", rows)).abs().max() > 1e-3
-    result = small(PICTURES[1], ["cat", "dog"], memory=bank, masks="slic(segments=6)")
+    result = small(PICTURES[1], ["cat", "dog"], steps=[bank], masks="slic(segments=6)")
     assert np.isfinite(result.scores).all()
 
 
@@ -218,11 +298,18 @@ def test_the_command(tmp_path, capsys):
         picture.save(tmp_path / "in" / f"{index}.png")
     (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
     built = ["memory", "build", str(tmp_path / "in"), "--out", str(tmp_path / "bank"), "--model", "demo"]
-    built += ["--masks", "slic(segments=6)", "--vfm", str(tmp_path / "dino"), "--window", "64"]
+    built += ["--masks", "slic(segments=6)", "--guide", str(tmp_path / "dino"), "--window", "64"]
     result = CliRunner().invoke(app, built)
     assert result.exit_code == 1 and "of 3 pictures" in result.stdout and "broken.png" in result.output
     assert len(MemoryStore(tmp_path / "bank").pictures()) == 3
     asked = ["segment", str(tmp_path / "in" / "0.png"), "--labels", "cat, grass", "--model", "demo", "--out"]
-    asked += [str(tmp_path / "out"), "--masks", "slic(segments=6)", "--memory", str(tmp_path / "bank")]
+    asked += [str(tmp_path / "out"), "--masks", "slic(segments=6)", "--steps", f"memory({str(tmp_path / 'bank')!r})"]
     assert CliRunner().invoke(app, asked).exit_code == 0
     assert str(tmp_path / "bank") in (tmp_path / "out" / "0.json").read_text()
+
+
+def test_what_is_no_outside_model_is_said(small, tmp_path):
+    MemoryBank.build(small, PICTURES[:1], tmp_path, **BUILT)
+    for wrong in (0.5, "", 3, ["dino"]):
+        with pytest.raises(SettingError):
+            MemoryBank(folder=tmp_path, guide=wrong)

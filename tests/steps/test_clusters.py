@@ -52,6 +52,6 @@ def test_as_a_step():
     seg = sp.Segmenter(golden.model(), golden.tokenizer(), cache_dir=False, templates="plain", method="cliptrase")
     picture = sp.draw_scene(seed=3).picture
     plain = seg(picture, ["cat", "dog", "sky"])
-    clustered = seg(picture, ["cat", "dog", "sky"], post_steps=["clusters(eps=0.5)"])
+    clustered = seg(picture, ["cat", "dog", "sky"], steps=["clusters(eps=0.5)"])
     assert plain.label_map.shape == clustered.label_map.shape
     assert (plain.label_map != clustered.label_map).any()

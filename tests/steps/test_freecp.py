@@ -13,26 +13,20 @@ from PIL import Image
 
 import sclip_plugin as sp
 from sclip_plugin.dense import image_embeddings
-from sclip_plugin.steps import STEPS
 from sclip_plugin.steps.freecp import FreeCP, groups
 from sclip_plugin.towers.running import before_last_block
 
+pytestmark = pytest.mark.usefixtures("without_gradients", "own_registries")
+
 PICTURE = Image.fromarray(np.random.default_rng(5).integers(0, 256, (120, 150, 3), dtype=np.uint8))
 LABELS = {"background": ["sky", "wall"], "cat": ["cat"], "dog": ["dog"], "person": ["person"]}
-
-
-@pytest.fixture(autouse=True)
-def _no_grad(monkeypatch):
-    monkeypatch.setattr(STEPS, "_classes", dict(STEPS._classes))
-    with torch.no_grad():
-        yield
 
 
 @pytest.fixture(scope="module")
 def seg():
     return sp.Segmenter(
         golden.model(), golden.tokenizer(), cache_dir=False, templates="plain", window=112, stride=56,
-        resize_short_side=0, logit_scale=100, softmax=False,
+        resize_short_side=0, logit_scale=100,
     )  # fmt: skip
 
 
@@ -40,7 +34,7 @@ def one_window(seg, given, number, step):
     """The maps that are left of one window, (N, K), in loops; boxes by OpenCV."""
     cv2 = pytest.importorskip("cv2")
     h, w = given.scores.shape[1:3]
-    pixels = (given.window_pixels()[number] - seg._mean[:, None, None]) / seg._std[:, None, None]
+    pixels = (given.window_pixels()[number] - seg.encoder.mean[:, None, None]) / seg.encoder.std[:, None, None]
     block, context = before_last_block(seg.tower, pixels[None], tuple(range(11)), "scale_factor")
     M = torch.stack([context.taps[i].attention_map()[0].mean(dim=0) for i in range(11)]).mean(dim=0)[1:, 1:]
     for _ in range(3):
@@ -79,7 +73,7 @@ def one_window(seg, given, number, step):
                 continue
             cut = pixels[None, :, top * 16 : bottom * 16, left * 16 : right * 16]
             embedding = image_embeddings(seg.tower, F.interpolate(cut, size=(112, 112), mode="bilinear"))
-            stay.add(members[int((F.normalize(embedding, dim=1) @ given.text[members].T).argmax())])
+            stay.add(members[int((F.normalize(embedding, dim=1) @ given.words.text[members].T).argmax())])
     out = torch.zeros_like(p)
     out[:, :2] = -1
     for name in stay:
@@ -92,13 +86,15 @@ def test_against_loops(seg, options):
     kept = []
 
     @sp.register_step("kept")
-    class Kept(sp.PostStep):
+    class Kept(sp.Step):
+        on = "patches"
+
         def __call__(self, given):
             kept.append(given)
             return given.scores
 
     text = f"freecp(background=True{options})"
-    result = seg(PICTURE, LABELS, method="clearclip", post_steps=["kept", text, "kept"])
+    result = seg(PICTURE, LABELS, method="clearclip", steps=["kept", text, "kept", "freecp_background"])
     before, after = kept
     step = sp.steps.make_step(text)
     for number in range(len(before.boxes)):
@@ -109,6 +105,25 @@ def test_against_loops(seg, options):
     assert np.allclose(result.scores[0], 1 - result.scores[1:].max(axis=0), atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(203, 97), (40, 50)])
+def test_background_is_what_the_others_leave_at_the_picture_s_own_size(seg, size):
+    """Not at the size that windows were cut from, where the largest of the scores is another one."""
+    picture, how = PICTURE.resize(size[::-1]), {"method": "clearclip", "resize_short_side": 112}
+    patches = "freecp(background=True, redundancy=0.0)"
+    before = seg(picture, LABELS, steps=patches, **how)
+    result = seg(picture, LABELS, steps=[patches, "freecp_background"], **how)
+    names = before._scores.maps.full()  # at the picture's size; the first two are background's
+    assert names.shape == (*size, 5)
+    others = names[..., 2:].amax(dim=-1)
+    expected = torch.stack([1 - others.clamp(min=0), *names[..., 2:].unbind(dim=-1)])
+    golden.assert_equal(torch.from_numpy(result.scores), expected)
+    assert (result.label_map == expected.argmax(dim=0).numpy()).mean() > 0.9999
+    cut = seg(golden.prepared(seg.prepare(picture, **how).pixels), LABELS, steps=patches, **how)._scores.maps.full()
+    resized = 1 - cut[..., 2:].amax(dim=-1)
+    resized = F.interpolate(resized[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+    assert (resized - expected[0]).abs().max() > 1e-3
+
+
 def test_groups():
     a, b, c = torch.tensor([1.0, 1, 0, 0]), torch.tensor([1.0, 0.8, 0, 0]), torch.tensor([0, 0, 1.0, 1])
     assert groups(torch.stack([a, c, b], dim=1), 0.7) == [[0, 2], [1]]
@@ -116,7 +131,7 @@ def test_groups():
 
 
 def test_a_threshold_that_nothing_passes_leaves_background(seg):
-    result = seg(PICTURE, LABELS, post_steps=["freecp(background=True, redundancy=1.0)"])
+    result = seg(PICTURE, LABELS, steps=["freecp(background=True, redundancy=1.0)", "freecp_background"])
     assert (result.label_map == 0).all() and np.allclose(result.scores[0], 1)
 
 
@@ -125,11 +140,13 @@ def test_texts_of_boxes(seg, tmp_path):
     path.write_text(json.dumps({"cat": "a small animal"}))
 
     @sp.register_step("looked")
-    class Looked(sp.PostStep):
+    class Looked(sp.Step):
+        on = "patches"
+
         def __call__(self, given):
             text = FreeCP(texts=str(path)).of_boxes(given)
-            assert torch.equal(text[[0, 1, 3, 4]], given.text[[0, 1, 3, 4]])
-            golden.assert_equal(text[2:3], given.embed_text(["a small animal"]))
+            assert torch.equal(text[[0, 1, 3, 4]], given.words.text[[0, 1, 3, 4]])
+            golden.assert_equal(text[2:3], given.words.embed(["a small animal"]))
             return given.scores
 
-    seg(PICTURE, LABELS, post_steps=["looked"])
+    seg(PICTURE, LABELS, steps=["looked"])
