@@ -1,8 +1,8 @@
-"""How a picture is looked at, and how words are answered: one list of settings for every surface.
+"""How to look at a picture, and how to answer a question about it: one list of settings for every surface.
 
-The segmenter, the command lines, the pipeline, the Detectron2 node, presets and evaluation take their names, types,
-ranges and help from the fields of `Settings`. Importing this module imports no torch; making settings does, since the
-method and the steps check their own options.
+The segmenter, the command line, the pipeline, the Detectron2 node, presets and evaluation take names, types, ranges and
+help from the fields of `Settings`. Importing this module imports no torch. Making settings does, since the method and
+the steps check their own options.
 """
 
 from __future__ import annotations
@@ -28,34 +28,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to look at a picture, and how to answer, beside the model and the labels.
+    """How to look at a picture, and how to answer, apart from the model and the labels.
 
-    Methods, steps and masks are texts of one grammar, ``"name(option=value)"`` (`sclip_plugin.grammar`), or parts in
-    hand, which become their texts where they have one.
+    Methods, steps and masks are texts of one grammar, ``"name(option=value)"`` (`sclip_plugin.grammar`), or objects.
+    Objects that have a text become that text.
 
     Fields:
         method: what replaces the last block: ``"csa"``, ``"naclip(std=4.0)"``, or a `Method` in hand.
-        resize_short_side: pixels of the picture's short side. 0 keeps its size.
+        resize_short_side: short side of the resized picture in pixels. 0: not resized.
         resize_long_side: largest long side in pixels; a picture that would be longer becomes smaller.
-        window: side of the square windows in pixels; 0 takes the whole picture in one pass.
+        window: side of the square windows in pixels; 0: the whole picture in one pass.
         stride: pixels from one window to the next; None for half the window.
-        padding: edge pixels that do not fill a whole patch: ``"crop"`` them, as SCLIP's code does, or pad the patch
-            with ``"black"``, as LPOSS and CLIP-DINOiser do.
+        padding: edge pixels that do not fill a whole patch: ``"crop"`` them, as in SCLIP's code, or pad the patch with
+            ``"black"``, as in LPOSS and CLIP-DINOiser.
         stitched: join the windows before the last block, so that its attention spans the whole picture.
         views: ITACLIP's test-time augmentation, five passes per window: weight c for the mean of {original, grey,
             blurred}, 1 - c for the mean of the two flips. None: off.
-        masks: where regions come from, for methods and steps that look at regions: ``"slic"``, ``"sam:NAME"``, a
-            folder, or a `MaskSource`. None: no regions.
+        masks: source of regions, for methods and steps that use regions: ``"slic"``, ``"sam:NAME"``, a folder, or a
+            `MaskSource`. None: no regions.
         templates: prompts with ``{}`` for the name; anything that `parse_templates` takes.
         background: add SCLIP's background vocabulary as one more class, ``"background"``.
         logit_scale: factor on cosines before the softmax over names.
-        steps: what is done with the scores and the label map, in order: a text such as ``"pamr, closing(3), vote"``,
-            or a list of texts and of `Step` in hand. Steps on patches come first, then those on pixels, then those on
-            labels.
+        steps: steps on scores and on the label map, in order: a text such as ``"pamr, closing(3), vote"``, or a list
+            of texts and `Step` objects. Steps on patches come first, then those on pixels, then those on labels.
 
     Raises:
-        SettingError: a value of another type, out of range, or that does not fit another.
-        UnknownNameError: no such method, step, source of masks, or option.
+        SettingError: a value has the wrong type, is out of range, or conflicts with another one.
+        UnknownNameError: a method, step, source of masks or option does not exist.
 
     Example:
         >>> from sclip_plugin.settings import Settings
@@ -65,10 +64,10 @@ class Settings:
     """
 
     method: str | Method = field_of(
-        "csa", "what replaces the last block's attention; see 'sclip methods'", features=True
+        "csa", "method that replaces the last block, such as 'naclip(std=4)'; see 'sclip methods'", features=True
     )
     resize_short_side: int = field_of(
-        336, "short side that the picture is resized to, in pixels; 0: not resized", low=0, high=2**15, features=True
+        336, "short side of the resized picture, in pixels; 0: not resized", low=0, high=2**15, features=True
     )
     resize_long_side: int = field_of(
         2048, "largest long side after resizing, in pixels", low=1, high=2**15, features=True
@@ -77,10 +76,10 @@ class Settings:
         224, "side of the windows in pixels; 0: the whole picture in one pass", low=0, high=2**15, features=True
     )
     stride: int | None = field_of(
-        None, "pixels from one window to the next; by default half the window", low=1, high=2**15, features=True
+        None, "pixels from one window to the next; default: half of the window", low=1, high=2**15, features=True
     )
     padding: Literal["crop", "black"] = field_of(
-        "crop", "edge pixels that fill no whole patch: crop them, or pad the patch with black", features=True
+        "crop", "edge pixels that do not fill a whole patch: crop them, or pad the patch with black", features=True
     )
     stitched: bool = field_of(
         False, "join the windows before the last block, which then sees the whole picture", features=True
@@ -89,13 +88,13 @@ class Settings:
         None, "test-time augmentation: weight of the original, grey and blurred views", low=0, high=1, features=True
     )
     masks: str | MaskSource | None = field_of(
-        None, "where regions come from: slic, sam:NAME, panoptic:NAME, a folder of mask files"
+        None, "source of regions: slic, sam:NAME, panoptic:NAME, or a folder of mask files"
     )
     templates: tuple[str, ...] = field_of(
         factory=imagenet_templates,
         help="prompts: imagenet (80 templates), scene (five more), plain (one), or your own text with {} for the name",
     )
-    background: bool = field_of(False, "add one more class for everything else")
+    background: bool = field_of(False, "add the class 'background' for everything else")
     logit_scale: float = field_of(40.0, "factor on the cosines before the softmax over names", above=0, high=1e6)
     steps: tuple[str | Step, ...] = field_of(
         (), "steps on scores and labels, in order, such as 'pamr, closing(3), vote'"
@@ -115,7 +114,7 @@ class Settings:
         self._check_together()
 
     def _check_together(self) -> None:
-        """Refuse what each is right by itself and together is not."""
+        """Refuse values that are valid one by one and conflict with each other."""
         from .methods import PictureMethod
 
         if self.window and self.stride is not None and self.stride > self.window:
@@ -174,21 +173,22 @@ class Settings:
         return tuple(make_step(step) for step in self.steps)
 
     def sees_regions(self) -> bool:
-        """Whether the method or a step looks at the regions of ``masks``."""
+        """Whether the method or a step uses the regions of ``masks``."""
         return self.make_method().sees_regions or any(step.needs_regions for step in self.make_steps())
 
     def changed(self, **changes: Any) -> Settings:
         """A copy with other values.
 
-        What is neither a field nor a short form is an option of the method: ``changed(method="naclip", std=4.0)``. With
-        another method its options start anew; with another window the stride becomes half of it, unless it is given.
+        A name that is neither a field nor a short form is an option of the method: ``changed(method="naclip", std=4)``.
+        Another method starts with its default options. Another window sets the stride to half of it, unless the stride
+        is given.
 
-        Short forms add a step at its place, or replace the one of that name; False removes it:
-        ``threshold=0.4`` and ``refine=True`` (PAMR), ``refine="sam(...)"``.
+        Short forms add a step at its place, or replace the step of that name: ``threshold=0.4``, ``refine=True``
+        (PAMR), ``refine="sam(...)"``. False removes the step, None changes nothing.
 
         Raises:
-            UnknownNameError: neither a field nor an option of the method.
-            SettingError: a value of another type, or out of range.
+            UnknownNameError: a name is neither a field nor an option of the method.
+            SettingError: a value has the wrong type or is out of range.
         """
         from .methods import METHODS
         from .steps.short import SHORT_FORMS, with_short_forms
@@ -207,13 +207,13 @@ class Settings:
         return dataclasses.replace(self, method=METHODS.make(method, **options), **changes)
 
     def named_files(self) -> Iterator[tuple[str, str]]:
-        """(setting, text) of whatever names a file, a folder or an outside model."""
+        """(setting, text) of every option that names a file, a folder or an outside model."""
         for name, part in self._parts():
             for option, text in part.named_files():
                 yield f"{name}: {part.called()}({option}=…)", text
 
     def with_absolute_paths(self) -> Settings:
-        """The same with the absolute paths of all files and folders that parts name: for processes elsewhere."""
+        """A copy in which all files and folders have absolute paths, for processes in other folders."""
         changes: dict[str, Any] = {"method": self.make_method().with_absolute_paths()}
         changes["steps"] = tuple(step.with_absolute_paths() for step in self.make_steps())
         if self.masks is not None:
@@ -231,9 +231,9 @@ class Settings:
             yield "masks", find_masks(self.masks)
 
     def plain(self) -> dict[str, Any]:
-        """For people, as values that JSON holds: parts by their texts, templates by their number.
+        """The settings for people, in JSON's types: parts as texts, templates as their number.
 
-        `identity` tells two settings apart; this may not.
+        Different settings may give the same `plain`; only `identity` tells them apart.
         """
         out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         out["stride"] = self.window_stride
@@ -241,14 +241,14 @@ class Settings:
         return {key: _plain(value) for key, value in out.items()}
 
     def identity(self) -> str:
-        """A hash of all that these settings say, templates and options in full."""
+        """A hash of all settings, templates and options included."""
         return self._hash(f.name for f in dataclasses.fields(self))
 
     def deciding_features(self, masks: bool = False) -> tuple[str, ...]:
         """Names of the settings that the features of a picture depend on.
 
         Args:
-            masks: those of regions, too, whatever the method.
+            masks: include ``masks``, whatever the method.
         """
         names = tuple(f.name for f in dataclasses.fields(self) if f.metadata.get("features"))
         return (*names, "masks") if masks or self.make_method().sees_regions else names

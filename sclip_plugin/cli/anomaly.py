@@ -19,24 +19,26 @@ def anomaly(
     pictures: Annotated[
         list[str], typer.Argument(help="Files, folders, patterns like '*.jpg', or URLs; '-' for standard input.")
     ],
-    thing: Annotated[str, typer.Option("--object", help="What the pictures show, such as 'metal nut'.")] = "",
+    thing: Annotated[str, typer.Option("--object", help="The object in the pictures, such as 'metal nut'.")] = "",
     prompts: Annotated[
-        Path | None, typer.Option(help="AnomalyCLIP's learned prompts (a .pth file) in the place of words.")
+        Path | None, typer.Option(help="AnomalyCLIP's learned prompts (a .pth file), in place of words.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("out"),
     model: Model = DEFAULT_MODEL,
-    size: Annotated[int | None, typer.Option(min=1, help="Side to which pictures are squashed, in pixels.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the square that pictures are resized to, in pixels.")
+    ] = None,
     max_pixels: MaxPixels = None,
     as_json: AsJson = False,
     device: Device = None,
     dtype: Dtype = "float32",
 ) -> None:
-    """Find what is abnormal in pictures, without an example of either kind.
+    """Find defects in pictures, without examples.
 
     Writes for each picture NAME.anomaly.png, the heat over the picture, and NAME.anomaly.json, its score from 0,
     normal, to 1 and where it is hottest. What was found is printed, a line a picture.
 
-    Exit code: 0 if all pictures were done, 1 if some could not be, 2 if nothing could start.
+    Exit code: 0 if all pictures were processed, 1 if some failed, 2 if nothing could start.
 
     Example: sclip anomaly nuts/ --object "metal nut" --model openai/clip-vit-large-patch14-336
     """

@@ -18,12 +18,13 @@ from .terminal import tell
 def app(
     model: Model = DEFAULT_MODEL,
     index: Annotated[
-        Path | None, typer.Option(help="Of 'sclip index', for a tab that searches it; made with the same model.")
+        Path | None, typer.Option(help="An index of 'sclip index' with the same model; adds a tab that searches it.")
     ] = None,
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 7860,
     share: Annotated[
-        bool, typer.Option("--share", help="A public address through gradio's servers: pictures leave this machine.")
+        bool,
+        typer.Option("--share", help="Make a public address through gradio's servers: pictures leave this machine."),
     ] = False,
     allow_host: AllowHosts = None,
     max_pixels: MaxPixels = None,
@@ -32,9 +33,10 @@ def app(
     *,
     asked: Asked,
 ) -> None:
-    """Open a page for pictures and words: see what is where, change the words, compare methods, download.
+    """Open a page in the browser: segment pictures by words, change words, compare methods, download.
 
-    Without --share and --host nobody else can reach it. Nothing is fetched, and no path that a visitor sends is opened.
+    Without --share and --host only this machine can reach it. The page downloads nothing, and opens no path that a
+    visitor sends.
 
     Example: sclip app --model demo
     """

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 
-def cache(clear: Annotated[bool, typer.Option("--clear", help="Remove all of it; it is made again.")] = False) -> None:
-    """Show what is kept in the cache folder: embeddings of words and the like, least recently used out first.
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Delete the cache; it is rebuilt on demand.")] = False,
+) -> None:
+    """Show the cache folder: embeddings of words and masks. The least recently used files are deleted first.
 
     Example: sclip cache --clear
     """

@@ -22,7 +22,7 @@ def compare(
     picture: Annotated[str, typer.Argument(help="The picture: a file or a URL.")],
     labels: Labels = None,
     methods: Annotated[
-        str, typer.Option(help="Methods between commas, such as 'csa, naclip(std=4)'; 'all' for every one.")
+        str, typer.Option(help="Methods between commas, such as 'csa, naclip(std=4)'; 'all' for all methods.")
     ] = "vanilla,csa,clearclip,naclip,resclip",
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path("compare.png"),
     model: Model = DEFAULT_MODEL,
@@ -37,7 +37,7 @@ def compare(
     *,
     asked: Asked,
 ) -> None:
-    """Write one picture with several methods side by side, each with its time.
+    """Compare methods on one picture, side by side, each with its time.
 
     Example: sclip compare photo.jpg --labels "cat, sofa" --methods csa,clearclip,naclip,resclip --model demo
     """

@@ -10,7 +10,7 @@ import typer
 from .terminal import say
 
 convert_app = typer.Typer(
-    help="Make a benchmark's masks from the files that people download. A conversion that was stopped goes on.",
+    help="Convert a downloaded data set to a benchmark's masks. An interrupted conversion resumes.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -19,7 +19,7 @@ convert_app = typer.Typer(
 
 Root = Annotated[Path, typer.Argument(help="The data set's folder.")]
 Splits = Annotated[str, typer.Option(help="Splits between commas.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Make masks again that are there already.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Convert again masks that exist.")]
 Workers = Annotated[int, typer.Option(min=1, help="Threads.")]
 
 
@@ -67,7 +67,7 @@ def convert_pascal_context_command(
     data: Annotated[Path, typer.Argument(help="VOC2010's folder.")],
     annotations: Annotated[
         Path | None,
-        typer.Option(help="trainval_merged.json, or the folder of .mat files; by default looked for in DATA."),
+        typer.Option(help="trainval_merged.json, or the folder of .mat files; by default searched in DATA."),
     ] = None,
     overwrite: Overwrite = False,
     workers: Workers = 4,

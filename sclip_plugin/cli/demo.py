@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("sclip-demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Which scene is drawn; 0 is the first.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Number of the scene; 0 is the first.")] = 0,
     method: Annotated[str, setting("method")] = "csa",
 ) -> None:
     """Draw a scene, segment it by its labels with the CLIP that ships with the package, and write the pictures.
 
-    Needs no network. The scene was not seen in training, and no mask ever was.
+    Needs no network. Training used neither this scene nor any mask.
     """
     import torch
 

@@ -62,42 +62,42 @@ def evaluate_command(
         Path | None, typer.Option(help="The data set's folder; for 'all' the one with the data sets.")
     ] = None,
     check: Annotated[
-        Path | None, typer.Option(metavar="DATA", help="Only look this data set over, without a model.")
+        Path | None, typer.Option(metavar="DATA", help="Only validate the data set; load no model.")
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="As for 'sclip segment'; for demo the demo's own.")
     ] = None,
     method: Annotated[
-        str, typer.Option(help="What replaces the last block; several between commas, or 'all', are compared.")
+        str, typer.Option(help="Method that replaces the last block; several between commas, or 'all', are compared.")
     ] = "csa",
     preset: Annotated[
         str | None,
         typer.Option(help="Settings: sclip, naclip, clearclip, resclip, scclip; by default the method's own."),
     ] = None,
     change: Changes = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for results; each run has its own in it.")] = Path(
-        "out/eval"
-    ),
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many pictures only.")] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for results; each run gets its own folder inside.")
+    ] = Path("out/eval"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate only this many pictures, the first ones.")] = None,
     save_maps: Annotated[bool, typer.Option("--save-maps", help="Write every label map as palette PNG.")] = False,
     worst: Annotated[
-        int, typer.Option(min=0, help="Draw so many of the worst pictures beside their ground truth.")
+        int, typer.Option(min=0, help="Draw this many of the worst pictures beside their ground truth.")
     ] = 0,
-    resume: Annotated[bool, typer.Option(help="Go on from partial results in the output folder.")] = True,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures given to the model at once.")] = 1,
+    resume: Annotated[bool, typer.Option(help="Resume from partial results in the output folder.")] = True,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures per batch.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read and decode.")] = 2,
-    scenes: Annotated[int, typer.Option(min=1, help="How many scenes 'demo' has.")] = 120,
+    scenes: Annotated[int, typer.Option(min=1, help="Number of scenes of 'demo'.")] = 120,
     ray: Ray = None,
     device: Device = None,
     dtype: Dtype = "float32",
 ) -> None:
     """Evaluate a model on a benchmark: mIoU, aAcc and per-class IoU, in JSON and Markdown beside published figures.
 
-    Partial results are kept: a run that was stopped goes on, and ends with the same figures.
+    A stopped run resumes, and ends with the same figures.
 
     Several processes or machines: torchrun --nproc-per-node 4 -m sclip_plugin eval voc21 --data DIR, or --ray.
 
-    Exit code: 0 if all pictures counted, 1 if some were left out (they are named), 2 if nothing could start.
+    Exit code: 0 if all pictures counted, 1 if some were skipped (they are listed), 2 if nothing could start.
 
     Example: sclip eval voc21 --data VOCdevkit/VOC2012 --model openai/clip-vit-base-patch16 --method csa
     """

@@ -25,15 +25,15 @@ Formats = Annotated[
     typer.Option(
         "--format",
         "-f",
-        help="Write these, too, between commas, each into a folder of its name in --out: coco, coco-polygons, yolo, "
-        "labelstudio, cvat, labelme, geojson, png, cutouts, sheet, scores, csv.",
+        help="Also export to these formats (comma-separated), each into its own folder in --out: coco, coco-polygons, "
+        "yolo, labelstudio, cvat, labelme, geojson, png, cutouts, sheet, scores, csv.",
     ),
 ]
 RegionsOf = Annotated[
     str | None,
     typer.Option(
         "--regions",
-        help="What counts as one thing in them: components (connected regions) or classes; by default what suits each.",
+        help="One object of the export: components (connected regions) or classes; the default depends on the format.",
     ),
 ]
 

@@ -16,15 +16,17 @@ from .terminal import AsJson, Quiet, say
 
 @with_settings()
 def geotiff(
-    picture: Annotated[Path, typer.Argument(help="The GeoTIFF, or whatever else rasterio reads.")],
+    picture: Annotated[Path, typer.Argument(help="The GeoTIFF, or another file that rasterio reads.")],
     labels: Labels = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The GeoTIFF to write.")] = Path("labels.tif"),
     model: Model = DEFAULT_MODEL,
-    tile: Annotated[int, typer.Option(min=1, help="Pixels a side of what is kept of each tile.")] = 1024,
-    margin: Annotated[int, typer.Option(min=0, help="Pixels around a tile that are looked at, too.")] = 128,
+    tile: Annotated[int, typer.Option(min=1, help="Side of a tile in pixels, without its margin.")] = 1024,
+    margin: Annotated[int, typer.Option(min=0, help="Margin around a tile in pixels, which hides tile borders.")] = 128,
     bands: Annotated[
         str | None,
-        typer.Option(help="Red, green and blue, such as 4,3,2; or one for grey. Default: as the file says."),
+        typer.Option(
+            help="Bands for red, green and blue, such as 4,3,2; or one band for grey. Default: as the file tells."
+        ),
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,

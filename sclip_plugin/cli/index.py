@@ -21,19 +21,18 @@ if TYPE_CHECKING:
 
 ModelOfIndex = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="As for 'sclip segment'; by default the model that the index was made with."),
+    typer.Option("--model", "-m", help="As for 'sclip segment'; default: the model of the index."),
 ]
 DtypeOfIndex = Annotated[
-    str | None, typer.Option("--dtype", help="Of the weights, as for 'sclip segment'; by default that of the index.")
+    str | None,
+    typer.Option("--dtype", help="Precision of the weights, as for 'sclip segment'; default: that of the index."),
 ]
 
 
 @with_settings("steps", "threshold", "refine", "background", "logit_scale", "templates", preset=False)
 def index(
-    folder: Annotated[Path, typer.Argument(help="The pictures; folders below are searched, too.")],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the index; one that is there is brought up to date.")
-    ],
+    folder: Annotated[Path, typer.Argument(help="Folder of the pictures, with its subfolders.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the index; an existing index is updated.")],
     model: ModelOfIndex = None,
     max_pixels: MaxPixels = None,
     ray: Ray = None,
@@ -43,7 +42,7 @@ def index(
     *,
     asked: Asked,
 ) -> None:
-    """Look at a folder's pictures once, to find them by words: see 'sclip search'.
+    """Index a folder's pictures, to find them by words: see 'sclip search'.
 
     Only what is new or changed is looked at, so it is run again whenever the folder has changed. One that was stopped
     goes on where it was. Pictures that can't be read are listed, left out, and tried again next time.

@@ -21,15 +21,19 @@ def label(
     picture: Annotated[Path, typer.Argument(help="The picture.")],
     masks: Annotated[
         str,
-        typer.Option(help="Where its masks come from: a file or folder of mask files, slic, sam:NAME, panoptic:NAME."),
+        typer.Option(help="Source of masks: a file or folder of mask files, slic, sam:NAME, panoptic:NAME."),
     ],
     labels: Labels = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("out"),
     view: Annotated[
         str,
-        typer.Option(help="What CLIP's image embedding sees of a mask, too: none, crop (its box), cut, blur (around)."),
+        typer.Option(
+            help="View for CLIP's image embedding: none, crop (the mask's box), cut (only the mask), blur (around it)."
+        ),
     ] = "none",
-    weight: Annotated[float, typer.Option(min=0, max=1, help="Of the view; the dense features have the rest.")] = 0.5,
+    weight: Annotated[
+        float, typer.Option(min=0, max=1, help="Weight of the view; the dense features have the rest.")
+    ] = 0.5,
     model: Model = DEFAULT_MODEL,
     opacity: Opacity = 0.55,
     style: Style = "fill",
@@ -41,7 +45,7 @@ def label(
     *,
     asked: Asked,
 ) -> None:
-    """Name the masks of a picture: of SAM, of a detector, of an annotator, or superpixels.
+    """Give labels to the masks of a picture: of SAM, of a detector, of an annotator, or superpixels.
 
     Prints a line a mask and writes NAME.masks.json (for each mask its label, score, box and area, and the scores of all
     labels) and NAME.masks.png, the picture with the masks in the colours of their labels.

@@ -11,24 +11,24 @@ from .pictures import limit_pixels
 if TYPE_CHECKING:
     from ..integrations.serve import Limits
 
-Host = Annotated[str, typer.Option(help="Address to listen at. The default is reached from this machine only.")]
+Host = Annotated[str, typer.Option(help="Address to listen at; by default only this machine can reach it.")]
 AllowHosts = Annotated[
     list[str] | None,
     typer.Option(
         "--allow-host",
         metavar="NAME",
-        help="Also answer requests to this host name, such as that of a proxy in front; may be repeated. By default "
-        "only localhost and the address that was connected to are answered.",
+        help="Also answer requests to this host name, such as a proxy's; may be repeated. By default only localhost "
+        "and the address of the connection are answered.",
     ),
 ]
 MaxPixels = Annotated[
     int | None,
-    typer.Option("--max-pixels", min=1, help="Largest picture that is read, in pixels; by default 64 million."),
+    typer.Option("--max-pixels", min=1, help="Largest accepted picture, in pixels; default: 64 million."),
 ]
 
 
 def limits_of(max_pixels: int | None) -> Limits:
-    """What visitors may ask for."""
+    """The limits on requests."""
     from ..integrations.serve import Limits
 
     limit_pixels(max_pixels)

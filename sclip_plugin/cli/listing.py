@@ -1,4 +1,4 @@
-"""``sclip presets``, ``sclip models``: what there is, a line each."""
+"""``sclip presets`` and ``sclip models``: lists of names, one per line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .terminal import AsJson, say, tell
 
 
 def presets(as_json: AsJson = False) -> None:
-    """List the presets: the settings, and the classes where it has some, of a paper's benchmark.
+    """List the presets: each holds the settings of a paper for a benchmark, and often its classes.
 
     Example: sclip presets
     """
@@ -23,10 +23,10 @@ def presets(as_json: AsJson = False) -> None:
 
 
 def models(as_json: AsJson = False) -> None:
-    """List models by name, as --model takes them: the demo, and those that open_clip ships where it is installed.
+    """List model names for --model: the demo, and the models of open_clip if it is installed.
 
-    Any hub id or folder of transformers is a name, too. Weights are fetched when a model is first used; one that this
-    program can't change says so then.
+    --model also takes any hub id or folder of transformers. Weights are downloaded at the first use. A model that can't
+    be patched is refused then.
 
     Example: sclip models
     """

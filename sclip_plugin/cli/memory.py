@@ -14,7 +14,7 @@ from .settings import Asked, with_settings
 from .terminal import Quiet, say, tell
 
 memory_app = typer.Typer(
-    help="Remember the regions of unlabelled pictures, for the step memory.",
+    help="Build a memory bank of unlabelled pictures, for the step memory.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,12 +26,12 @@ memory_app = typer.Typer(
 @with_settings("steps", "threshold", "refine", "background", "logit_scale", "templates", preset=False)
 def build(
     pictures: Annotated[list[str], typer.Argument(help="Files, folders (searched for pictures), or patterns.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the memory; one that is there is added to.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the memory bank; an existing bank is extended.")],
     guide: Annotated[
-        str, typer.Option(help="The outside model that says which regions are alike: a name or folder of transformers.")
+        str, typer.Option(help="Outside model that finds similar regions: a name or folder of transformers.")
     ],
     model: Model = DEFAULT_MODEL,
-    second: Annotated[str | None, typer.Option(help="A second CLIP, whose values are kept too.")] = None,
+    second: Annotated[str | None, typer.Option(help="A second CLIP, whose values are stored too.")] = None,
     max_pixels: MaxPixels = None,
     quiet: Quiet = False,
     device: Device = None,
@@ -39,9 +39,9 @@ def build(
     *,
     asked: Asked,
 ) -> None:
-    """Remember pictures of your own domain; no labels are needed. One that was stopped goes on where it was.
+    """Build a memory bank from unlabelled pictures of your domain. Re-running an interrupted build resumes it.
 
-    Pictures are taken in the order of their names. Those that can't be read are told of and left out.
+    Pictures are processed in the order of their names. Unreadable files are listed and skipped.
 
     Example: sclip memory build photos/ --out bank/ --masks slic --guide facebook/dinov2-base --method clearclip
     """

@@ -33,9 +33,9 @@ Model = Annotated[
         "or demo, the small CLIP that ships with the package and works offline.",
     ),
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; by default CUDA where there is one.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: CUDA if available.")]
 Dtype = Annotated[
-    str, typer.Option(help="Of the weights: float32, float16, bfloat16; auto: half precision where it is faster.")
+    str, typer.Option(help="Precision of the weights: float32, float16, bfloat16; auto: half precision if faster.")
 ]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting, or an option of the method.")

@@ -27,7 +27,7 @@ _STEM_BYTES = 170  # with what is appended to it a name stays within 255
 
 MaxPixels = Annotated[
     int | None,
-    typer.Option("--max-pixels", min=1, help="Largest picture that is read, in pixels; by default Pillow's limit."),
+    typer.Option("--max-pixels", min=1, help="Largest picture in pixels; default: Pillow's limit."),
 ]
 
 

@@ -19,33 +19,35 @@ if TYPE_CHECKING:
 
 
 def search(
-    folder: Annotated[Path, typer.Argument(metavar="INDEX", help="As 'sclip index' made it.")],
+    folder: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that 'sclip index' made.")],
     words: Annotated[
         str | None,
-        typer.Argument(help="What to find: \"red umbrella\". Between commas all have to be there; '|' joins synonyms."),
+        typer.Argument(
+            help="What to find: \"red umbrella\". Commas join words that must all be present; '|' joins synonyms."
+        ),
     ] = None,
     like: Annotated[
         str | None,
         typer.Option(
             metavar="PICTURE[#X,Y]",
-            help="An example: pictures like this one, or with a region like that at the pixel X,Y of it.",
+            help="Search by example: pictures like this one, or with a region like the one at its pixel X,Y.",
         ),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 20,
-    without: Annotated[str | None, typer.Option(help="What shall not be there, in the same form.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Number of pictures.")] = 20,
+    without: Annotated[str | None, typer.Option(help="Words that must be absent, in the same form.")] = None,
     under: Annotated[
-        str | None, typer.Option(help="Only pictures in this folder of the collection, or of this pattern of paths.")
+        str | None, typer.Option(help="Search only this folder of the collection, or this pattern of paths.")
     ] = None,
     by: Annotated[
         Literal["place", "picture"] | None,
         typer.Option(
-            help="Rank by the place that is most like the words, or by the whole picture's embedding. By default: "
-            "picture for --like PICTURE alone, else place."
+            help="Rank by the most similar region, or by the embedding of the whole picture. Default: picture for "
+            "--like PICTURE alone, else place."
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Write a contact sheet here: the pictures with their places."),
+        typer.Option("--out", "-o", help="Write a contact sheet of the pictures with their places."),
     ] = None,
     templates: Annotated[str | None, setting("templates")] = None,
     model: ModelOfIndex = None,
@@ -54,7 +56,7 @@ def search(
 ) -> None:
     """Find pictures by words or by an example, each with its place.
 
-    Prints a line a picture, the best first: its score, the box of the first word's place, and its path from here.
+    Prints one line per picture, best first: score, box of the first word's place, path from the current folder.
 
     Exit code: 0; 1 if pictures of the sheet are missing; 2 if nothing could start.
 

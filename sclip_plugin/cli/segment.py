@@ -32,13 +32,11 @@ def segment(
         ),
     ],
     labels: Labels = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made where it is missing.")] = Path(
-        "out"
-    ),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; created if missing.")] = Path("out"),
     model: Model = DEFAULT_MODEL,
     formats: Formats = None,
     regions: RegionsOf = None,
-    heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Write a heat map of every label, too.")] = False,
+    heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Also write a heat map of every label.")] = False,
     opacity: Opacity = 0.55,
     style: Style = "fill",
     colors: Colors = None,
@@ -47,14 +45,12 @@ def segment(
     picture_format: PictureFormat = "png",
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Skip pictures whose results are whole and of the same picture and settings."),
+        typer.Option("--resume", help="Skip pictures that have complete results with the same settings."),
     ] = False,
     max_pixels: MaxPixels = None,
     ray: Ray = None,
-    files: Annotated[bool, typer.Option("--files", help="With --ray: write each picture's files beside, too.")] = False,
-    retry: Annotated[
-        bool, typer.Option("--retry", help="With --ray: look again at pictures that failed before.")
-    ] = False,
+    files: Annotated[bool, typer.Option("--files", help="With --ray: also write the files of each picture.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="With --ray: repeat pictures that failed before.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
     device: Device = None,
@@ -72,7 +68,7 @@ def segment(
     With --ray the results are rows of Parquet in OUT/results.parquet, pictures may lie in .parquet and .tar files, and
     the same command goes on where it was stopped.
 
-    Exit code: 0 if all pictures were done, 1 if some could not be, 2 if none could.
+    Exit code: 0 if all pictures were segmented, 1 if some failed, 2 if all failed or nothing could start.
 
     Example: sclip segment photo.jpg --labels "cat, remote control, sofa" --model demo
     """

@@ -27,7 +27,7 @@ def serve(
 ) -> None:
     """Answer pictures and labels over HTTP with JSON: POST /segment, /encode, /ask/ID; /docs says how.
 
-    No path and no URL that a visitor sends is opened.
+    The server opens no path and no URL of a visitor.
 
     Example: sclip serve --model demo
     """

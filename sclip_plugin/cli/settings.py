@@ -17,14 +17,14 @@ from .options import Labelled, parse_changes
 PANEL = "Settings"
 FLAGS = {"resize_short_side": "--resize", "method": "--method"}
 SHORT = {
-    "threshold": (float, "Leave pixels with a lower best score unlabelled: the step threshold(PROBABILITY)."),
-    "refine": (bool, "Sharpen along the picture's colours: the steps pamr and specks."),
+    "threshold": (float, "Leave pixels with a lower best score unlabelled: adds the step threshold."),
+    "refine": (bool, "Sharpen scores along the picture's colours: adds the steps pamr and specks."),
 }
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command line says of settings.
+    """The settings of a command line.
 
     Fields:
         preset: by name, or None.
@@ -54,7 +54,7 @@ class Asked:
 def with_settings(*left_out: str, preset: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: gives a command an option for each setting. The command gets what was given as ``asked``, an `Asked`.
 
-    What is misspelt or out of range is said before the command runs, so before a model is loaded.
+    Misspelt names and values out of range raise an error before a model is loaded.
 
     Args:
         left_out: settings and short forms that the command has no use for.
@@ -90,7 +90,7 @@ def with_settings(*left_out: str, preset: bool = True) -> Callable[[Callable[...
 def _options(left_out: tuple[str, ...], preset: bool) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if preset:
-        what = "Settings, and classes where --labels names none, of a paper: 'sclip/voc21'; see 'sclip presets'."
+        what = "Settings of a paper, and its classes if --labels names none: 'sclip/voc21'; see 'sclip presets'."
         options["preset"] = Annotated[str | None, typer.Option("--preset", help=what, rich_help_panel=PANEL)]
     for field in dataclasses.fields(Settings):
         if field.name not in left_out:

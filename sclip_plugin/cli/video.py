@@ -40,14 +40,12 @@ def video(
             "synonyms."
         ),
     ] = None,
-    fps: Annotated[float, typer.Option(help="Frames a second that are looked at: 0.1 is one in ten seconds.")] = 1.0,
+    fps: Annotated[float, typer.Option(help="Frames per second to segment: 0.1 is one in ten seconds.")] = 1.0,
     smoothing: Annotated[
         float,
-        typer.Option(help="Share of the frames before in each frame's scores, from 0 to below 1, against flicker."),
+        typer.Option(help="Weight of earlier frames in each frame's scores, from 0 to below 1, against flicker."),
     ] = 0.0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made where it is missing.")] = Path(
-        "out"
-    ),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; created if missing.")] = Path("out"),
     model: Model = DEFAULT_MODEL,
     opacity: Opacity = 0.55,
     style: Style = "fill",
@@ -59,7 +57,7 @@ def video(
     *,
     asked: Asked,
 ) -> None:
-    """Segment a video by labels, or find when words are seen in it, and where.
+    """Segment a video by labels, or find the moments and places that show given words.
 
     With --labels: NAME.labels.csv has for each frame that is looked at the share of each label and its mean score, and
     NAME.overlay.mp4 shows these frames in colours, with a legend.
@@ -68,7 +66,7 @@ def video(
     frame and word the score, the box of its place, and the moment's rank where it is in one; NAME.search.mp4 outlines
     the places in the moments, and fades the rest.
 
-    The new video plays as long as the old one, up to a step longer, without sound: 1 / fps seconds a frame.
+    The output video has no sound and runs at --fps frames per second, so it lasts as long as the input.
 
     Exit code: 0, or 1 if the video is broken somewhere (what could be read is in the results), 2 if nothing could
     start.

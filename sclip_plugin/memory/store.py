@@ -1,4 +1,4 @@
-"""A memory on disk: keys and values of regions, in shards that are only ever added."""
+"""A memory bank on disk: keys and values of regions, in append-only shards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..parts import PartsFolder
 
 ROWS_AT_ONCE = 2**16
 APPROXIMATE_FROM = 1_000_000
-"""From so many regions on the search is FAISS's, unless asked otherwise."""
+"""Number of regions from which ``search="auto"`` uses FAISS."""
 
 
 class Memory(Protocol):
@@ -39,8 +39,8 @@ class Memory(Protocol):
 class MemoryStore(PartsFolder):
     """Keys (N, C') and values (N, D) of each model, in half precision, with ids 0 to N - 1 that never change.
 
-    ``bank.json`` says what made them. A shard is a safetensors file that appears whole; what pictures are in it stands
-    in its header, so a build that was killed goes on where it was. Each tensor's checksum stands there, too.
+    ``bank.json`` names the models and settings that made them. A shard is a safetensors file that is written completely
+    or not at all. Its header lists its pictures, so an interrupted build resumes, and holds a checksum of each tensor.
 
     Args:
         folder: with a ``bank.json``; see `create`.
@@ -56,7 +56,7 @@ class MemoryStore(PartsFolder):
     COMMAND = "sclip memory build FOLDER --out BANK"
 
     def pictures(self) -> dict[str, int]:
-        """The hash of each picture that is in it, with the number of its regions, in the order of their rows."""
+        """Hash of each picture -> number of its regions, in the order of the rows."""
         return {key: count for _, header in self._headers() for key, count in header}
 
     def _headers(self) -> Iterator[tuple[Path, list[tuple[str, int]]]]:
@@ -71,12 +71,12 @@ class MemoryStore(PartsFolder):
                 raise self.spoilt(shard, error) from error
 
     def append(self, pictures: Sequence[tuple[str, int]], keys: Tensor, values: Mapping[str, Tensor]) -> None:
-        """One more shard.
+        """Add a shard.
 
         Args:
-            pictures: the hash of each and how many rows are its, in order.
+            pictures: (hash, number of rows) of each picture, in order.
             keys: (n, C').
-            values: of each model, (n, D).
+            values: (n, D) by the name of the model.
         """
         tensors = {"keys": keys.half().cpu().contiguous()}
         tensors |= {f"values.{name}": value.half().cpu().contiguous() for name, value in values.items()}
@@ -98,7 +98,7 @@ class MemoryStore(PartsFolder):
 
     @cached_property
     def files(self) -> list[Any]:
-        """The shards that hold regions, open: they are mapped, not read."""
+        """The shards that hold regions, memory-mapped; their checksums are verified."""
         found = [self._opened(shard) for shard in self.parts()]
         found = [file for file in found if file.get_slice("keys").get_shape()[0]]
         if not found:
@@ -121,7 +121,7 @@ class MemoryStore(PartsFolder):
         return F.normalize(torch.cat([file.get_tensor("keys") for file in self.files]).float(), dim=1, eps=1e-12)
 
     def values(self, name: str, rows: Tensor) -> Tensor:
-        """(n, D) float32 of some rows; nothing else of the files is read."""
+        """(n, D) float32 of some rows; only these are read."""
         out, start = [], 0
         order = rows.unique()
         for file in self.files:
@@ -137,7 +137,7 @@ class MemoryStore(PartsFolder):
 
         Args:
             queries: (R, C'), unit.
-            count: how many; where the memory has fewer, -1 stands for those that are missing.
+            count: number of rows per query; missing ones are -1.
             search: ``"exact"``; ``"faiss"``, an inverted file with product quantisation, which needs the extra
                 ``memory``; ``"auto"``: exact below a million rows.
 

@@ -1,7 +1,7 @@
-"""What a method is: a replacement of the last block's forward, written in the last block's own q, k and v.
+"""`Method`: a replacement of the last block's forward, written in the last block's own q, k and v.
 
-A method knows no framework. It is handed a `BlockInput` (the last block with the tokens that enter it) and a `Context`
-(the patch grid, what earlier blocks saw, the projection), and returns what it computed: tokens, or a `Dense`.
+A method knows no framework. It receives a `BlockInput` (the last block with the tokens that enter it) and a `Context`
+(the patch grid, tapped earlier blocks, the projection). It returns tokens, or a `Dense`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ PositionResize = Literal["scale_factor", "size", "size_antialias", "bilinear"]
 
 @dataclass(frozen=True)
 class Dense:
-    """What a method computed, where it is more than one token for each patch of the tower.
+    """Result of a method that is more than one token per patch of the tower.
 
     Attributes:
         tokens: of a `Method` (B, P + N, C), P prefix tokens first; of a `PictureMethod` (B, N, D) in the joint space.
-        grid: (a, b) that the N patches stand on; None for the tower's own.
-        spread: where rows are no patches (one for each region, say): a linear function from values of rows (N, K) to a
+        grid: (a, b), the grid of the N patches; None: the tower's own.
+        spread: if the rows are not patches (e.g. one per region): a linear function from row scores (N, K) to a score
             map (a, b, K).
     """
 
@@ -50,14 +50,14 @@ class Method(Part):
     Subclass it as a frozen dataclass whose fields are the options.
 
     Fields:
-        position_resize: how positional embeddings reach another patch grid, bicubic but for the last:
-            ``"scale_factor"`` by the factors (h + 0.1) / g, as SCLIP's code and its successors do; ``"size"``, to the
-            target size; ``"size_antialias"``, the same with antialiasing, as GEM does; ``"bilinear"``, to the target
-            size, as CLIP Surgery does.
+        position_resize: how positional embeddings are resized to another patch grid. ``"scale_factor"``: bicubic by the
+            factors (h + 0.1) / g, as in SCLIP's code and its successors. ``"size"``: bicubic to the target size.
+            ``"size_antialias"``: the same with antialiasing, as in GEM. ``"bilinear"``: bilinear to the target size, as
+            in CLIP Surgery.
 
     Class attributes:
         name, summary, source: see `Part`.
-        sees_regions: its features depend on the regions of the settings' masks, ``window.picture.regions``.
+        sees_regions: whether features depend on the regions of the settings' masks, ``window.picture.regions``.
     """
 
     bound: ClassVar[frozenset[str]] = frozenset({"text"})
@@ -66,33 +66,33 @@ class Method(Part):
 
     @classmethod
     def needs_outside_model(cls) -> bool:
-        """Whether an option names an outside model, which a comparison of all methods does not fetch."""
+        """Whether an option names an outside model; a comparison of all methods skips those."""
         return any(field.metadata.get("holds") == "model" for field in cls.options())
 
     @property
     def needs_text(self) -> bool:
-        """Whether what the method computes, with its options, depends on the words; `bind` then takes them."""
+        """Whether the features depend on the words, with these options; `bind` then receives the words."""
         return False
 
     def bind(self, *, text: Tensor, logit_scale: float, image_mean: Tensor, image_std: Tensor) -> Method:
-        """The method for one question: the segmenter calls this before the method runs.
+        """The method for one question. The segmenter calls this before the method runs.
 
         Args:
-            text: (K, D) float32, the unit embeddings of all names.
-            logit_scale: the factor on cosines before the softmax, of the settings.
-            image_mean, image_std: (3,), what ``context.pixel_values`` are normalised with.
+            text: (K, D) float32, unit embeddings of all names.
+            logit_scale: the settings' factor on cosines before the softmax.
+            image_mean, image_std: (3,), normalisation of ``context.pixel_values``.
 
         Returns:
-            This method, or a copy that holds what it needs of it. A method with a field ``text`` gets it there.
+            This method, or a copy that holds the arguments it needs, such as ``text`` in a field of that name.
         """
         return dataclasses.replace(self, text=text) if self.needs_text else self  # type: ignore[call-arg]
 
     def taps(self, depth: int) -> tuple[int, ...]:
-        """Indices (from 0, of ``depth`` blocks) of earlier blocks whose input the method needs in ``context.taps``."""
+        """Indices (from 0, of ``depth`` blocks) of earlier blocks that the method needs in ``context.taps``."""
         return ()
 
     def window(self, asked: int) -> int:
-        """Side in pixels of the windows that the method is handed, of those asked for; 0: the whole picture."""
+        """Side in pixels of the method's windows, given the settings' side; 0: the method takes whole pictures."""
         return asked
 
     def tokens_at_once(self, tower: Tower, size: tuple[int, int]) -> int:
@@ -101,23 +101,23 @@ class Method(Part):
         return height * width + tower.prefix_tokens
 
     def padded(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The (height, width) to which windows of ``size`` are padded with the mean colour, half of it in front."""
+        """(height, width) to which windows of ``size`` are padded with the mean colour, half of it in front."""
         return size
 
     @property
     def is_the_block(self) -> bool:
-        """Whether the method, with its options, is the last block as it was trained."""
+        """Whether the method, with these options, equals the trained last block."""
         return False
 
     def guides(self, tower: Tower) -> tuple[Guide, ...]:
-        """The outside models that it looks through, loaded beside a tower; see `sclip_plugin.guides`."""
+        """The method's outside models, loaded beside a tower; see `sclip_plugin.guides`."""
         return ()
 
     def check_tower(self, tower: Tower) -> None:
-        """Refuse a tower whose structure lacks what the method looks at.
+        """Refuse a tower that lacks a part the method needs.
 
         Raises:
-            UnsupportedModelError: it has no attention, or one block where the method looks at earlier ones.
+            UnsupportedModelError: the tower has no attention, or no earlier blocks for a method that taps them.
         """
         name, trunk = self.called(), type(tower.trunk).__name__
         if not tower.attends and not self.is_the_block:
@@ -139,9 +139,9 @@ class Method(Part):
         windows: Sequence[Window] = (),
         taps: Sequence[int] = (),
     ) -> tuple[BlockInput, Context]:
-        """Run all blocks but the last; see `sclip_plugin.towers.running.before_last_block`, which this calls.
+        """Run all blocks but the last, by `sclip_plugin.towers.running.before_last_block`.
 
-        ``taps`` are indices of blocks that somebody else wants beside the method's own.
+        ``taps`` are indices of further blocks to tap, beside the method's own.
         """
         wanted = (*self.taps(len(tower.blocks)), *taps)
         return before_last_block(tower, pixel_values, wanted, self.position_resize, hidden_states, windows)
@@ -149,18 +149,18 @@ class Method(Part):
     def __call__(self, block: BlockInput, context: Context) -> Tensor | Dense:
         """Tokens that leave the last block, (B, P + N, C): P prefix tokens (CLS), then N patches.
 
-        A `Dense` where the patches stand on another grid.
+        A `Dense` if the patches have another grid.
         """
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureMethod(Method):
-    """Features of windows, or of a whole picture, in the joint space. It is never applied in place.
+    """A method that gives features of windows, or of a whole picture, in the joint space. `apply` refuses it.
 
-    Subclass it for what is more than a block: several branches projected one by one, windows joined by the method. One
-    that takes whole pictures gives 0 for `window`, is called with one picture at a time, and cuts windows by what
-    ``context.windows[0].picture`` says; its map is resized straight to the size of the label map.
+    Subclass it for more than one block: branches that are projected one by one, or windows that the method joins. To
+    take whole pictures, return 0 from `window`. The method is then called with one picture at a time and cuts windows
+    by ``context.windows[0].picture``. Its map is resized straight to the size of the label map.
     """
 
     @property
@@ -206,7 +206,7 @@ class AttentionMethod(Method):
         raise NotImplementedError
 
     def bias(self, block: BlockInput, context: Context) -> Tensor | None:
-        """What is added to the scaled scores before the softmax, broadcastable to (B, H, T, T); None for nothing."""
+        """Added to the scaled scores before the softmax, broadcastable to (B, H, T, T); None: nothing."""
         return None
 
     def attend(self, block: BlockInput, context: Context) -> Tensor:

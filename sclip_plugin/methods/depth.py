@@ -1,4 +1,4 @@
-"""Which blocks a method looks at on towers of another depth than the 12 blocks its paper names them for."""
+"""The blocks that a method uses on towers of another depth than the 12 blocks of its paper."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ PUBLISHED_DEPTH = 12
 def at_depth(numbers: Iterable[int], depth: int) -> tuple[int, ...]:
     """Block numbers, counted from 1 of 12, at the same fractions of another depth: b becomes b · depth / 12.
 
-    Halves are rounded up, numbers that fall together are kept once, and the last block, which the methods replace, is
-    not among them: at most depth - 1 and at least 1.
+    Halves are rounded up and duplicates removed. The last block, which the methods replace, is excluded: numbers are at
+    least 1 and at most depth - 1.
 
     Example:
         >>> from sclip_plugin.methods.depth import at_depth

@@ -28,16 +28,16 @@ class GEM(Method):
     untouched path, which goes on as usual.
 
     Fields:
-        depth: the second path runs through the last depth - 1 blocks, or all where the tower has fewer. This number is
-            absolute: the authors' library keeps 7 for every model, ViT-L/14 with its 24 blocks included.
-        iterations: how often z ← softmax(τ z zᵀ) z sharpens the clusters before A_z is taken.
+        depth: the second path runs through the last depth - 1 blocks, or through all if there are fewer. The number is
+            absolute: the authors' library uses 7 for every model, including ViT-L/14 with its 24 blocks.
+        iterations: number of steps z ← softmax(τ z zᵀ) z that sharpen the clusters before A_z is computed.
     """
 
     summary = "a second path of v-v, k-k and q-q attention through the last blocks"
     source = "GEM, arXiv 2312.00878"
     position_resize: PositionResize = "size_antialias"
     depth: int = field_of(7, "the second path runs through the last depth - 1 blocks", low=2)
-    iterations: int = field_of(1, "how often the clusters are sharpened", low=0)
+    iterations: int = field_of(1, "number of steps that sharpen the clusters", low=0)
 
     def taps(self, depth: int) -> tuple[int, ...]:
         return taps_of_last(self.depth - 1, depth)

@@ -29,18 +29,19 @@ class ITACLIP(AttentionMethod):
     ``"closing(3)"``.
 
     Fields:
-        maps: ``"csa"``, or ``"ordinary"`` attention softmax(s q kᵀ) in all blocks, the authors' ``attn_self`` off.
-        earlier_blocks: numbers, counted from 1 of 12, of the blocks averaged in Ā; at the same fractions of another
-            depth, which is ours: the authors publish 12 blocks alone.
-        earlier_share: how much of Ā there is beside A.
+        maps: ``"csa"``, or ``"ordinary"`` attention softmax(s q kᵀ) in all blocks, as with the authors' ``attn_self``
+            off.
+        earlier_blocks: numbers, from 1 of 12, of the blocks averaged in Ā. Another depth uses the same fractions, which
+            is our choice: the authors publish only 12 blocks.
+        earlier_share: weight of Ā, 0 to 1; A has the rest.
     """
 
     summary = "csa in the last block and in earlier ones, averaged; without FFN"
     source = "ITACLIP, arXiv 2411.12044"
     ffn: bool = False
-    maps: Literal["csa", "ordinary"] = field_of("csa", "which maps are averaged")
+    maps: Literal["csa", "ordinary"] = field_of("csa", "attention maps that are averaged")
     earlier_blocks: tuple[int, ...] = field_of((7, 8, 10), "blocks that are averaged, of 12", low=1)
-    earlier_share: float = field_of(0.5, "share of the earlier blocks' maps", low=0, high=1)
+    earlier_share: float = field_of(0.5, "weight of the earlier blocks' maps", low=0, high=1)
 
     def taps(self, depth: int) -> tuple[int, ...]:
         return tuple(number - 1 for number in at_depth(self.earlier_blocks, depth)) if self.earlier_blocks else ()

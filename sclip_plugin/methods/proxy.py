@@ -1,4 +1,4 @@
-"""ProxyCLIP (arXiv 2408.04883): an outside model's features say what CLIP's last block attends to.
+"""ProxyCLIP (arXiv 2408.04883): an outside model's features give the attention of CLIP's last block.
 
 S = ⟨f⟩ᵀ⟨f⟩ of the guide's tokens, z = γ (S - β mean(S)), z < 0 ← -∞, A = softmax(z), one for all heads, applied to v
 of the patches, which is resized to the guide's grid. No residual, no FFN. What comes out lives on the guide's grid.
@@ -41,10 +41,10 @@ class ProxyCLIP(Method):
     Fields:
         guide: the outside model: a name (``"facebook/dino-vitb8"``, a folder, ``"timm:vit_base_patch8_224.dino"``), a
             model in hand, or a `Guide`; see `sclip_plugin.guides.as_guide`.
-        beta: β, the share of the mean similarity that is the threshold.
-        gamma: γ, the sharpness of the softmax.
-        image_mean, image_std: of ``context.pixel_values``, to show the guide the picture; the segmenter binds them,
-            CLIP's where None.
+        beta: β; the threshold is β times the mean similarity.
+        gamma: γ, sharpness of the softmax.
+        image_mean, image_std: normalisation of ``context.pixel_values``, to recover the picture for the guide. The
+            segmenter sets them; None: CLIP's.
     """
 
     summary = "similarity of an outside model's features (DINO, SAM, ...) as attention, on that model's grid"
@@ -52,7 +52,7 @@ class ProxyCLIP(Method):
     guide: str | nn.Module | Guide = field_of(
         "facebook/dino-vitb8", "the outside model: a name, a folder, or a model", holds="model"
     )
-    beta: float = field_of(1.2, "β, share of the mean similarity that is the threshold", low=0)
+    beta: float = field_of(1.2, "β: the threshold is β times the mean similarity", low=0)
     gamma: float = field_of(3.0, "γ, sharpness of the softmax", above=0)
     image_mean: tuple[float, ...] | None = field_of(None, "of the pixels; CLIP's where None", repr=False)
     image_std: tuple[float, ...] | None = field_of(None, "of the pixels; CLIP's where None", repr=False)

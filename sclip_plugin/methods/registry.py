@@ -1,4 +1,4 @@
-"""The registry of methods, and how a name with options becomes a method."""
+"""The registry of methods, and how texts become methods."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ METHODS = Parts("method", "sclip_plugin.methods", Method)
 """Maps a name to a `Method` subclass: a frozen dataclass, called with its options as keywords."""
 
 register_method = registering(METHODS)
-"""Class decorator: make a `Method` subclass available under a name everywhere a method is named.
+"""Class decorator: register a `Method` subclass under a name, for every surface.
 
-A name that is taken is an error unless ``replace`` is set; ``aliases`` lead to the method too, and are not listed. An
-installed package can do the same with an entry point in the group ``sclip_plugin.methods``. For an example that runs,
-see `AttentionMethod`.
+A name that is taken is an error unless ``replace`` is set. ``aliases`` are further names, which are not listed. An
+installed package can do the same by an entry point in the group ``sclip_plugin.methods``. `AttentionMethod` has an
+example.
 """
 
 
 def list_methods() -> tuple[str, ...]:
-    """Names of all registered methods, those of installed entry points included.
+    """Names of all methods, including those of entry points.
 
     Example:
         >>> import sclip_plugin as sp
@@ -31,7 +31,7 @@ def list_methods() -> tuple[str, ...]:
 
 
 def methods_alone() -> tuple[str, ...]:
-    """Names of the methods that need no outside model and no masks: what ``all`` stands for on a command line.
+    """Names of the methods that need no outside model and no masks; the command line calls them ``all``.
 
     >>> "csa" in methods_alone(), "proxyclip" in methods_alone()
     (True, False)
@@ -40,10 +40,10 @@ def methods_alone() -> tuple[str, ...]:
 
 
 def make_method(method: str | Method, options: dict[str, Any] | None = None) -> Method:
-    """A method from its text, such as ``"naclip(std=4.0)"``; a method in hand is returned with the options replaced.
+    """A method from its text, such as ``"naclip(std=4.0)"``; a `Method` object is returned with the options replaced.
 
     Raises:
-        SettingError: a text that can't be read, or an option of another type.
-        UnknownNameError: no such method, or it has no such option; the message lists those that exist.
+        SettingError: the text can't be read, or an option has the wrong type.
+        UnknownNameError: the method or the option does not exist; the message lists those that do.
     """
     return METHODS.make(method, **(options or {}))

@@ -37,10 +37,10 @@ class ResCLIP(Method):
         base: an `AttentionMethod` whose attention is a softmax of similarities (naclip, clearclip, csa, vanilla, kk,
             vv), by name or with its own options, such as ``make_method("csa", {"ffn": False})``.
         rcs: (τ_r, λ_r), or None for off.
-        sfr: (τ_s, λ_s), or None for off. It needs ``text``, which the segmenter fills in.
-        rcs_blocks: numbers, counted from 1 of 12, of the blocks averaged in Ā; at the same fractions of another depth.
-        sfr_threshold: pixels whose best probability is below it take label 0 in the first pass.
-        logit_scale: multiplies cosines before the first pass's softmax; None for the segmenter's, or 40 without one.
+        sfr: (τ_s, λ_s), or None for off. It needs ``text``, which the segmenter sets.
+        rcs_blocks: numbers, from 1 of 12, of the blocks averaged in Ā; another depth uses the same fractions.
+        sfr_threshold: pixels with a lower best probability take label 0 in the first pass.
+        logit_scale: factor on cosines before the softmax of the first pass; None: the segmenter's, or 40 without one.
         delete_same_entity: weaken S between patches of one label with another label on the line between them.
         text: (K, D), the normalised text embeddings of all names.
     """
@@ -51,7 +51,7 @@ class ResCLIP(Method):
     rcs: tuple[float, float] | None = field_of((2.0, 0.3), "(τ, λ) of the attention of earlier blocks; None: off")
     sfr: tuple[float, float] | None = field_of((2.2, 0.7), "(τ, λ) of the first segmentation; None: off")
     rcs_blocks: tuple[int, ...] = field_of((6, 7, 8, 9), "blocks that are averaged, of 12", low=1)
-    sfr_threshold: float = field_of(0.15, "less likely pixels take label 0 in the first pass", low=0, high=1)
+    sfr_threshold: float = field_of(0.15, "less probable pixels take label 0 in the first pass", low=0, high=1)
     logit_scale: float | None = field_of(None, "factor on the first pass's cosines; None: the settings'", above=0)
     delete_same_entity: bool = True
     text: Tensor | None = field(default=None, compare=False, repr=False)

@@ -29,24 +29,24 @@ class SCCLIP(Method):
     depth the blocks at the same fractions are taken (`at_depth`), and X is always what enters the last block.
 
     Fields:
-        beta: similarities below it count as 0 where patches are aggregated.
-        early_layer: b of the features that say which patches attend to each other in the last block.
-        late_layer: b of the features that aggregate what comes out of it.
+        beta: similarities below it count as 0 in the aggregation.
+        early_layer: b of the features whose similarity is the attention of the last block.
+        late_layer: b of the features that aggregate the output of the last block.
         multi_layers: first and last b of the features summed for the multi-level branch.
-        cls_residual: how much of the CLS token is added to each patch; a tower without CLS adds nothing.
-        lof_neighbours: of the local outlier factor; all other patches on grids that have fewer.
-        lof_contamination: the share of patches taken for outliers.
+        cls_residual: weight of the CLS token that is added to each patch; nothing without a CLS token.
+        lof_neighbours: neighbours of the local outlier factor; all other patches if there are fewer.
+        lof_contamination: fraction of patches taken for outliers.
     """
 
     summary = "repairs outlier patches and aggregates patches by earlier blocks' similarity"
     source = "SC-CLIP, arXiv 2411.15869"
     beta: float = field_of(0.4, "similarities below it count as 0", low=-1, high=1)
-    early_layer: int = field_of(9, "features that say which patches attend to each other", low=1)
-    late_layer: int = field_of(4, "features that aggregate what comes out", low=1)
-    multi_layers: tuple[int, int] = field_of((4, 10), "first and last of the features that are summed", low=1)
-    cls_residual: float = field_of(0.3, "how much of CLS is added to each patch")
-    lof_neighbours: int = field_of(30, "of the local outlier factor", low=1)
-    lof_contamination: float = field_of(0.05, "the share of patches taken for outliers", low=0, high=1)
+    early_layer: int = field_of(9, "block of the features whose similarity is the attention", low=1)
+    late_layer: int = field_of(4, "block of the features that aggregate the output", low=1)
+    multi_layers: tuple[int, int] = field_of((4, 10), "first and last block of the features that are summed", low=1)
+    cls_residual: float = field_of(0.3, "weight of CLS added to each patch")
+    lof_neighbours: int = field_of(30, "neighbours of the local outlier factor", low=1)
+    lof_contamination: float = field_of(0.05, "fraction of patches taken for outliers", low=0, high=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,7 @@
 """A second path beside the untouched one through the last blocks: z ← z + out(attend(block)), without FFN.
 
-It starts as the tokens that enter the first of these blocks. What it attends to is computed from the untouched path,
-which goes on as usual. GEM, CLIP Surgery, ExCEL and AnomalyCLIP are four uses of it.
+It starts as the tokens that enter the first of these blocks. Its attention is computed from the untouched path, which
+runs as usual. GEM, CLIP Surgery, ExCEL and AnomalyCLIP use it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def taps_of_last(count: int, depth: int) -> tuple[int, ...]:
-    """Indices of the last ``count`` of ``depth`` blocks, all where there are fewer, without the very last.
+    """Indices of the last ``count`` of ``depth`` blocks (all if there are fewer), without the very last.
 
     >>> taps_of_last(6, 12), taps_of_last(6, 3), taps_of_last(6, 1)
     ((6, 7, 8, 9, 10), (0, 1), ())

@@ -1,6 +1,6 @@
-"""Windows joined before the last block: any method of attention then looks over the whole picture.
+"""Windows joined before the last block, so that any method's attention spans the whole picture.
 
-The mechanism of OV-Stitcher (arXiv 2604.08110), whose code is not out; how overlaps are merged is ours: the mean.
+The mechanism of OV-Stitcher (arXiv 2604.08110), whose code is not published. Averaging overlaps is our choice.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stitched:
-    """How the last block is reached: windows go one by one through the blocks before it, and are joined there.
+    """Runs windows separately through all blocks but the last, and joins their tokens there.
 
-    Tokens of a patch are averaged over the windows that hold it, CLS over all windows; what is tapped of earlier blocks
-    likewise. Windows stand on whole patches. Where there is one window, the method reaches the block in its own way.
+    The tokens of a patch are averaged over the windows that contain it, CLS over all windows, and tapped blocks in the
+    same way. Windows start on whole patches. A single window runs as without stitching.
 
     Fields:
-        method: what runs then; not one that takes whole pictures.
-        taps: of earlier blocks, which somebody else wants.
+        method: the method of the last block; not one that takes whole pictures.
+        taps: indices of further blocks to tap.
     """
 
     method: Method

@@ -25,8 +25,8 @@ class CLIPSurgery(Method):
     """z ← z + out(softmax(s v vᵀ) v) through the last ``blocks`` blocks; CLS is the untouched path's.
 
     Fields:
-        blocks: how many of the last blocks the second path runs through, or all where the tower has fewer. The number
-            is absolute, as in the authors' code, which keeps 6 for ViT-L/14 with its 24 blocks.
+        blocks: number of last blocks that the second path runs through, or all if there are fewer. The number is
+            absolute, as in the authors' code, which uses 6 for ViT-L/14 with its 24 blocks.
     """
 
     summary = "a second path of v-v attention through the last blocks: CLIP Surgery's architecture"
@@ -54,8 +54,7 @@ class ExCEL(CLIPSurgery):
     """z ← z + out(A v), A = Σ over heads of (softmax(s q qᵀ) + softmax(s k kᵀ) + softmax(s v vᵀ)) / 3, one for all.
 
     Fields:
-        blocks: as of `CLIPSurgery`. The authors publish ViT-B/16 alone; that the number stays 5 on deeper towers is
-            ours.
+        blocks: as in `CLIPSurgery`. The authors publish only ViT-B/16; keeping 5 on deeper towers is our choice.
     """
 
     summary = "a second path whose q-q, k-k and v-v attention all heads share: ExCEL's static visual calibration"

@@ -37,22 +37,22 @@ if TYPE_CHECKING:
 @register_method("textregion")
 @dataclass(frozen=True, kw_only=True)
 class TextRegion(PictureMethod):
-    """A token for each mask; masks by ``masks=``, which may overlap. For segmenters alone.
+    """One token per mask of ``masks=``; masks may overlap. It needs a segmenter.
 
     Fields:
         threshold: patches whose likeness to the masks that they lie in exceeds that to the others by less are taken
             out; None for all patches as they are.
         ffn: add the last block's feed-forward network, as the authors' demo does; their benchmarks do not.
-        fill: pixels in no mask take SCLIP's scores, as in the authors' benchmarks; else they have none.
-        cell: side of the square that the picture and its cells are resized to, in pixels; None for the tower's own
-            input size. The authors have 336 for every CLIP of OpenAI and LAION.
-        halves: the whole picture is resized in this many parts side by side; the authors have 2 for Cityscapes.
+        fill: pixels in no mask take SCLIP's scores, as in the authors' benchmarks; otherwise they have no scores.
+        cell: side in pixels of the square that the picture and its cells are resized to; None: the tower's own input
+            size. The authors use 336 for every CLIP of OpenAI and LAION.
+        halves: number of parts, side by side, that the whole picture is resized in; the authors use 2 for Cityscapes.
     """
 
-    summary = "a token for each mask: the sum of the last block's values in it"
+    summary = "one token per mask: the sum of the last block's values in it"
     source = "TextRegion, arXiv 2505.23769"
     sees_regions = True
-    threshold: float | None = field_of(0.07, "patches that are like all masks alike are taken out; none: no patch")
+    threshold: float | None = field_of(0.07, "remove patches that are equally similar to all masks; None: keep all")
     ffn: bool = field_of(False, "add the last block's feed-forward network")
     fill: bool = field_of(True, "pixels in no mask take SCLIP's scores")
     cell: int | None = field_of(None, "side of a cell in pixels; none: the tower's input size", low=1, high=2**12)

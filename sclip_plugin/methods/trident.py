@@ -1,4 +1,4 @@
-"""Trident (arXiv 2411.09219): ProxyCLIP's windows put together before the projection, then aggregated by SAM.
+"""Trident (arXiv 2411.09219): ProxyCLIP's windows, joined before the projection, then aggregated by SAM.
 
 Windows go through CLIP (all but the last block) and the outside model; its similarities attend over CLIP's values, with
 one mean similarity for all windows of a picture. What leaves ``out`` is spliced into one map of the picture and resized
@@ -48,28 +48,28 @@ REPLACED, AT_MOST = 0.6, 0.9
 @register_method("trident")
 @dataclass(frozen=True, kw_only=True)
 class Trident(ProxyCLIP, PictureMethod):
-    """`ProxyCLIP` in windows, put together for the picture, then aggregated by SAM's last block, on SAM's grid.
+    """`ProxyCLIP` in windows, joined for the picture, then aggregated by SAM's last block, on SAM's grid.
 
-    SAM sees the picture as it was given. In `dense_features` the pixels are taken for a picture with one window, and
-    SAM sees what they were before normalisation, rounded to 8 bits.
+    SAM sees the given picture. `dense_features` takes its pixels for a picture of one window; SAM then sees the pixels
+    before normalisation, rounded to 8 bits.
 
     Fields:
         guide: the outside model beside each window; see `ProxyCLIP`.
-        sam: SAM: a name (``"facebook/sam-vit-base"``), a folder, a ``SamModel`` in hand, or a `Guide`.
-        cos_fac: c, the share of a place's mean similarity that is its threshold.
-        keep_negative: thresholds below 0 stay; otherwise they become 0.6.
-        halves: SAM sees the picture in so many parts side by side, each with its own correlation (2 for Cityscapes).
+        sam: SAM: a name (``"facebook/sam-vit-base"``), a folder, a ``SamModel``, or a `Guide`.
+        cos_fac: c; the threshold of a place is c times its mean similarity.
+        keep_negative: keep thresholds below 0; False: they become 0.6.
+        halves: number of parts, side by side, that SAM sees one by one, each with its own correlation (Cityscapes: 2).
     """
 
-    summary = "proxyclip in windows, put together and aggregated by SAM's last block, on SAM's grid"
+    summary = "proxyclip in windows, joined and aggregated by SAM's last block, on SAM's grid"
     source = "Trident, arXiv 2411.09219"
     guide: str | nn.Module | Guide = field_of(
         "facebook/dino-vitb16", "the outside model: a name, a folder, or a model", holds="model"
     )
     sam: str | nn.Module | Guide = field_of("facebook/sam-vit-base", "SAM: a name, a folder, or a model", holds="model")
-    cos_fac: float = field_of(1.2, "c, share of a place's mean similarity that is its threshold")
-    keep_negative: bool = field_of(True, "thresholds below 0 stay; otherwise they become 0.6")
-    halves: int = field_of(1, "parts of the picture, side by side, that SAM sees one by one", low=1, high=16)
+    cos_fac: float = field_of(1.2, "c: the threshold of a place is c times its mean similarity")
+    keep_negative: bool = field_of(True, "keep thresholds below 0; False: they become 0.6")
+    halves: int = field_of(1, "number of parts, side by side, that SAM sees one by one", low=1, high=16)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,8 +1,8 @@
-"""What answers: scores of an encoded picture, the steps on them, and the decision. It knows no model.
+"""Answering: scores of an encoded picture, steps, and the decision. It knows no model.
 
     scores -> steps on patches -> stitch -> steps on pixels -> decide -> steps on labels -> Segmentation
 
-What steps may ask of the model beside that stands in `Beside`.
+`Beside` has the few properties of the model that steps may use.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from .smoothing import MovingMean
 
 @dataclass(frozen=True)
 class Beside:
-    """What is known of the model that looked.
+    """Properties of the model that encoded the picture.
 
     Attributes:
         patch_size: (height, width) of a patch in pixels.
-        device, dtype: where the tower is, and in which precision.
-        mean, std: (3,), what its pixels are normalised with.
-        identity: a hash of its weights and of ``mean`` and ``std``, when it is called.
-        embed_pixels: normalised pixels (B, 3, H, W) to its own unit image embeddings (B, D).
-        limits: how much is computed at once; what suits the device where None.
+        device, dtype: device and precision of the tower.
+        mean, std: (3,), normalisation of its pixels.
+        identity: function that gives a hash of its weights, ``mean`` and ``std``.
+        embed_pixels: function from normalised pixels (B, 3, H, W) to its own unit image embeddings (B, D).
+        limits: batch and tile sizes; None: the device's defaults.
     """
 
     patch_size: tuple[int, int]
@@ -53,7 +53,7 @@ class Beside:
 
 @dataclass(frozen=True)
 class Question:
-    """A picture, and what is asked about it."""
+    """An encoded picture with words and settings."""
 
     look: Look
     words: Words
@@ -67,13 +67,13 @@ class Question:
 
 
 def scores_of(look: Look, words: Words) -> Tensor:
-    """The seam between what looks and what answers: cosines of all patches and names, (gh, gw, K) float32."""
+    """Cosines of all patches and names, (gh, gw, K) float32: the seam between looking and answering."""
     return look.vectors.float() @ words.text.to(look.vectors.device).T
 
 
 @torch.inference_mode()
 def answer(question: Question, scores: Tensor, smoothing: MovingMean | None = None) -> Segmentation:
-    """The segmentation by the scores of all windows' patches side by side, (gh, gw, K)."""
+    """The segmentation from the scores of all windows' patches, side by side (gh, gw, K)."""
     look, words, settings, beside = question.look, question.words, question.settings, question.beside
     steps, shown = settings.make_steps(), question.shown()
     kind: Kind = "cosine"
@@ -95,7 +95,7 @@ def on_patches(step: Step, scores: Tensor, kind: Kind, question: Question, shown
     """The scores (gh, gw, K) after a step on patches.
 
     Raises:
-        NotFiniteError: the step gave scores of another shape, or what is no number.
+        NotFiniteError: the step returned scores of another shape, or NaN or infinity.
     """
     look, plan = question.look, question.look.plan
     assert look.windows is not None and look.image is not None, "what looks keeps them where steps want them"
@@ -129,7 +129,7 @@ def on_pixels(
     """The scores of pixels after a step on pixels.
 
     Raises:
-        ShapeError: the step gave a map of another number of names.
+        ShapeError: the step returned a map of another number of names.
     """
     look, beside = question.look, question.beside
     given = PixelScores(
@@ -170,10 +170,10 @@ def decide(maps: TiledMap, kind: Kind, question: Question, shown: Shown) -> Deci
 
 
 def on_labels(step: Step, decided: Decided) -> Decided:
-    """What is decided after a step on labels.
+    """Labels and scores after a step on labels.
 
     Raises:
-        ShapeError: the step gave a label map of another shape.
+        ShapeError: the step returned a label map of another shape.
     """
     stepped = step(decided)
     if not isinstance(stepped, Decided) or stepped.labels.shape != decided.labels.shape:
@@ -185,7 +185,7 @@ def on_labels(step: Step, decided: Decided) -> Decided:
 
 
 def _at(look: Look, scores: Tensor, maps: TiledMap | None, size: tuple[int, int], limits: Budget | None) -> TiledMap:
-    """The scores of pixels at a size: as steps left them, or stitched from the windows."""
+    """Scores of pixels at a size: those of the last step on pixels, or stitched from the windows."""
     found = look.plan.stitched(scores, size) if maps is None else maps.resized(size)
     return dataclasses.replace(found, limits=limits)
 

@@ -1,7 +1,7 @@
-"""The one way of a picture: prepare -> encode -> steps -> Segmentation, for one model.
+"""The chain of one model: prepare -> encode -> steps -> Segmentation.
 
-Where words are known beforehand and no step looks at features, a window leaves only its patches' scores. That is a
-choice of what is kept, not a second way: the same functions run in the same order.
+If the words are known beforehand and no step works on patches, a window keeps its patches' scores instead of their
+features, which takes less memory. The same functions run in the same order.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from .smoothing import MovingMean
 
 @dataclass
 class Chain:
-    """What looks, and what gives words their embeddings.
+    """A model that looks at pictures and embeds words.
 
     Fields:
         model: the whole CLIP.
-        encoder: its image tower, and how pictures are shown to it.
-        text_bank: its text tower.
+        encoder: its image tower, with normalisation and batch sizes.
+        text_bank: its text tower, with a cache of embeddings.
     """
 
     model: nn.Module
@@ -62,13 +62,13 @@ class Chain:
         cache_dir: str | Path | None | bool = None,
         budget: Budget | None = None,
     ) -> Chain:
-        """The one door for a model in hand; arguments as of `Segmenter`. The model is put into eval mode."""
+        """A chain for a model in hand; arguments as for `Segmenter`. The model is put into eval mode."""
         mean, std = torch.tensor(image_mean or CLIP_MEAN), torch.tensor(image_std or CLIP_STD)
         encoder = Encoder(find_tower(model), mean, std, budget)
         return cls(model.eval(), encoder, TextBank(find_text_tower(model, tokenizer), cache_dir))
 
     def weights(self) -> str:
-        """A hash of all bits of the model's weights and buffers, of which adapters are on, and of its activations."""
+        """A hash of all bits of the model's weights and buffers, of the active adapters, and of the activations."""
         model = unwrapped(self.model)
         if any(is_multihead(base_of(module)) for module in model.modules() if base_of(module) is not module):
             # PEFT adds its adapters to these weights for each call and takes them off again, which rounds the weights
@@ -77,15 +77,15 @@ class Chain:
         return identity_of(model)
 
     def model_identity(self) -> str:
-        """A hash of what features depend on beside settings: the weights, and what pixels are normalised with."""
+        """A hash of the model and the normalisation: all that features depend on beside settings."""
         return self.weights()[:32] + fingerprint([self.encoder.mean, self.encoder.std])[:16]
 
     @torch.inference_mode()
     def answers(self) -> list[list[float]]:
-        """What the model says of a fixed picture and of three fixed prompts: the first 64 values of unit vectors.
+        """The model's embeddings of a fixed picture and of three fixed prompts: first 64 values of the unit vectors.
 
-        What `weights` can't see (a hook, a forward that was replaced) shows here. Last digits differ between
-        processors: see `sclip_plugin.fingerprint.alike`.
+        They show changes that `weights` can't see (a hook, a replaced forward). Last digits differ between processors:
+        see `sclip_plugin.fingerprint.alike`.
         """
         tower = self.encoder.tower
         height, width = (side * patch for side, patch in zip(tower.native_grid, tower.patch_size, strict=True))
@@ -115,7 +115,7 @@ class Chain:
         )
 
     def beside(self) -> Beside:
-        """What steps may ask of the model."""
+        """The properties of the model that steps may use."""
         encoder = self.encoder
         return Beside(
             patch_size=encoder.tower.patch_size,
@@ -129,7 +129,7 @@ class Chain:
         )
 
     def prepared(self, pictures: Iterable[Any], settings: Settings, on_error: str, paths: bool) -> Iterator[Any]:
-        """Pictures prepared as they are needed; those that can't be read as ``on_error`` says."""
+        """Prepare pictures on demand; ``on_error`` tells what becomes of unreadable ones."""
         for picture in pictures:
             try:
                 prepared = self.encoder.prepare(picture, settings, self.encoder.device, paths)
@@ -145,7 +145,7 @@ class Chain:
     def encoded(
         self, prepared: Iterable[Any], settings: Settings, dtype: torch.dtype, text: Tensor | None = None
     ) -> Iterator[Look | PictureError]:
-        """The features of prepared pictures, in ``dtype``, with image embeddings and the looks of steps."""
+        """Features of prepared pictures in ``dtype``, with image embeddings and the results of `Step.look`."""
         run = Run(
             method=bound(settings, self.encoder, torch.empty(0) if text is None else text),
             settings=settings,
@@ -163,7 +163,7 @@ class Chain:
     def segmented(
         self, prepared: Iterable[Any], vocabulary: Vocabulary, settings: Settings, smoothing: MovingMean | None = None
     ) -> Iterator[Segmentation | PictureError]:
-        """Prepared pictures, segmented in order; an error in the place of a picture comes out as it is."""
+        """Segment prepared pictures in order; an error in place of a picture is passed on."""
         words, beside = self.words(vocabulary, settings), self.beside()
         looks: Iterator[Look | PictureError]
         features = any(step.on == "patches" for step in settings.make_steps())
@@ -180,10 +180,10 @@ class Chain:
             yield answer(Question(look, words, settings, beside), scores, smoothing)
 
     def asked(self, look: Look, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
-        """The answer to a question about a picture that was encoded before.
+        """Segment a picture that was encoded before.
 
         Raises:
-            SettingError: a step looks at the picture, which is not known.
+            SettingError: a step needs the picture, which is unknown.
         """
         look = self._with_pixels(look, settings)
         words = self.words(vocabulary, settings)
@@ -211,7 +211,10 @@ class Chain:
 
     @torch.inference_mode()
     def raw_features(self, prepared: Iterable[Any], settings: Settings) -> Iterator[tuple[TiledMap, Regions | None]]:
-        """For each picture its features at every pixel, windows averaged, not made unit vectors; and its regions."""
+        """Yield (dense feature map, region id map) per picture.
+
+        Overlapping windows are averaged. Features are not normalised.
+        """
         method = bound(settings, self.encoder, torch.empty(0))
         for look in self.encoder.run(prepared, Run(method, settings, lambda features: features, unit=False)):
             assert isinstance(look, Look)
@@ -220,7 +223,7 @@ class Chain:
 
 
 class OfModel:
-    """What whoever has a chain says of its model."""
+    """The model's properties, for classes that have a chain."""
 
     chain: Chain
 
@@ -242,22 +245,22 @@ class OfModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is; whoever holds it may move it at any time."""
+        """The model's device, which may change at any time."""
         return self.chain.encoder.device
 
     @property
     def dtype(self) -> str:
-        """What the model's weights are in, such as ``"float32"``."""
+        """Precision of the model's weights, such as ``"float32"``."""
         return str(self.chain.encoder.dtype).removeprefix("torch.")
 
     def weights(self) -> str:
-        """A hash of all bits of the model's weights and buffers, of which adapters are on, and of its activations."""
+        """A hash of all bits of the model's weights and buffers, of the active adapters, and of the activations."""
         return self.chain.weights()
 
     def answers(self) -> list[list[float]]:
-        """What the model says of a few fixed questions; see `Chain.answers`."""
+        """The model's embeddings of a few fixed inputs; see `Chain.answers`."""
         return self.chain.answers()
 
     def model_identity(self) -> str:
-        """A hash of what features depend on beside settings: the weights, and what pixels are normalised with."""
+        """A hash of the model and the normalisation: all that features depend on beside settings."""
         return self.chain.model_identity()

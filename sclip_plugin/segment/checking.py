@@ -1,4 +1,4 @@
-"""What a segmentation is made of, checked: labels, a label map and a picture that go together."""
+"""Checks that labels, a label map, scores and a picture fit each other."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def checked_scores(scores: np.ndarray | Tensor | ClassScores | None, shape: tupl
     """Class scores on the CPU.
 
     Raises:
-        ShapeError: they do not fit the label map, whose classes, height and width are ``shape``.
+        ShapeError: the scores do not fit ``shape``, (classes, height, width) of the label map.
     """
     if isinstance(scores, NameScores):
         return scores.on_cpu()

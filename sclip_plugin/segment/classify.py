@@ -1,4 +1,4 @@
-"""Words for given masks: the mean dense feature in each, and what CLIP's own image embedding says of a view of it."""
+"""Words for given masks, by the mean dense feature of each mask and CLIP's own embedding of a view of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 View = Literal["none", "crop", "cut", "blur"]
 MARGIN = 0.1
-"""A crop's share of the box's longer side that is added on each side, so that the model sees what stands around."""
+"""Margin of a crop on each side, as a fraction of the box's longer side."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +36,8 @@ class Classified:
     Attributes:
         labels: the classes, K.
         masks: (R, H, W) of bool.
-        scores: (R, K) float32: the softmax over all names, of a class the best of its names.
-        boxes: (R, 4) of left, top, right, bottom in pixels; right and bottom are the first column and row outside.
+        scores: (R, K) float32: the softmax over all names, the maximum per class.
+        boxes: (R, 4) of left, top, right, bottom in pixels; right and bottom are exclusive.
     """
 
     labels: tuple[str, ...]
@@ -54,7 +54,7 @@ class Classified:
         return tuple(self.labels[i] for i in self.scores.argmax(axis=1))
 
     def label_map(self) -> np.ndarray:
-        """(H, W) int16: the label of each pixel's mask, -1 in none; where masks overlap a smaller one is on top."""
+        """(H, W) int16: the label of each pixel's mask, -1: no mask. A smaller mask lies on top of a larger one."""
         out = np.full(self.masks.shape[1:], -1, np.int16)
         best = self.scores.argmax(axis=1)
         for index in np.argsort(-self.masks.sum(axis=(1, 2)), kind="stable"):

@@ -37,20 +37,19 @@ HEADER = "sclip_plugin encoded 3"
 
 @dataclass(eq=False, kw_only=True)
 class Encoded(Look):
-    """The features of a picture's windows; `Segmenter.encode` makes it.
+    """An encoded picture: the features of its windows. `Segmenter.encode` makes it.
 
     Attributes:
-        segmenter: whose model made it, and whose text tower is asked.
-        settings: what it was made with; questions start from them.
-        vectors: (gh, gw, D), the unit features of all windows' patches side by side, in half precision unless asked
-            otherwise.
-        plan: how the picture was cut.
-        size: (height, width) of label maps and similarities.
-        windows: (n, D), the unit image embedding of each window, as the model itself pools it.
-        image: (D,), that of the whole picture, resized to the model's native size: for searching and classifying.
-        picture: the picture, RGB, for overlays and steps; None where it is not known.
-        pixels: (3, H, W) as the tower saw them, where the picture is not known.
-        looked: what steps keep of the tower's blocks.
+        segmenter: the segmenter that made it; its text tower embeds the words.
+        settings: the settings of the encoding, and the defaults of questions.
+        vectors: (gh, gw, D), unit features of all windows' patches side by side, in half precision by default.
+        plan: the windows of the picture.
+        size: (height, width) of label maps and similarities in pixels.
+        windows: (n, D), unit image embedding of each window, as the model itself pools it.
+        image: (D,), unit image embedding of the whole picture, resized to the model's native size.
+        picture: the picture, RGB, for overlays and steps; None if unknown.
+        pixels: (3, H, W), the resized picture, if the picture is unknown.
+        looked: results of `Step.look`.
 
     Example:
         >>> import sclip_plugin as sp
@@ -77,25 +76,25 @@ class Encoded(Look):
         return cls(segmenter=segmenter, settings=settings, **known)
 
     def segment(self, labels: Labels | None = None, settings: Settings | None = None, **changes: Any) -> Segmentation:
-        """A segmentation by these labels, as `Segmenter` gives it.
+        """Segment the picture by these labels, as `Segmenter` does.
 
         Args:
             labels: as for a segmenter's call.
-            settings: in place of those that the picture was encoded with.
-            **changes: settings that differ. What decides the features (method, window, stride, size) can't be changed.
+            settings: settings in place of those of the encoding.
+            **changes: settings that differ. Those that features depend on (method, window, stride, size) can't change.
 
         Raises:
-            SettingError: a setting that decides the features, or a step that looks at a picture that is not known.
+            SettingError: a changed setting that features depend on, or a step that needs an unknown picture.
             LabelError: as for a segmenter's call.
         """
         chosen = self.chosen(settings, changes)
         return self.segmenter.chain.asked(self, self.segmenter.vocabulary_of(labels, chosen), chosen)
 
     def similarity(self, words: str | Sequence[str] | Mapping[str, Any], **changes: Any) -> np.ndarray:
-        """How alike each pixel and each word are.
+        """Cosine similarity of each pixel and each word.
 
         Args:
-            words: one word, for (H, W); a list of them, or a dict of names to vectors, for (n, H, W).
+            words: one word, for (H, W); a list of words, or a dict from names to vectors, for (n, H, W).
             **changes: ``templates``.
 
         Returns:
@@ -114,7 +113,7 @@ class Encoded(Look):
         return maps[0] if isinstance(words, str) else maps
 
     def features(self) -> Tensor:
-        """The features of the whole picture on its patch grid, windows averaged: (D, h, w) float32."""
+        """Features of the whole picture on its patch grid, overlapping windows averaged: (D, h, w) float32."""
         patch = self.segmenter.tower.patch_size
         grid = tuple(max(1, side // length) for side, length in zip(self.plan.size, patch, strict=True))
         with torch.inference_mode():
@@ -130,24 +129,24 @@ class Encoded(Look):
         weight: float = 0.5,
         **changes: Any,
     ) -> Classified:
-        """Words for masks that are there already: of SAM, a detector, an annotator.
+        """Give words to existing masks: of SAM, a detector, an annotator.
 
         Args:
             masks: an id map (H, W) or masks (R, H, W) of the picture's size, or a source of masks; see
                 `sclip_plugin.masks.MaskSource`.
             labels: as for a segmenter's call.
-            view: what CLIP's own image embedding sees of a mask beside the mean dense feature in it: ``"none"``,
-                ``"crop"`` (its box), ``"cut"`` (its box, the rest in the mean colour) or ``"blur"`` (the picture,
-                blurred around the mask).
-            weight: of the view's cosines, from 0 to 1; the dense feature's have the rest.
-            **changes: settings of words and decisions, as for `segment`.
+            view: image whose CLIP embedding is added to the mask's mean dense feature: ``"none"``, ``"crop"`` (the
+                mask's box), ``"cut"`` (its box, the rest in the mean colour) or ``"blur"`` (the picture, blurred around
+                the mask).
+            weight: weight of the view's cosines, 0 to 1; the dense feature has the rest.
+            **changes: settings of the answer, as for `segment`.
 
         Returns:
             A `Classified`: a label and scores for each mask.
 
         Raises:
-            ShapeError: masks of another size or type.
-            SettingError: a view of a picture that is not known.
+            ShapeError: masks have another size or type.
+            SettingError: a view of an unknown picture.
 
         Source: the views are OVSeg's (arXiv 2210.04150) and fine-grained visual prompting's (arXiv 2306.04356).
 
@@ -165,16 +164,16 @@ class Encoded(Look):
         return classify(self, masks, labels, view, weight, self.chosen(None, changes))
 
     def vector_of(self, mask: np.ndarray | Tensor) -> Tensor:
-        """The mean feature of a region, to be used as a class vector: ``labels={"this": encoded.vector_of(mask)}``.
+        """Mean feature of a region, for use as a class vector: ``labels={"this": encoded.vector_of(mask)}``.
 
         Args:
-            mask: (H, W) of the picture's size, bool or weights from 0 on.
+            mask: (H, W) of the picture's size, bool or non-negative weights.
 
         Returns:
             (D,) of unit length, float32.
 
         Raises:
-            ShapeError: a mask of another size, or one that covers nothing.
+            ShapeError: the mask has another size, or is empty.
         """
         weights = torch.as_tensor(np.asarray(mask)).to(self.vectors.device, torch.float32)
         if tuple(weights.shape) != tuple(self.size):
@@ -186,10 +185,10 @@ class Encoded(Look):
         return F.normalize((features * covered).sum(dim=(1, 2)), dim=0)
 
     def save(self, path: str | Path) -> None:
-        """Write the features as a safetensors file, with what they were made with. The picture is not in it.
+        """Write the features and their settings as a safetensors file, without the picture.
 
         Raises:
-            SettingError: made with a method or an outside model in hand, which a file can't name.
+            SettingError: the settings hold a method or model object, which a file can't name.
         """
         settings = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(Settings)}
         said = {"identity": self._identity(), "size": self.size, "pixels": self.plan.size, "settings": settings}
@@ -205,15 +204,15 @@ class Encoded(Look):
 
     @classmethod
     def load(cls, path: str | Path, segmenter: Segmenter, picture: Any = None) -> Encoded:
-        """What `save` wrote, for the model that made it.
+        """Read a file of `save`, for the model that made it.
 
         Args:
             path: the file.
-            segmenter: with the same weights.
-            picture: the picture, for overlays and refinement.
+            segmenter: a segmenter with the same weights.
+            picture: the picture, for overlays and for steps that need it.
 
         Raises:
-            FileFormatError: not such a file, or of another model.
+            FileFormatError: the file has another format, or another model made it.
         """
         from ..imaging.pictures import read_picture
 
@@ -243,7 +242,7 @@ class Encoded(Look):
         return self.segmenter.model_identity() + self.settings.feature_identity()
 
     def chosen(self, settings: Settings | None, changes: dict[str, Any]) -> Settings:
-        """The settings of a question; those that decide features are as the picture was encoded."""
+        """The settings of a question; those that features depend on must equal the encoding's."""
         chosen = (settings or self.settings).changed(**changes)
         for name in self.settings.deciding_features():
             name = "window_stride" if name == "stride" else name

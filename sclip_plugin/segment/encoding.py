@@ -1,6 +1,6 @@
-"""What looks: pictures through windows and the tower, in batches that several pictures share. It knows no words.
+"""Looking: pictures through windows and the tower, in batches that several pictures share. It knows no words.
 
-picture -> prepare -> windows -> tower up to its last block -> method -> what is kept of the patches
+picture -> prepare -> windows -> tower up to its last block -> method -> features, or scores, of the patches
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ PICTURES_AT_ONCE = 16
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A picture that is read and resized, which `Segmenter` takes in a picture's place; a worker process may make it.
+    """A picture that is read and resized. `Segmenter` accepts it in place of a picture; a worker process may make it.
 
     Attributes:
-        picture: RGB, as it was given; None where only its pixels are known.
-        pixels: (3, H, W) as windows are cut from them: uint8, or floating point and normalised.
-        size: (height, width) of the label map.
+        picture: the given picture, RGB; None if only pixels are known.
+        pixels: (3, H, W), the resized picture that windows are cut from: uint8, or floating point and normalised.
+        size: (height, width) of the label map in pixels.
 
     Example:
         >>> import torch, sclip_plugin as sp
@@ -57,16 +57,16 @@ class Prepared:
 
 @dataclass(eq=False, kw_only=True)
 class Look:
-    """A picture whose windows went through the tower.
+    """An encoded picture: what its windows gave.
 
     Attributes:
-        picture, pixels, size: as prepared; None where they are not known.
-        plan: how the picture was cut.
-        vectors: (gh, gw, C), the patches of all windows side by side: their unit features, or, where the words were
-            known beforehand, their scores.
-        windows: (n, D), the unit image embedding of each window, as the model itself pools it; None unless asked for.
-        image: (D,), that of the whole picture, resized to the model's native size.
-        looked: of each step that looks at the tower's blocks, by `key_of`, what it keeps of each window, (n, ...).
+        picture, pixels, size: as in `Prepared`; None if unknown.
+        plan: the windows of the picture.
+        vectors: (gh, gw, C), all windows' patches side by side: unit features, or scores if the words were known
+            beforehand.
+        windows: (n, D), unit image embedding of each window, as the model itself pools it; None unless requested.
+        image: (D,), unit image embedding of the whole picture, resized to the model's native size.
+        looked: results of `Step.look` for each window, (n, ...), by `key_of` the step.
     """
 
     picture: Image.Image | None = field(default=None, repr=False)
@@ -80,12 +80,12 @@ class Look:
 
 
 def key_of(step: Step) -> str:
-    """What a step's own looks are kept under: the same for equal steps."""
+    """Key of a step's results in `Look.looked`; equal steps have equal keys."""
     return json.dumps(step.identity(), sort_keys=True)
 
 
 def looking_steps(settings: Settings, depth: int) -> list[Step]:
-    """The steps that look at the tower's blocks."""
+    """The steps that tap blocks of the tower."""
     return [step for step in settings.make_steps() if step.taps(depth)]
 
 
@@ -104,15 +104,15 @@ _Waiting = deque[tuple[_Job, int, tuple[int, int, int, int]]]
 
 @dataclass(frozen=True)
 class Run:
-    """What is asked of the windows of some pictures.
+    """One run of windows through the tower.
 
     Fields:
-        method: bound to what it needs.
-        settings: of how to look.
-        keep: what is kept of the patches' features: (B, h w, D) float32 to (B, h w, C).
-        embeddings: give the image embeddings of windows and pictures, too.
-        unit: features are made unit vectors before they are kept.
-        steps: those that look at the tower's blocks.
+        method: the method, after `Method.bind`.
+        settings: how to look.
+        keep: function from the patches' features (B, h w, D) float32 to the values to keep (B, h w, C).
+        embeddings: also compute the image embeddings of windows and pictures.
+        unit: normalise features to unit length before ``keep``.
+        steps: the steps that tap blocks of the tower.
     """
 
     method: Method
@@ -124,12 +124,12 @@ class Run:
 
     @property
     def whole(self) -> bool:
-        """Whether the method is handed whole pictures, one at a time."""
+        """Whether the method receives whole pictures, one at a time."""
         takes = isinstance(self.method, PictureMethod) and self.method.takes_whole_pictures
         return takes or self.settings.stitched
 
     def reach(self, depth: int) -> Reach:
-        """How the last block is reached, with the blocks that steps look at."""
+        """Function that runs the tower up to its last block, with the taps of method and steps."""
         taps = tuple(sorted({tap for step in self.steps for tap in step.taps(depth)}))
         if self.settings.stitched:
             return Stitched(self.method, taps)
@@ -138,12 +138,12 @@ class Run:
 
 @dataclass
 class Encoder:
-    """A tower, and how pictures are shown to it.
+    """An image tower, with its normalisation and batch sizes.
 
     Fields:
-        tower: of the model.
-        mean, std: (3,), what pixels are normalised with, in single precision whatever the tower's own is.
-        limits: how much is computed at once; what suits the device where None.
+        tower: the model's image tower.
+        mean, std: (3,), normalisation of pixels, in float32 whatever the tower's precision.
+        limits: batch and tile sizes; None: the device's defaults.
     """
 
     tower: Tower
@@ -153,7 +153,7 @@ class Encoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is; whoever holds it may move it at any time."""
+        """The model's device, which may change at any time."""
         return next(self.tower.trunk.parameters()).device
 
     @property
@@ -163,7 +163,7 @@ class Encoder:
     def prepare(
         self, picture: Picture | Prepared, settings: Settings, device: torch.device, paths: bool = True
     ) -> Prepared:
-        """Read and resize a picture; one that is prepared stays as it is."""
+        """Read and resize a picture; a `Prepared` one is returned unchanged."""
         if isinstance(picture, Prepared):
             return picture
         rgb = read_picture(picture, paths=paths)
@@ -182,13 +182,13 @@ class Encoder:
         return F.normalize(image_embeddings(self.tower, pixels.to(self.device)).float(), dim=1)
 
     def run(self, pictures: Iterable[Prepared | PictureError], asked: Run) -> Iterator[Look | PictureError]:
-        """Each picture once all its windows are done, in order.
+        """Yield pictures in order, each after all of its windows.
 
-        Pictures are read as they are needed, at most 16 ahead. An error in the place of a picture comes out as it is.
+        Pictures are read on demand, at most 16 ahead. An error in place of a picture is passed on.
 
         Raises:
-            PictureError: pixels smaller than a patch.
-            NotFiniteError: features that are no numbers.
+            PictureError: the picture is smaller than a patch.
+            NotFiniteError: features are NaN or infinite.
         """
         jobs: deque[_Job | PictureError] = deque()
         windows: _Waiting = deque()
@@ -314,13 +314,13 @@ class Encoder:
 
 
 def plan_of(size: tuple[int, int], settings: Settings, patch_size: tuple[int, int], method: Method) -> WindowPlan:
-    """How settings cut a picture of ``size`` for a method."""
+    """The windows of a picture of ``size``, by the settings and the method."""
     window, black = 0 if settings.stitched else settings.window, settings.padding == "black"
     return WindowPlan.of(size, window, settings.window_stride, patch_size, method, black)
 
 
 def bound(settings: Settings, encoder: Encoder, text: Tensor) -> Method:
-    """The method of settings, with what `Method.bind` gives it."""
+    """The settings' method, after `Method.bind`."""
     return settings.make_method().bind(
         text=text, logit_scale=settings.logit_scale, image_mean=encoder.mean, image_std=encoder.std
     )

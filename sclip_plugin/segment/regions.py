@@ -1,4 +1,4 @@
-"""The regions of a picture as its settings ask for them: computed when they are first needed, once."""
+"""The regions of a picture by the settings' masks, computed once, at their first use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Regions = Callable[[], np.ndarray]
 
 
 def regions_of(masks: Callable[[], np.ndarray] | None, size: tuple[int, int]) -> Callable[[], np.ndarray] | None:
-    """What gives the id map (H, W) int32 of masks at ``size``; None where there are none."""
+    """Function that gives the id map (H, W) int32 of masks at ``size``; None without masks."""
     if masks is None:
         return None
 
@@ -33,10 +33,9 @@ def regions_of(masks: Callable[[], np.ndarray] | None, size: tuple[int, int]) ->
 
 
 def masks_in(picture: Image.Image | None, pixels: Tensor | None, settings: Settings) -> Callable[[], np.ndarray] | None:
-    """What gives a picture's masks as their source does: an id map, or masks (R, H, W) that may overlap; None where the
-    settings have none.
+    """Function that gives a picture's masks: an id map, or masks (R, H, W) that may overlap; None without masks.
 
-    Where the picture itself is not known, its 8-bit pixels are looked at, at their own size.
+    If the picture is unknown, the source sees its 8-bit pixels, at their own size.
     """
     if settings.masks is None:
         return None

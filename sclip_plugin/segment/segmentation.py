@@ -34,16 +34,16 @@ PIXELS_AT_ONCE = 2**22
 
 
 class Segmentation:
-    """A segmented picture: what a segmenter returns, and what can be made of labels that came from elsewhere.
+    """A segmented picture: the result of a segmenter, or made of labels from elsewhere.
 
     Data is kept on the CPU. Scores are stored at patch resolution and upsampled on demand.
 
     Args:
         labels: names of the classes.
-        label_map: (H, W) integers, the index into ``labels`` of each pixel, or -1 where it was left unlabelled.
-        picture: anything that a segmenter takes as a picture, of the same size; None where there is none.
-        scores: (classes, h, w) of the picture's size, or smaller with the same proportions; None where there are none.
-        settings: what it was made with, as plain values or as `Settings`.
+        label_map: (H, W) integers, the index into ``labels`` of each pixel; -1: unlabelled.
+        picture: a picture of the same size, in any form that a segmenter takes; None: no picture.
+        scores: (classes, h, w) of the picture's size, or smaller with the same proportions; None: no scores.
+        settings: the settings of the result, as plain values or as `Settings`.
 
     Attributes:
         labels: a tuple.
@@ -52,9 +52,9 @@ class Segmentation:
         settings: plain values.
 
     Raises:
-        LabelError: no labels, or not names.
-        ShapeError: a label map, picture or scores whose shapes do not go together.
-        SettingError: a value of the label map that is no label.
+        LabelError: there are no labels, or a label is not a name.
+        ShapeError: the shapes of label map, picture and scores do not match.
+        SettingError: a value of the label map is not a label.
 
     Example:
         >>> import numpy as np, sclip_plugin as sp
@@ -121,7 +121,7 @@ class Segmentation:
         return self.label_map == self._index(label)
 
     def areas(self) -> dict[str, float]:
-        """The share of the picture that each label covers, 0 to 1; unlabelled pixels are in none."""
+        """Fraction of the picture that each label covers, 0 to 1."""
         counts = _counts(self.label_map, len(self.labels))[1:]
         return {label: int(count) / self.label_map.size for label, count in zip(self.labels, counts, strict=True)}
 
@@ -144,7 +144,7 @@ class Segmentation:
         return {label: float(sums[i] / counts[i]) for i, label in enumerate(self.labels) if counts[i]}
 
     def cleaned(self, min_area: int) -> Segmentation:
-        """The same without small regions: those of fewer pixels take the label of what surrounds them."""
+        """A copy without small regions: regions of fewer pixels take the label around them."""
         cleaned = copy.copy(self)
         cleaned.label_map = without_specks(self.label_map, min_area)
         return cleaned
@@ -160,21 +160,24 @@ class Segmentation:
         """The picture with its labels in colour, and a legend. The same word has the same colour in every picture.
 
         Args:
-            opacity: of the colours, 0 to 1.
+            opacity: opacity of the colours, 0 to 1.
             style: ``"fill"``, or ``"outline"`` for borders only.
-            legend: whether to add one; it takes at most a third of the picture.
-            colours: by label, ``{"cat": "#e69f00"}``; others keep their own.
+            legend: add a legend, of at most a third of the picture's size.
+            colours: colours by label, ``{"cat": "#e69f00"}``; other labels keep theirs.
         """
         return drawing.overlay(
             self._shown(), self.label_map, self.labels, opacity=opacity, style=style, legend=legend, colours=colours
         )
 
     def heatmap(self, label: str, *, stretch: bool = False) -> Image.Image:
-        """How much each pixel looks like one label, whatever the best label is.
+        """The score of one label at each pixel, whatever the best label is.
 
         Args:
             label: one of ``labels``.
-            stretch: dark is the lowest score in this picture and bright the highest, in place of 0 and 1.
+            stretch: scale from the lowest to the highest score in this picture, instead of 0 to 1.
+
+        Raises:
+            UnknownNameError, SettingError: not one of ``labels``; there are no scores.
         """
         index = self._index(label)
         if self.scores is None:
@@ -186,15 +189,15 @@ class Segmentation:
         return drawing.heatmap(self._shown(), scores, label, stretch=stretch, what=others)
 
     def palette_png(self, colours: Colours | None = None) -> Image.Image:
-        """The label map as a palette picture: a pixel's value is its index, 255 unlabelled."""
+        """The label map as a palette picture: the value of a pixel is its label's index, 255: unlabelled."""
         return drawing.palette_png(self.label_map, self.labels, colours)
 
     def instances(self, regions: Regions = "components", min_area: int = 0) -> Instances:
-        """The things in the picture, the largest first: with boxes, masks, outlines, and the mean score of each.
+        """The objects in the picture, largest first, with boxes, masks, outlines and mean scores.
 
         Args:
-            regions: ``"components"``: regions whose pixels share edges; ``"classes"``: all that a label covers.
-            min_area: leave out what has fewer pixels.
+            regions: ``"components"``: one object per connected region; ``"classes"``: one object per label.
+            min_area: skip objects of fewer pixels.
 
         Returns:
             A sequence of `sclip_plugin.export.instances.Instance`, with ``boxes()``, ``polygons(tolerance)``,
@@ -230,12 +233,12 @@ class Segmentation:
         source: str | Path | None = None,
         **options: Any,
     ) -> list[Path]:
-        """Write the result in a format that people work in.
+        """Write the result in a format of other programs.
 
         Args:
-            path: a folder, made where it is missing; or the one file of the format, such as ``"photo.geojson"``.
+            path: a folder, created if missing; or the one file of the format, such as ``"photo.geojson"``.
             format: a name of `sclip_plugin.export.list_formats`.
-            name: what its files are called, without a suffix; by default the path's, the source's, or ``"picture"``.
+            name: name of its files without suffix; default: the path's, the source's, or ``"picture"``.
             source: the picture's path or URL, for formats that lead back to it; of a GeoTIFF, GeoJSON in degrees.
             **options: ``regions``, ``min_area``, ``tolerance``; see `sclip_plugin.export.Format`.
 
@@ -243,8 +246,8 @@ class Segmentation:
             What was written.
 
         Raises:
-            UnknownNameError: no such format.
-            SettingError: an option that does not exist, or a result without what the format needs.
+            UnknownNameError: the format does not exist.
+            SettingError: an option does not exist, or the result lacks data that the format needs.
             MissingPackageError: without the extra ``export``.
 
         Example:
@@ -289,7 +292,7 @@ class Segmentation:
         picture_format: str = "png",
         source: dict[str, Any] | None = None,
     ) -> dict[str, Path]:
-        """Write the overlay, the label map, the JSON, and on request a heat map of every label.
+        """Write the overlay, the label map, the JSON, and optionally a heat map of every label.
 
         All pictures are made before anything is replaced. Then the JSON of an earlier result goes first and the new one
         comes last: where a JSON lies, all that it names is there and belongs to it, whenever a process is killed and
@@ -347,8 +350,7 @@ class Segmentation:
             picture: the picture, for overlays.
 
         Raises:
-            FileFormatError: no such result, or a broken one.
-            ShapeError: a picture of another size.
+            FileFormatError, ShapeError: the result is missing or broken; the picture has another size.
 
         Example:
             >>> import numpy as np, sclip_plugin as sp, tempfile

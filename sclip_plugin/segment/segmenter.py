@@ -1,4 +1,4 @@
-"""Words and a picture in, masks out: the segmenter, in front of what looks (`encoding`) and what answers."""
+"""`Segmenter`: words and a picture in, masks out. A facade over the chain (`chain`, `encoding`, `answering`)."""
 
 from __future__ import annotations
 
@@ -32,21 +32,20 @@ class Segmenter(OfModel):
     """Segments pictures into any classes named in words, with a frozen CLIP.
 
     Args:
-        model: a whole CLIP of transformers or open_clip, or OpenAI's; put into eval mode, otherwise left as it is.
-        tokenizer: the model's: of transformers, of ``open_clip.get_tokenizer``, or ``clip.tokenize``.
-        image_mean, image_std: of the model's pictures, for values 0 to 1; CLIP's where None.
-        preset: settings and labels as the authors evaluate a benchmark, ``"sclip/voc21"``; see
-            `sclip_plugin.protocols.presets`.
-        settings: all settings; the preset's where None. Without either, windows have the model's native size, the
-            stride is half of it, and the short side one and a half of it.
-        cache_dir: of the text bank; None for the user's cache folder, False for none.
-        budget: batch and tile sizes, see `sclip_plugin.device.Budget`; what suits the device where None.
-        paths: False refuses text and paths as pictures, so that a server opens no file that a visitor names.
-        **changes: what `Settings.changed` takes: fields, short forms, and options of the method.
+        model: a whole CLIP of transformers, open_clip or OpenAI. It is put into eval mode and not changed otherwise.
+        tokenizer: the model's tokenizer: of transformers, of ``open_clip.get_tokenizer``, or ``clip.tokenize``.
+        image_mean, image_std: normalisation of pictures with values 0 to 1; None: CLIP's.
+        preset: settings and labels of a published evaluation, ``"sclip/voc21"``; see `sclip_plugin.protocols.presets`.
+        settings: all settings; None: the preset's. Without either, the window is the model's native size, the stride
+            half of it, and the short side 1.5 times it.
+        cache_dir: cache folder of the text bank; None: the user's cache folder, False: no cache.
+        budget: batch and tile sizes, see `sclip_plugin.device.Budget`; None: the device's defaults.
+        paths: False refuses texts and paths as pictures, so that a server opens no file that a visitor names.
+        **changes: arguments of `Settings.changed`: fields, short forms, and options of the method.
 
     Raises:
-        UnsupportedModelError: the structure of the image or the text tower is not known.
-        UnknownNameError, SettingError: no such preset or setting, or a value out of range.
+        UnsupportedModelError: the structure of the image or the text tower is unknown.
+        UnknownNameError, SettingError: a preset, method or setting does not exist; a setting is out of range.
 
     Source: SCLIP, arXiv 2312.01597, for the protocol and the default method.
 
@@ -100,13 +99,14 @@ class Segmenter(OfModel):
         Args:
             name: a hub id or folder of transformers; ``"open_clip:ARCH/PRETRAINED"`` or ``"open_clip:ARCH@FILE"``;
                 ``"timm:NAME"`` with its matching text tower from open_clip; ``"demo"``, which ships with the package.
-            device: where it runs; CUDA where there is one, else the CPU.
-            dtype: of the weights, a ``torch.dtype`` or its name; float32 where None. ``"auto"``: half precision where
-                it is faster (float16 on CUDA, bfloat16 on processors with AMX).
-            **arguments: of `Segmenter`.
+            device: device of the model; None: CUDA if available, else the CPU.
+            dtype: precision of the weights, a ``torch.dtype`` or its name; None: float32. ``"auto"``: half precision
+                if it is faster (float16 on CUDA, bfloat16 on processors with AMX).
+            **arguments: arguments of `Segmenter`.
 
         Raises:
-            ModelLoadError: the weights can't be had; the message says what works instead.
+            ModelLoadError: the weights can't be loaded; the message tells what works instead.
+            UnknownNameError: the dtype does not exist.
         """
         from ..loading import load_model
 
@@ -115,7 +115,7 @@ class Segmenter(OfModel):
 
     @property
     def vocabulary(self) -> Vocabulary | None:
-        """The classes of the preset, which are asked for where a call names none; None without a preset."""
+        """The classes of the preset, used by calls without labels; None without a preset."""
         return None if self._preset_labels is None else parse_labels(self._preset_labels, self.settings.background)
 
     def identity(self, labels: Labels | None = None, settings: Settings | None = None, **changes: Any) -> str:
@@ -135,21 +135,21 @@ class Segmenter(OfModel):
         """Segment one picture, or a list of them.
 
         Args:
-            picture: a path, an open file, a PIL picture, an array (H, W, 3), a tensor (3, H, W), or what `prepare`
-                gave; or a list of those.
-            labels: names; a list in the list names synonyms of one class; a dict maps a label to its synonyms. None for
-                the preset's.
-            settings: for this call, in place of the segmenter's own.
-            on_error: of a list, what becomes of a picture that can't be read: ``"raise"`` ends the call, ``"return"``
-                gives the `PictureError` in the place of its result, ``"skip"`` leaves it out.
-            **changes: what `Settings.changed` takes, for this call: ``method="naclip(std=4)"``, ``threshold=0.4``.
+            picture: a path, an open file, a PIL picture, an array (H, W, 3), a tensor (3, H, W), or a `Prepared`; or a
+                list of those.
+            labels: names; a list inside names synonyms of one class; a dict maps a label to its synonyms. None: the
+                preset's.
+            settings: settings of this call, in place of the segmenter's own.
+            on_error: for unreadable pictures in a list: ``"raise"`` ends the call, ``"return"`` gives the
+                `PictureError` in place of the result, ``"skip"`` leaves the picture out.
+            **changes: arguments of `Settings.changed` for this call: ``method="naclip(std=4)"``, ``threshold=0.4``.
 
         Returns:
             A `Segmentation`, or a list of them in the order of the pictures.
 
         Raises:
-            LabelError: no labels, empty ones, or one twice.
-            PictureError, FileNotFoundError: a picture that can't be read.
+            LabelError: labels are missing, empty, or given twice.
+            PictureError, FileNotFoundError: a picture can't be read.
         """
         if isinstance(picture, (list, tuple)):
             return list(self.stream(picture, labels, settings, on_error=on_error, **changes))
@@ -165,14 +165,14 @@ class Segmenter(OfModel):
         smoothing: float = 0.0,
         **changes: Any,
     ) -> Iterator[Segmentation]:
-        """Segment pictures one after the other as they are needed; windows of several share batches.
+        """Yield the segmentation of each picture, in order; windows of several pictures share batches.
 
-        Arguments as for a call, but ``pictures`` may be any iterable, even an endless one. Up to 16 pictures are read
-        ahead of the one that is given, as many as fill a batch on the device.
+        Arguments as for a call, but ``pictures`` may be any iterable, even an endless one. It is read up to 16 pictures
+        ahead, as many as fill a batch on the device.
 
-        ``smoothing``, for frames of one camera, is the share s of the frames before, from 0 (off) to below 1: labels
-        are decided on m = s m' + (1 - s) x, where x are a frame's scores after its steps on patches, and m' the frame
-        before's m. A frame of another size starts anew.
+        ``smoothing`` is for frames of one camera: the weight s of earlier frames, from 0 (off) to below 1. Labels are
+        decided on m = s m' + (1 - s) x: x are the frame's scores after its steps on patches, m' is the m of the frame
+        before. A frame of another size restarts the mean.
         """
         chosen, mean = self.chosen(settings, changes), MovingMean(smoothing)
         vocabulary = self.vocabulary_of(labels, chosen)
@@ -183,27 +183,27 @@ class Segmenter(OfModel):
         return self.chain.segmented(prepared, vocabulary, chosen, mean)  # type: ignore[return-value]
 
     def prepare(self, picture: Picture, settings: Settings | None = None, **changes: Any) -> Prepared:
-        """The part of a call that comes before the model: read and resize. A worker process may do it."""
+        """Read and resize a picture: the part of a call before the model. A worker process may do it."""
         chosen = self.chosen(settings, changes)
         return self.encoder.prepare(picture, chosen, torch.device("cpu"), self.paths)
 
     def encode(
         self, picture: Any, settings: Settings | None = None, *, dtype: torch.dtype = torch.float16, **changes: Any
     ) -> Any:
-        """Look at pictures once, to ask about them many times.
+        """Encode pictures once, to ask about them many times.
 
         Args:
-            picture: as for a call; a list of them, or any other iterable.
+            picture: a picture as for a call, a list of them, or any other iterable.
             settings, changes: as for a call.
-            dtype: in which the features are kept. In half precision a few pixels of a label map may differ from those
+            dtype: precision of the kept features. In half precision a few pixels of a label map may differ from those
                 of a call; in ``torch.float32`` none does.
 
         Returns:
-            An `Encoded`; a list of them for a list; for another iterable an iterator, which reads as it is asked.
+            An `Encoded`; for a list, a list; for another iterable, a lazy iterator.
 
         Raises:
             SettingError: the method's features depend on the words.
-            PictureError: a picture that can't be read.
+            PictureError: a picture can't be read.
         """
         kinds = (str, os.PathLike, Image.Image, np.ndarray, Tensor, Prepared)
         one, chosen = isinstance(picture, kinds) or hasattr(picture, "read"), self.chosen(settings, changes)
@@ -217,7 +217,7 @@ class Segmenter(OfModel):
         return next(encoded) if one else list(encoded) if isinstance(picture, (list, tuple)) else encoded
 
     def vector_of(self, picture: Picture, mask: np.ndarray | Tensor, **changes: Any) -> Tensor:
-        """The mean feature of a region, (D,), to segment by example: ``labels={"this": seg.vector_of(picture, mask)}``.
+        """Mean feature of a region, (D,), to segment by example: ``labels={"this": seg.vector_of(picture, mask)}``.
 
         Arguments as for `encode` and `Encoded.vector_of`.
         """
@@ -235,7 +235,7 @@ class Segmenter(OfModel):
         """The classes of a question: the labels given, or the preset's.
 
         Raises:
-            LabelError: there are none.
+            LabelError: there are no labels.
         """
         labels = self._preset_labels if labels is None else labels
         if labels is None:
@@ -243,7 +243,7 @@ class Segmenter(OfModel):
         return parse_labels(labels, settings.background)
 
     def chosen(self, settings: Settings | None, changes: dict[str, Any]) -> Settings:
-        """The settings of a call: those given, or the segmenter's own, with changes."""
+        """The settings of a call: the given ones, or the segmenter's own, with changes."""
         if settings is not None and not isinstance(settings, Settings):
             raise ArgumentTypeError(f"settings is a {type(settings).__name__}; expected sclip_plugin.Settings(...).")
         return (self.settings if settings is None else settings).changed(**changes)

@@ -8,13 +8,13 @@ from ..errors import SettingError
 
 
 class MovingMean:
-    """The exponentially weighted mean of what is given one after the other.
+    """Exponentially weighted mean of successive values.
 
     Args:
-        share: of all before in each mean, from 0 to below 1.
+        share: weight of the earlier values in each mean, from 0 to below 1.
 
     Raises:
-        SettingError: another share.
+        SettingError: ``share`` is out of range.
 
     Example:
         >>> import torch
@@ -32,7 +32,7 @@ class MovingMean:
         self._before: Tensor | None = None
 
     def __call__(self, values: Tensor) -> Tensor:
-        """The mean so far; values of another shape than those before start anew."""
+        """The mean so far; values of another shape restart it."""
         if not self.share:
             return values
         if self._before is not None and self._before.shape == values.shape:

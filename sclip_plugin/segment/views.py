@@ -1,4 +1,4 @@
-"""ITACLIP's image engineering (arXiv 2411.12044): a window seen as it is, grey, blurred, and flipped."""
+"""ITACLIP's test-time augmentation (arXiv 2411.12044): original, grey, blurred and flipped windows."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def unit_features(features: Tensor) -> Tensor:
 
 
 def engineered(pixels: Tensor, plain: Tensor, look: Callable[[Tensor], Tensor], share: float) -> Tensor:
-    """c · mean of the plain, the grey and the blurred window's features + (1 - c) · mean of the two flipped ones'.
+    """c · mean of {original, grey, blurred} + (1 - c) · mean of the two flips, in features.
 
-    The features of each are of unit length, their mean is not. Scores are linear in it, and bilinear upsampling is the
-    same from both sides, so these are the published logits before they are upsampled.
+    The features of each view have unit length, their mean does not. Scores are linear in the mean, and bilinear
+    upsampling is symmetric, so these give the published logits before upsampling.
 
     Args:
         pixels: (B, 3, H, W), normalised.
-        plain: (B, D, h, w), their features.
-        look: pixels to features.
-        share: c.
+        plain: (B, D, h, w), features of the original windows.
+        look: function from pixels to features.
+        share: c, 0 to 1.
 
     Returns:
         (B, h w, D) float32.

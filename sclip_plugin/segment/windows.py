@@ -1,10 +1,9 @@
-"""Windows over a picture, and their scores put together: as small matrices, not as padded copies of the whole.
+"""Windows over a picture, and their scores stitched by small matrices instead of padded copies of the whole.
 
-Upsampling a window's patch scores, averaging windows where they overlap and resizing the whole are all linear, and
-separable into rows and columns because windows stand on a grid. So the scores of all windows, side by side in one array
-(gh, gw, K), become the scores of every pixel by one matrix over rows and one over columns. Any tile of the result can
-be had without the rest. Names come last: what is done with a pixel's scores (the best, the softmax) reads them in one
-piece.
+Upsampling a window's patch scores, averaging overlaps and resizing the whole are linear. They are separable into rows
+and columns, because windows stand on a grid. So one matrix over rows and one over columns turn the scores of all
+windows, side by side in one array (gh, gw, K), into the scores of every pixel. Any tile of the result can be computed
+alone. Names are the last dimension, since the best name and the softmax read all scores of a pixel.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ MATRICES, MATRICES_A_PIXEL = 2**28, 16
 
 
 def window_starts(size: int, window: int, stride: int) -> list[int]:
-    """Where windows start along one side; the last is shifted back to end with the picture.
+    """Start of each window along one side, in pixels; the last window ends with the picture.
 
     >>> window_starts(336, 224, 112), window_starts(500, 224, 112), window_starts(100, 224, 112)
     ([0, 112], [0, 112, 224, 276], [0])
@@ -40,16 +39,16 @@ def window_starts(size: int, window: int, stride: int) -> list[int]:
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """How a picture is cut.
+    """The windows of a picture.
 
     Attributes:
-        size: (height, width) of the picture in pixels.
-        window: (height, width) of each window; smaller than asked for where the picture is.
-        rows, columns: where windows start.
-        patches: (h, w) patches in a window. The tower does not see rows and columns of pixels that fill no patch.
-        padded: (height, width) of a window as the model sees it; the rest is padding, half in front.
-        black: the padding stands behind, in black, and a window's patches are stretched over the window alone.
-        direct: what a method gives for the whole picture is resized to any size at once, not by way of ``size``.
+        size: (height, width) of the resized picture in pixels.
+        window: (height, width) of each window in pixels, at most the picture's.
+        rows, columns: start of the windows in pixels.
+        patches: (h, w) patches of a window. Edge pixels that do not fill a patch are cropped.
+        padded: (height, width) of a window with its padding, half of it in front.
+        black: pad behind, with black; the patches of a window are then resized to the window alone.
+        direct: resize the map of the whole picture straight to the output size (True), or first to ``size`` (False).
     """
 
     size: tuple[int, int]
@@ -71,10 +70,9 @@ class WindowPlan:
         method: Method | None = None,
         black: bool = False,
     ) -> WindowPlan:
-        """A plan for a picture of ``size``; ``window`` 0 takes it whole. Sides of at least one patch are expected.
+        """The plan for a picture of ``size``, with sides of at least one patch. ``window`` 0: one window.
 
-        A method that takes whole pictures gets one; a method that wants windows padded gets them so. ``black``
-        completes the last patches of a window.
+        The method chooses its window and padding. ``black`` pads the last patches of a window with black.
         """
         direct = isinstance(method, PictureMethod) and method.takes_whole_pictures
         window = window if method is None else method.window(window)
@@ -88,7 +86,7 @@ class WindowPlan:
         return cls(tuple(size), cut, rows, columns, patches, padded, black, direct)  # type: ignore[arg-type]
 
     def with_patches(self, patches: tuple[int, int]) -> WindowPlan:
-        """The plan with the grid on which a method gave its windows' features."""
+        """The plan with the grid of the method's features."""
         return self if patches == self.patches else dataclasses.replace(self, patches=patches)
 
     def __len__(self) -> int:
@@ -135,11 +133,11 @@ class WindowPlan:
         return pixels[:, top : top + height, left : left + width]
 
     def empty_values(self, channels: int, like: Tensor) -> Tensor:
-        """Room for the values of all windows side by side, (gh, gw, channels)."""
+        """Empty array for the values of all windows side by side, (gh, gw, channels)."""
         return like.new_empty(len(self.rows) * self.patches[0], len(self.columns) * self.patches[1], channels)
 
     def place(self, logits: Tensor, index: int) -> Tensor:
-        """The view of ``logits`` that holds window ``index``, (h, w, names)."""
+        """View of ``logits`` for window ``index``, (h, w, names)."""
         row, column = divmod(index, len(self.columns))
         h, w = self.patches
         return logits[row * h : (row + 1) * h, column * w : (column + 1) * w]
@@ -155,7 +153,7 @@ class WindowPlan:
         return windows.view(rows, columns, h, w, -1).transpose(1, 2).reshape(rows * h, columns * w, -1)
 
     def stitched(self, logits: Tensor, output_size: tuple[int, int] | None = None) -> TiledMap:
-        """Scores of every pixel of the picture, or of the picture resized to ``output_size`` afterwards."""
+        """Scores of every pixel of the picture, optionally resized to ``output_size``."""
         if self.direct:
             return TiledMap(logits).resized(output_size or self.size)
         rows, columns = (

@@ -1,4 +1,4 @@
-"""Steps on a picture's scores and labels: one file a family, and the registry."""
+"""Steps on scores and labels: one file per family, and the registry."""
 
 # The order of these modules is the order in which `list_steps` and `sclip methods` show what they register.
 from . import surgery, itaclip, excel, cliptrase, dinoiser, freecp, lposs, memory, pamr, decisions, sam  # noqa: F401, I001

@@ -1,8 +1,8 @@
-"""What a step is: a rule on what is known of a picture after its windows went through the tower.
+"""`Step`: a rule on scores or labels, and the three contexts that steps receive.
 
-A step has one place. On ``"patches"`` it changes the scores of all windows' patches; on ``"pixels"`` the scores of
-pixels, once the windows are stitched; on ``"labels"`` the label map, once it is decided. The steps of a picture run in
-the order of their list, patches before pixels before labels.
+A step has one place. On ``"patches"`` it changes the scores of all windows' patches. On ``"pixels"`` it changes the
+scores of pixels, after windows are stitched. On ``"labels"`` it changes the label map. Steps run in the order of their
+list, patches before pixels before labels.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Words:
 
     Attributes:
         vocabulary: classes and their names.
-        text: (K, D) float32, the unit embeddings of all names.
-        templates: the prompts that names went through.
-        logit_scale: the factor on scores before the softmax over names.
-        embed: names to their unit embeddings (K', D), through the same templates.
+        text: (K, D) float32, unit embeddings of all names.
+        templates: the prompts of the embeddings.
+        logit_scale: factor on scores before the softmax over names.
+        embed: function from names to unit embeddings (K', D), with the same templates.
     """
 
     vocabulary: Vocabulary
@@ -62,14 +62,15 @@ class Words:
 
 @dataclass(frozen=True)
 class Shown:
-    """The picture itself, as far as it is known.
+    """The picture, as far as it is known.
 
     Attributes:
-        original: as it was given, RGB; None where it is not known.
-        pixels: (3, H, W) as windows were cut from it: uint8, or floating point and normalised; None where only the
-            features are known.
-        mean, std: (3,), what pixels are normalised with.
-        regions: the id map (H, W) int32 of the settings' masks at the size of the label map; None without masks.
+        original: the given picture, RGB; None if unknown.
+        pixels: (3, H, W), the resized picture that windows are cut from: uint8, or floating point and normalised; None
+            if only features are known.
+        mean, std: (3,), normalisation of the pixels.
+        regions: function that gives the id map (H, W) int32 of the settings' masks, at the size of the label map; None
+            without masks.
     """
 
     original: Image.Image | None
@@ -82,7 +83,7 @@ class Shown:
         """``pixels``.
 
         Raises:
-            SettingError: they are not known.
+            SettingError: the pixels are unknown.
         """
         if self.pixels is None:
             raise SettingError(
@@ -92,7 +93,7 @@ class Shown:
         return self.pixels
 
     def plain(self) -> Tensor:
-        """(3, H, W) of values 0 to 1, of the size that windows were cut from."""
+        """(3, H, W), values 0 to 1: the resized picture that windows are cut from."""
         pixels = self.known_pixels()
         if not pixels.is_floating_point():
             return pixels.float() / 255
@@ -100,18 +101,18 @@ class Shown:
         return pixels.float() * std + mean
 
     def normalised(self) -> Tensor:
-        """(3, H, W), normalised as the tower reads them."""
+        """(3, H, W), normalised as the tower expects."""
         return normalise(self.known_pixels(), self.mean, self.std)
 
     def picture(self) -> Image.Image:
-        """The picture as it was given, or its pixels rounded to 8 bits."""
+        """The given picture, or its pixels rounded to 8 bits."""
         return self.original or to_picture(self.known_pixels(), self.mean, self.std)
 
     def known_regions(self, who: str) -> np.ndarray:
         """The id map of the settings' masks.
 
         Raises:
-            SettingError: there are none.
+            SettingError: the settings have no masks.
         """
         if self.regions is None:
             raise SettingError(f"{who} needs regions; also pass masks='slic' or masks='sam:NAME'.")
@@ -120,14 +121,14 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class _Given:
-    """What a step on scores knows.
+    """Context of a step on scores.
 
     Attributes:
-        kind: of the scores: cosines, logits, or probabilities.
-        words: of the question.
+        kind: the kind of the scores: cosine, logit or probability.
+        words: the words of the question.
         shown: the picture.
-        model: a hash of the model's weights and of what its pictures are normalised with, when it is called.
-        limits: how much is computed at once; what suits the device where None.
+        model: function that gives a hash of the model's weights and normalisation.
+        limits: batch and tile sizes; None: the device's defaults.
     """
 
     kind: Kind
@@ -139,17 +140,17 @@ class _Given:
 
 @dataclass(frozen=True, kw_only=True)
 class PatchScores(_Given):
-    """What a step on patches knows: see `Words` and `Shown` for the words and the picture.
+    """Context of a step on patches; `Words` and `Shown` describe ``words`` and ``shown``.
 
     Attributes:
-        scores: (n, h, w, K), of all n windows each patch and each name.
-        features: (n, h, w, D), the patches' unit features.
-        windows: (n, D), the unit image embedding of each window.
-        image: (D,), that of the whole picture, resized to the model's native size.
-        boxes: (top, left, height, width) of each window, in the picture's pixels.
-        patch_size: (height, width) of a patch of the tower in pixels.
-        looked: what the step's own `Step.look` gave for all windows, (n, ...); None where it has no taps.
-        embed_pixels: normalised pixels (B, 3, H, W) to the model's own unit image embeddings (B, D).
+        scores: (n, h, w, K), scores of n windows, h x w patches and K names.
+        features: (n, h, w, D), unit features of the patches.
+        windows: (n, D), unit image embedding of each window.
+        image: (D,), unit image embedding of the whole picture, resized to the model's native size.
+        boxes: (top, left, height, width) of each window, in pixels of the resized picture.
+        patch_size: (height, width) of the tower's patch in pixels.
+        looked: results of the step's own `Step.look` for all windows, (n, ...); None without taps.
+        embed_pixels: function from normalised pixels (B, 3, H, W) to the model's own unit image embeddings (B, D).
     """
 
     scores: Tensor
@@ -162,10 +163,10 @@ class PatchScores(_Given):
     embed_pixels: Callable[[Tensor], Tensor] = field(repr=False)
 
     def window_pixels(self, multiple: tuple[int, int] = (1, 1)) -> Tensor:
-        """All windows, (n, 3, H, W) of values 0 to 1; sides are padded with black to multiples of (height, width).
+        """All windows, (n, 3, H, W), values 0 to 1, padded with black to multiples of (height, width).
 
         Raises:
-            SettingError: the picture is not known.
+            SettingError: the picture is unknown.
         """
         whole = self.shown.plain()
         windows = [whole[:, top : top + height, left : left + width] for top, left, height, width in self.boxes]
@@ -175,13 +176,13 @@ class PatchScores(_Given):
 
 @dataclass(frozen=True, kw_only=True)
 class PixelScores(_Given):
-    """What a step on pixels knows.
+    """Context of a step on pixels.
 
     Attributes:
-        at: (height, width) to the scores of that size: a map that is computed in tiles.
-        cut: (height, width) at which windows were cut: that of the resized picture.
+        at: function from (height, width) to the scores at that size, a map that is computed in tiles.
+        cut: (height, width) of the resized picture that windows are cut from.
         size: (height, width) of the label map.
-        device: where the scores are.
+        device: device of the scores.
     """
 
     at: Callable[[tuple[int, int]], TiledMap] = field(repr=False)
@@ -192,15 +193,15 @@ class PixelScores(_Given):
 
 @dataclass(frozen=True, kw_only=True)
 class Decided:
-    """What a step on labels is given, and gives: a picture's label map, and the scores that it was decided by.
+    """Context and result of a step on labels: a label map, and the scores that decided it.
 
     Attributes:
-        labels: (H, W) int16, the class of each pixel; -1 where it was left unlabelled.
-        scores: of the classes, computed when they are asked for.
+        labels: (H, W) int16, the class of each pixel; -1: unlabelled.
+        scores: scores of the classes, computed on demand.
         vocabulary: classes and their names.
         shown: the picture.
-        patch_size: (height, width) of a patch of the tower in pixels.
-        device, dtype: where the tower is, and in which precision: for an outside model beside it.
+        patch_size: (height, width) of the tower's patch in pixels.
+        device, dtype: device and precision of the tower, for an outside model beside it.
     """
 
     labels: np.ndarray
@@ -217,7 +218,7 @@ class Decided:
 
     @cached_property
     def full_scores(self) -> Tensor:
-        """(classes, h, w) float32 at the label map's size, or at the largest one at which they take 256 MiB."""
+        """(classes, h, w) float32 at the label map's size, or at the largest size that takes at most 256 MiB."""
         return torch.from_numpy(self.scores.full(self.labels.shape))
 
 
@@ -228,9 +229,9 @@ class Step(Part):
     Any method can be followed by any steps: ``Settings(steps=("mine(alpha=0.5)", "pamr", "vote"))``.
 
     Class attributes:
-        on: its place, ``"patches"``, ``"pixels"`` or ``"labels"``.
-        gives: the kind of the scores that it returns; None: the kind that it was given.
-        needs_regions: it looks at the regions of the settings' masks.
+        on: the place, ``"patches"``, ``"pixels"`` or ``"labels"``.
+        gives: kind of the returned scores; None: the kind of the received ones.
+        needs_regions: whether it uses the regions of the settings' masks.
         name, summary, source: see `Part`.
 
     Example:
@@ -251,23 +252,23 @@ class Step(Part):
     needs_regions: ClassVar[bool] = False
 
     def taps(self, depth: int) -> tuple[int, ...]:
-        """Indices (from 0, of ``depth`` blocks) of the blocks that `look` looks at; the last block is ``depth - 1``."""
+        """Indices of the blocks that `look` reads, from 0; the last block is ``depth - 1``."""
         return ()
 
     def look(self, context: Context) -> Tensor:
-        """What the step keeps of the blocks that it taps, for each window of a batch: (B, ...).
+        """What the step keeps of its tapped blocks for a batch of windows, (B, ...).
 
-        It is called while the windows go through the tower; ``context.taps`` has the blocks.
+        It is called while the windows pass through the tower. ``context.taps`` has the blocks.
         """
         raise NotImplementedError
 
     def __call__(self, given: Any) -> Any:
-        """The new scores or labels.
+        """New scores or labels.
 
         Args:
             given: `PatchScores`, `PixelScores` or `Decided`, by the place.
 
         Returns:
-            On patches new scores (n, h, w, K); on pixels a `TiledMap` of them, at any size; on labels a `Decided`.
+            On patches: new scores (n, h, w, K). On pixels: a `TiledMap` of scores, at any size. On labels: a `Decided`.
         """
         raise NotImplementedError

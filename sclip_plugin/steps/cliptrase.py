@@ -1,4 +1,4 @@
-"""CLIPtrase's clusters (arXiv 2407.08268): patches that belong together take the class that most of them have."""
+"""CLIPtrase's clusters (arXiv 2407.08268): each cluster of patches takes the class of its majority."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Clusters(Step):
     the patches. It needs scikit-learn: ``pip install "sclip_plugin[sklearn]"``.
 
     Fields:
-        eps, min_samples: of DBSCAN; the authors have 0.7 and 3 for 224 pixels, 1.1 and 7 for 336.
+        eps, min_samples: parameters of DBSCAN; the authors use 0.7 and 3 for 224 pixels, 1.1 and 7 for 336.
     """
 
     on: ClassVar[Place] = "patches"
-    summary: ClassVar[str] = "clusters of patches take the class that most of their patches have"
+    summary: ClassVar[str] = "give each cluster of patches the class of its majority"
     source: ClassVar[str] = "CLIPtrase, arXiv 2407.08268"
-    eps: float = field_of(0.7, "largest distance of neighbours", above=0)
-    min_samples: int = field_of(3, "neighbours of a cluster's core", low=1)
+    eps: float = field_of(0.7, "DBSCAN's largest distance of neighbours", above=0)
+    min_samples: int = field_of(3, "DBSCAN's least neighbours of a core patch", low=1)
 
     def taps(self, depth: int) -> tuple[int, ...]:
         return (max(0, depth - 2),)

@@ -27,8 +27,8 @@ UNLABELLED = -1
 class Benchmark(Step):
     """The two rules of SCLIP's benchmarks, where class 0 is background.
 
-    First classes other than 0 that cover too little are dropped, and their pixels take the next best class; then pixels
-    whose best class is not likely enough become class 0.
+    First, small classes other than 0 are dropped, and their pixels take the next best class. Then pixels with a low
+    best score become class 0.
 
     Fields:
         prob: pixels with a lower best score become class 0.
@@ -65,11 +65,11 @@ class Benchmark(Step):
 @register_step("threshold")
 @dataclass(frozen=True, kw_only=True)
 class Threshold(Step):
-    """Pixels whose best class is not likely enough, or whose best name is not alike enough, stay unlabelled.
+    """Leaves pixels with a low best score, or a low best cosine, unlabelled.
 
     Fields:
-        probability: the least score of the best class.
-        cosine: the least cosine of the best name; only where no step made something else of the cosines.
+        probability: least score of the best class.
+        cosine: least cosine of the best name; an error if an earlier step turned cosines into other scores.
     """
 
     summary: ClassVar[str] = "leave pixels with a lower best score, or a lower best cosine, unlabelled"
@@ -97,9 +97,9 @@ class Threshold(Step):
 @register_step("normalize")
 @dataclass(frozen=True, kw_only=True)
 class Normalize(Step):
-    """Class scores divided by their sum, as NACLIP's code gives them. Labels stay what they are."""
+    """Divides class scores by their sum, as in NACLIP's code. Labels stay the same."""
 
-    summary: ClassVar[str] = "divide class scores by their sum; labels stay what they are"
+    summary: ClassVar[str] = "divide class scores by their sum; labels stay the same"
     source: ClassVar[str] = "NACLIP, arXiv 2404.08181"
     on: ClassVar[Place] = "labels"
 
@@ -110,10 +110,10 @@ class Normalize(Step):
 @register_step("closing")
 @dataclass(frozen=True, kw_only=True)
 class Closing(Step):
-    """A morphological closing of the label map: in each square the highest label, then the lowest of those.
+    """Morphological closing of the label map: the maximum over each square, then the minimum of those.
 
     Fields:
-        side: kernel size in pixels, an odd number.
+        side: kernel size in pixels, odd.
     """
 
     summary: ClassVar[str] = "morphological closing of the label map"
@@ -153,9 +153,9 @@ class Specks(Step):
 @register_step("vote")
 @dataclass(frozen=True, kw_only=True)
 class Vote(Step):
-    """Map correction: every region of the settings' masks takes the label that most of its pixels have."""
+    """Map correction: gives every region of the settings' masks its most frequent label."""
 
-    summary: ClassVar[str] = "every region of the masks takes its most frequent label (map correction)"
+    summary: ClassVar[str] = "give every region of the masks its most frequent label (map correction)"
     source: ClassVar[str] = "CorrCLIP, arXiv 2411.10086"
     on: ClassVar[Place] = "labels"
     needs_regions: ClassVar[bool] = True

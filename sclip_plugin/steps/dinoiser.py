@@ -35,7 +35,7 @@ class DINOiser(Step):
 
     on: ClassVar[Place] = "patches"
     gives: ClassVar[Kind | None] = "probability"
-    summary: ClassVar[str] = "probabilities of names, and class 0 where a learned decoder sees background"
+    summary: ClassVar[str] = "give probabilities, and class 0 where a learned decoder sees background"
     source: ClassVar[str] = "CLIP-DINOiser, arXiv 2312.12359"
     weights: str = field_of("", "the authors' checkpoint, last.pt; empty: no background", holds="model")
     delta: float = field_of(0.99, "patches with a better best name are no background", low=0, high=1)
@@ -53,7 +53,7 @@ class DINOiser(Step):
         return (intermediate_tap(depth),) if self.weights else ()
 
     def look(self, context: Context) -> Tensor:
-        """The decoder's output, (B, h, w): positive where it sees things."""
+        """Output of the decoder, (B, h, w): positive for objects."""
         block = context.taps[intermediate_tap(context.depth)]
         G = block.norm2(block.after_attention())[:, context.prefix_tokens :].float()
         weights = load_dinoiser(self.weights)

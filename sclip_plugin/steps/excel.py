@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..towers.running import Context
 
 DROPPED = 1 - 0.9
-"""The share of attributes, the least alike, that a name hears nothing of."""
+"""Fraction of attributes, the least similar ones, that a name ignores."""
 NORMALISATIONS = 3
 
 
@@ -38,7 +38,7 @@ class Enrich(Step):
     """
 
     on: ClassVar[Place] = "patches"
-    summary: ClassVar[str] = "names enriched by the attributes of a bank that are like them"
+    summary: ClassVar[str] = "add similar attributes of a bank to each name"
     source: ClassVar[str] = "ExCEL, arXiv 2503.20826"
     bank: str = field_of("", "file with the attributes' centres, (D, K)", holds="path")
 
@@ -74,9 +74,9 @@ def load_bank(path: str | Path) -> Tensor:
 
 
 def enriched(text: Tensor, bank: Tensor) -> Tensor:
-    """t' of unit embeddings (C, D) with a bank (D, K): (C, D). The least alike tenth of the attributes is left out.
+    """t' of unit embeddings (C, D) with a bank (D, K): (C, D). The least similar tenth of the attributes is left out.
 
-    With fewer than ten attributes none is (the published slice would leave out all).
+    With fewer than ten attributes none is left out (the published slice would leave out all).
     """
     likeness = text @ bank
     lowest = likeness.topk(int(DROPPED * bank.shape[1]), dim=1, largest=False).indices
@@ -104,22 +104,22 @@ def zero_to_one(maps: Tensor) -> Tensor:
 @register_step("affinity")
 @dataclass(frozen=True, kw_only=True)
 class Affinity(Step):
-    """Maps spread along the tower's own attention: map ← (M ⊙ a) map, for names that are known to be in the picture.
+    """Spreads maps along the tower's own attention: map ← (M ⊙ a) map, for names that are known to be in the picture.
 
-    M is the mean ordinary attention of the last blocks among patches, made doubly stochastic, symmetric, and squared; a
-    is 1 in the boxes around what each map shows.
+    M is the mean ordinary attention of the last blocks among patches, made doubly stochastic, symmetric, and squared. a
+    is 1 inside the boxes around the high values of each map.
 
     Fields:
-        blocks: how many of the last blocks.
-        share: of a map's highest value, what shows.
+        blocks: number of last blocks whose attention is averaged.
+        share: values above this fraction of a map's maximum count as high.
     """
 
     on: ClassVar[Place] = "patches"
     gives: ClassVar[Kind | None] = "logit"
-    summary: ClassVar[str] = "maps of names that are present, spread along the tower's own attention"
+    summary: ClassVar[str] = "spread the maps of names that are present along the tower's own attention"
     source: ClassVar[str] = "ExCEL, arXiv 2503.20826"
-    blocks: int = field_of(6, "how many of the last blocks' attention is averaged", low=1)
-    share: float = field_of(0.79, "of a map's highest value, what shows", low=0, high=1)
+    blocks: int = field_of(6, "number of last blocks whose attention is averaged", low=1)
+    share: float = field_of(0.79, "values above this fraction of a map's maximum get boxes", low=0, high=1)
 
     def taps(self, depth: int) -> tuple[int, ...]:
         return tuple(range(max(0, depth - self.blocks), depth))

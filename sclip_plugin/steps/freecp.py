@@ -1,6 +1,6 @@
-"""FreeCP (arXiv 2508.00557): names that a window does not show, or that stand for the same thing, are taken out of it.
+"""FreeCP (arXiv 2508.00557): removes names that a window does not show, and duplicates.
 
-Its arithmetic was read from the authors' repository (chenqi1126/FreeCP, a15f1c9) and not compared with arrays of it.
+The arithmetic follows the authors' repository (chenqi1126/FreeCP, a15f1c9). It is not compared with arrays of it.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ class FreeCP(Step):
     background with ``background=True`` and the step `FreeCPBackground` behind it.
 
     Fields:
-        background: class 0 is background: its names take part in the softmax, and are left to `FreeCPBackground`.
-        redundancy, ambiguity: the thresholds; the authors' differ between data sets.
-        texts: a JSON file of a text for each class, which boxes are compared with; the authors compare with
-            descriptions that a language model wrote, without a file the names themselves are taken.
+        background: class 0 is background: its names take part in the softmax, and `FreeCPBackground` scores them.
+        redundancy, ambiguity: the two thresholds; the authors' values differ between data sets.
+        texts: JSON file with one text per class, for comparison with boxes. The authors use descriptions by a language
+            model. Without a file boxes are compared with the names.
     """
 
-    summary: ClassVar[str] = "class purification: takes out names that are not there, or that stand for the same"
+    summary: ClassVar[str] = "class purification: remove names that a window does not show, and duplicates"
     source: ClassVar[str] = "FreeCP, arXiv 2508.00557"
     on: ClassVar[Place] = "patches"
     gives: ClassVar[Kind | None] = "probability"
     background: bool = field_of(False, "class 0 is background")
-    redundancy: float = field_of(0.15, "names whose maps agree no more with their spread are taken out", low=0, high=1)
-    ambiguity: float = field_of(0.7, "names whose maps overlap so much form a group", low=0, high=1)
+    redundancy: float = field_of(0.15, "remove names that agree at most this much with their spread map", low=0, high=1)
+    ambiguity: float = field_of(0.7, "names whose maps overlap at least this much form a group", low=0, high=1)
     texts: str = field_of(
-        "", "JSON file of a text for each class, to compare boxes with; empty: the names", holds="path"
+        "", "JSON file with one text per class, to compare boxes with; empty: the names", holds="path"
     )
 
     def taps(self, depth: int) -> tuple[int, ...]:
@@ -120,9 +120,9 @@ class FreeCP(Step):
 @register_step("freecp_background")
 @dataclass(frozen=True, kw_only=True)
 class FreeCPBackground(Step):
-    """Names of class 0, which `FreeCP` puts below all others, get 1 - the best of the others, at the picture's size."""
+    """Gives the names of class 0 the score 1 - the best other score, at the picture's size; behind `FreeCP`."""
 
-    summary: ClassVar[str] = "class 0 gets 1 - the best of the others, behind freecp(background=True)"
+    summary: ClassVar[str] = "give class 0 the score 1 - the best other score; behind freecp(background=True)"
     source: ClassVar[str] = "FreeCP, arXiv 2508.00557"
     on: ClassVar[Place] = "pixels"
 

@@ -21,16 +21,16 @@ class Auxiliary(Step):
     """Cosines with (1 - α) t + α t_aux, not normalised afterwards; classes without a second text keep t.
 
     Fields:
-        texts: a JSON file that maps classes to a definition or a synonym, ``{"cat": "a small domesticated animal"}``;
-            they go through the same templates.
-        alpha: α.
+        texts: JSON file from classes to a definition or synonym, ``{"cat": "a small domesticated animal"}``. The same
+            templates are used.
+        alpha: α, weight of the second text.
     """
 
     on: ClassVar[Place] = "patches"
-    summary: ClassVar[str] = "a second text for each class, a definition or a synonym, mixed into its names"
+    summary: ClassVar[str] = "mix a second text of each class, a definition or a synonym, into its names"
     source: ClassVar[str] = "ITACLIP, arXiv 2411.12044"
     texts: str = field_of("", "JSON file that maps classes to definitions or synonyms", holds="path")
-    alpha: float = field_of(0.05, "share of the second text", low=0, high=1)
+    alpha: float = field_of(0.05, "weight of the second text", low=0, high=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

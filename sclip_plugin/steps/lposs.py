@@ -1,8 +1,8 @@
-"""LPOSS and LPOSS+ (arXiv 2503.19777): labels spread over the patches of all windows, then over pixels.
+"""LPOSS and LPOSS+ (arXiv 2503.19777): label propagation over the patches of all windows, then over pixels.
 
-Patches are joined to those that an outside model finds most alike and near: g = max(0, d·d')^γ exp(-σ ‖p - p'‖),
-W = G + Gᵀ, 𝒮 = s^-½ W s^-½ with s its row sums, and (I - α 𝒮) Z = Y is solved for each name by conjugate gradients that
-are stopped after ten iterations: they do not converge in ten, so their number is part of the method.
+Each patch is joined to the patches that are near and that an outside model finds most similar:
+g = max(0, d·d')^γ exp(-σ ‖p - p'‖), W = G + Gᵀ, 𝒮 = s^-½ W s^-½ with s its row sums. (I - α 𝒮) Z = Y is solved for each
+name by ten iterations of conjugate gradients. Ten do not converge, so their number is part of the method.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ class LPOSS(Step):
     """Label propagation over the patches of all windows.
 
     Fields:
-        guide: the outside model whose last block's values say what is alike: a name, a folder, a model in hand.
-        k: neighbours of each patch; all where there are fewer.
-        gamma, sigma: γ, the power of the similarity, and σ, how fast it falls with the distance in pixels.
-        alpha: α, how much a patch hears of its neighbours.
-        iterations: of conjugate gradients.
-        merge_names: take the best name of each class on the patches already, as the published code does for a picture
-            in one piece (``window=0``).
+        guide: outside model whose last block's values measure similarity: a name, a folder, or a model.
+        k: neighbours of each patch; all patches if there are fewer.
+        gamma, sigma: γ, power of the similarity, and σ, its decay per pixel of distance.
+        alpha: α, propagation weight: 0 keeps each patch's own scores; near 1, its neighbours decide.
+        iterations: iterations of conjugate gradients.
+        merge_names: take the best name of each class on the patches, as the published code does for a picture in one
+            window (``window=0``).
     """
 
     on: ClassVar[Place] = "patches"
     gives: ClassVar[Kind | None] = "logit"
-    summary: ClassVar[str] = "labels spread over the patches of all windows, by an outside model's likeness"
+    summary: ClassVar[str] = "spread labels over the patches of all windows, by an outside model's similarity"
     source: ClassVar[str] = "LPOSS, arXiv 2503.19777"
     guide: str | nn.Module | Guide = field_of(
         "facebook/dino-vitb16", "the outside model: a name, a folder, or a model", holds="model"
     )
     k: int = field_of(400, "neighbours of a patch", low=1)
     gamma: float = field_of(3.0, "power of the similarity", above=0)
-    sigma: float = field_of(0.01, "how fast it falls with the distance in pixels", low=0)
+    sigma: float = field_of(0.01, "decay of the similarity per pixel of distance", low=0)
     alpha: float = field_of(
         0.95, "propagation weight: 0 keeps own scores; near 1, neighbours decide", low=0, high=0.999
     )
     iterations: int = field_of(10, "of conjugate gradients", low=1)
-    merge_names: bool = field_of(False, "take the best name of each class on the patches already")
+    merge_names: bool = field_of(False, "take the best name of each class on the patches")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,10 +73,10 @@ class LPOSS(Step):
         return merged(scores, given.words.class_of_name) if self.merge_names else scores
 
     def values(self, given: PatchScores) -> Tensor:
-        """d, (N, C'): of each patch the outside model's values of the last block, all heads, of unit length.
+        """d, (N, C'): unit vectors of the guide's last-block values at each patch, all heads.
 
-        Where the outside model has another grid, its values are resized to the scores' (the published code resizes
-        CLIP's features to DINO's; both have patches of 16 there).
+        Values on another grid are resized to the grid of the scores. (The published code resizes CLIP's features to
+        DINO's grid; both have patches of 16 there.)
         """
         device = given.scores.device
         given.shown.known_pixels()  # a picture that is not known is said before a model is fetched
@@ -119,15 +119,15 @@ class LPOSS(Step):
 @register_step("lposs_plus")
 @dataclass(frozen=True, kw_only=True)
 class LPOSSPlus(Step):
-    """LPOSS+'s second half, behind ``lposs``: propagation over the pixels of a square, by their likeness in colour.
+    """LPOSS+'s second half, behind ``lposs``: propagation over the pixels of a square, by similarity in colour.
 
     Fields:
-        alpha, iterations: as of `LPOSS`.
+        alpha, iterations: as in `LPOSS`.
         radius: side r of the square, in pixels.
-        tau: the difference in CIELAB (L/100, a/128, b/128) at which likeness has fallen to 1/e.
+        tau: difference in CIELAB (L/100, a/128, b/128) at which the similarity is 1/e.
     """
 
-    summary: ClassVar[str] = "lposs over pixels of like colour; it stands behind lposs"
+    summary: ClassVar[str] = "spread labels over pixels of similar colour; behind lposs"
     source: ClassVar[str] = "LPOSS, arXiv 2503.19777"
     on: ClassVar[Place] = "pixels"
     gives: ClassVar[Kind | None] = "logit"
@@ -136,7 +136,7 @@ class LPOSSPlus(Step):
     )
     iterations: int = field_of(10, "of conjugate gradients", low=1)
     radius: int = field_of(13, "side of the square of neighbours, in pixels", low=3, high=99)
-    tau: float = field_of(0.01, "the difference in colour at which likeness has fallen to 1/e", above=0)
+    tau: float = field_of(0.01, "difference in colour at which the similarity is 1/e", above=0)
 
     def __call__(self, given: PixelScores) -> TiledMap:
         pixels = given.shown.plain().to(given.device)
@@ -187,12 +187,12 @@ class LPOSSPlus(Step):
 @register_step("merge")
 @dataclass(frozen=True, kw_only=True)
 class Merge(Step):
-    """Each name gets the best score of its class, at the size at which windows were cut, before the last resize.
+    """Gives each name the best score of its class at the size of the resized picture, before the last resize.
 
-    LPOSS's authors merge names there. Without the step names are merged at the picture's own size.
+    LPOSS's authors merge names there. Without this step names are merged at the picture's own size.
     """
 
-    summary: ClassVar[str] = "a class's names are merged before the last resize, as in LPOSS's code"
+    summary: ClassVar[str] = "merge the names of a class before the last resize, as in LPOSS's code"
     source: ClassVar[str] = "LPOSS, arXiv 2503.19777"
     on: ClassVar[Place] = "pixels"
 

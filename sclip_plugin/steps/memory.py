@@ -40,15 +40,17 @@ PICTURES_A_SHARD = 64
 @register_step("memory")
 @dataclass(frozen=True, kw_only=True)
 class MemoryBank(Step):
-    """A memory, and how it is asked: ``seg(picture, labels, masks="slic", steps="memory('bank/')")``.
+    """Mixes in scores of similar regions from a memory bank.
+
+    ``seg(picture, labels, masks="slic", steps="memory('bank/')")``
 
     Fields:
-        folder: as `build` made it.
-        guide: the outside model of the keys; None for that whose name the memory holds. A model in hand has no name
-            there.
-        second: a segmenter of the second CLIP that the memory was built with; None: the first CLIP's values alone.
-        neighbours: regions that a region asks for.
-        share: of the memory in the scores; the method has the rest.
+        folder: the folder that `build` made.
+        guide: outside model of the keys; None: the model that the bank names. A bank that was built with a model object
+            names none.
+        second: segmenter of the second CLIP that the bank was built with; None: only the first CLIP's values.
+        neighbours: number of nearest regions that are retrieved for each region.
+        share: weight of the memory in the scores, 0 to 1; the method has the rest.
         search: ``"exact"``, ``"faiss"`` (the extra ``memory``), or ``"auto"``: exact below a million regions.
 
     Source: CorrCLIPv2, https://github.com/zdk258/CorrCLIP.
@@ -65,17 +67,17 @@ class MemoryBank(Step):
         True
     """
 
-    summary: ClassVar[str] = "regions of unlabelled pictures say what this picture's are; needs masks"
+    summary: ClassVar[str] = "mix in scores of similar regions of unlabelled pictures; needs masks"
     source: ClassVar[str] = "CorrCLIPv2, arXiv 2411.10086"
     on: ClassVar[Place] = "pixels"
     needs_regions: ClassVar[bool] = True
-    folder: str | Path = field_of("", "the folder, as 'sclip memory build' makes it", holds="path")
+    folder: str | Path = field_of("", "folder that 'sclip memory build' made", holds="path")
     guide: str | nn.Module | Guide | None = field_of(
-        None, "the outside model of the keys; by default the one that the memory names", holds="model"
+        None, "outside model of the keys; default: the one that the memory names", holds="model"
     )
     second: Any = dataclasses.field(default=None, repr=False)
-    neighbours: int = field_of(20, "regions that a region asks for", low=1)
-    share: float = field_of(0.5, "of the memory in the scores", low=0, high=1)
+    neighbours: int = field_of(20, "number of nearest regions that are retrieved for each region", low=1)
+    share: float = field_of(0.5, "weight of the memory in the scores", low=0, high=1)
     search: Literal["auto", "exact", "faiss"] = field_of("auto", "exact, faiss, or exact below a million regions")
 
     store: MemoryStore = dataclasses.field(init=False, repr=False, compare=False)
@@ -93,11 +95,11 @@ class MemoryBank(Step):
         object.__setattr__(self, "store", _store_in(self.folder, Path(self.folder).stat().st_mtime_ns))
 
     def __len__(self) -> int:
-        """How many regions it holds."""
+        """Number of regions."""
         return len(self.store)
 
     def identity(self) -> Any:
-        """A hash of all that it says, and how it is asked."""
+        """A hash of the bank's content and of the options."""
         second = None if self.second is None else self.second.model_identity()
         return ["memory", self.store.identity(), self.neighbours, self.share, self.search, second]
 
@@ -114,21 +116,21 @@ class MemoryBank(Step):
         progress: Callable[[int], object] = lambda done: None,
         **changes: Any,
     ) -> MemoryBank:
-        """Remember pictures. What is in the folder already is left out, so a build that was killed goes on.
+        """Build a memory bank from unlabelled pictures, or add to one. An interrupted build resumes.
 
         Args:
-            segmenter: of the CLIP whose features are the values.
-            pictures: of any size, in any form that a segmenter takes; labels are not needed.
-            folder: new, or of a memory that the same models and settings made; it is added to.
-            guide: the outside model of the keys, which sees each picture whole; see `sclip_plugin.guides.as_guide`.
-            second: a segmenter of another CLIP, whose values are stored beside.
-            settings, **changes: as for a segmenter's call, ``masks`` among them; authors have
+            segmenter: segmenter of the CLIP whose features are the values.
+            pictures: pictures of any size, in any form that a segmenter takes.
+            folder: a new folder, or a bank that the same models and settings made.
+            guide: outside model of the keys, which sees each picture whole; see `sclip_plugin.guides.as_guide`.
+            second: segmenter of another CLIP, whose values are stored too.
+            settings, **changes: as for a segmenter's call, with ``masks``. The authors use
                 ``method="corrclip", merge=None, resize_short_side=448, window=336, stride=112``.
-            progress: told how many pictures are done.
+            progress: called with the number of pictures done.
 
         Raises:
-            SettingError: no masks, or a folder that others made.
-            PictureError: a picture that can't be read.
+            SettingError: no masks, or a folder of other models or settings.
+            PictureError: a picture can't be read.
         """
         chosen = (settings or segmenter.settings).changed(**changes)
         if chosen.masks is None:
@@ -177,7 +179,7 @@ class MemoryBank(Step):
         return F.normalize((values * there).sum(dim=1) / there.sum(dim=1), dim=1)
 
     def __call__(self, given: PixelScores) -> TiledMap:
-        """The scores at the size at which windows were cut, with the memory's share."""
+        """Scores at the size of the resized picture, with the memory's share."""
         # A picture that is not known is said before a model is fetched.
         regions, shown = given.shown.known_regions("memory"), given.shown.picture()
         guide = self.check(given.model(), given.device)

@@ -1,4 +1,4 @@
-"""PAMR as a step: scores sharpened along the picture's colours (arXiv 2005.08104)."""
+"""The step ``pamr``: sharpens scores along the picture's colours (arXiv 2005.08104)."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ VALUES_AT_MOST = 2**29
 class PAMR(Step):
     """Pixel-adaptive refinement of the scores of names, at the size of the label map.
 
-    A picture of more than 4 million pixels, or whose scores take more than 2 GiB, is refined at a smaller size.
+    It works at a smaller size if the picture has more than 4 million pixels or the scores take more than 2 GiB.
 
     Fields:
-        steps: how often each pixel's scores are averaged with its neighbours'.
-        dilations: distances of the neighbours in pixels, 1 to 16 of them.
+        steps: number of iterations; each averages the scores of a pixel with its neighbours'.
+        dilations: distances of the neighbours in pixels, 1 to 16 values.
     """
 
-    summary: ClassVar[str] = "scores sharpened along the picture's colours"
+    summary: ClassVar[str] = "sharpen scores along the picture's colours"
     source: ClassVar[str] = "PAMR, arXiv 2005.08104"
     on: ClassVar[Place] = "pixels"
-    steps: int = field_of(PAMR_STEPS, "how often scores are averaged with the neighbours'", low=1, high=1000)
+    steps: int = field_of(PAMR_STEPS, "number of iterations that average scores over neighbours", low=1, high=1000)
     dilations: tuple[int, ...] = field_of((8, 16), "distances of the neighbours in pixels", low=1, high=4096)
 
     def __post_init__(self) -> None:

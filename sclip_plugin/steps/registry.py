@@ -13,14 +13,14 @@ STEPS = Parts("step", "sclip_plugin.steps", Step)
 """Maps a name to a `Step` subclass."""
 
 register_step = registering(STEPS)
-"""Class decorator: make a `Step` subclass known by a name.
+"""Class decorator: register a `Step` subclass under a name.
 
-An installed package can do the same with an entry point in the group ``sclip_plugin.steps``.
+An installed package can do the same by an entry point in the group ``sclip_plugin.steps``.
 """
 
 
 def list_steps() -> tuple[str, ...]:
-    """Names of all steps, those of installed entry points included.
+    """Names of all steps, including those of entry points.
 
     Example:
         >>> import sclip_plugin as sp
@@ -31,23 +31,23 @@ def list_steps() -> tuple[str, ...]:
 
 
 def make_step(step: str | Step) -> Step:
-    """A step from its text, such as ``"closing(3)"``; a step in hand is returned as it is.
+    """A step from its text, such as ``"closing(3)"``; a `Step` object is returned unchanged.
 
     Raises:
-        SettingError: not such a text, or an option of another type.
-        UnknownNameError: no such step or option.
+        SettingError: the text can't be read, or an option has the wrong type.
+        UnknownNameError: the step or the option does not exist.
     """
     return STEPS.make(step)
 
 
 def listed(steps: Any) -> tuple[str | Step, ...]:
-    """Steps as settings hold them: their texts, or the steps in hand that have none.
+    """Steps as settings hold them: texts, or `Step` objects that have no text.
 
     Args:
-        steps: a text with commas between steps, one step, or an iterable of them.
+        steps: a text with commas between steps, one step, or an iterable of steps.
 
     Raises:
-        SettingError: out of order; expected patches before pixels before labels.
+        SettingError: wrong order; expected patches before pixels before labels.
     """
     if steps is None:
         return ()

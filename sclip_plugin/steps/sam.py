@@ -1,14 +1,14 @@
-"""Labels refined by SAM's prompts, as Trident (arXiv 2411.09219) does after its own features, for any method.
+"""The step ``sam``: refines labels by SAM's masks, as Trident (arXiv 2411.09219) does, after any method.
 
 Each connected region of a class prompts SAM with its box, the place of its best score, and the class's scores as a mask
-prompt. Masks whose predicted IoU is high enough say where the class is, and multiply its scores there; pixels under no
-such mask keep their labels. At half the picture's size, as published, but for the masks.
+prompt. Masks with a high predicted IoU set the label and multiply its scores. Pixels under no such mask keep their
+labels. Prompts are found at half the picture's size, as published; masks have the full size.
 
-A picture whose scores would take more than 256 MiB is refined at the size at which they take no more; where labels
-change there, the picture's own do.
+If the scores of a picture would take more than 256 MiB, the step works at a smaller size and transfers changed labels
+to the full label map.
 
-Two things of the published code are kept: regions whose mask was not good enough give scores back under them, but never
-labels; and on request the mask prompt lacks its axis of channels, as in the published figures.
+Two details of the published code are kept. Regions whose mask was rejected get their scores back, but not their labels.
+With ``channel_axis=False`` the mask prompt lacks its axis of channels, as in the published figures.
 """
 
 from __future__ import annotations
@@ -54,25 +54,24 @@ class Prompts:
 @register_step("sam")
 @dataclass(frozen=True, kw_only=True)
 class SamPrompts(Step):
-    """Regions of each class prompt SAM, whose masks then say where the class is.
+    """Prompts SAM with the regions of each class; SAM's masks set the labels.
 
     Fields:
-        model: SAM: a name (``"facebook/sam-vit-base"``), a folder, a ``SamModel`` in hand, or a `Guide`.
-        coarse_thresh: τ: pixels with a lower best score are in no region, and scores up to it no part of the mask
-            prompt.
-        sam_iou_thresh: masks with a predicted IoU up to it are not used.
-        minimal_area: of a region in pixels, at half the picture's size.
-        channel_axis: False for the arithmetic behind the published figures.
+        model: SAM: a name (``"facebook/sam-vit-base"``), a folder, a ``SamModel``, or a `Guide`.
+        coarse_thresh: τ: regions and mask prompts leave out pixels with a lower score.
+        sam_iou_thresh: reject masks with a predicted IoU of at most this.
+        minimal_area: least area of a region in pixels, at half the picture's size.
+        channel_axis: False: the mask prompt without its axis of channels, as in the published figures.
     """
 
-    summary: ClassVar[str] = "regions of each class prompt SAM, whose masks say where the class is"
+    summary: ClassVar[str] = "prompt SAM with the regions of each class; its masks set the labels"
     source: ClassVar[str] = "Trident, arXiv 2411.09219"
     on: ClassVar[Place] = "labels"
     model: str | nn.Module | Guide = field_of(
         "facebook/sam-vit-base", "SAM: a name, a folder, or a model", holds="model"
     )
     coarse_thresh: float = field_of(0.1, "τ, least score of a region's pixels", low=0, high=1)
-    sam_iou_thresh: float = field_of(0.8, "masks with a predicted IoU up to it are not used")
+    sam_iou_thresh: float = field_of(0.8, "reject masks with a predicted IoU of at most this")
     minimal_area: int = field_of(225, "least area of a region, in pixels at half the picture's size", low=1)
     channel_axis: bool = field_of(True, "False: the mask prompt as in the published figures")
 

@@ -1,4 +1,4 @@
-"""Class scores at every pixel, a tile at a time: of a segmenter, computed from its names', or given."""
+"""Class scores at every pixel, one tile at a time: computed from the scores of names, or given."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..imaging.tiles import TiledMap
 from ..text.labels import Vocabulary
 
 Kind = Literal["cosine", "logit", "probability"]
-"""What scores of names are. Cosines and logits become probabilities by a softmax over names; probabilities are left."""
+"""Kind of the scores of names. A softmax over names turns cosines and logits into probabilities."""
 
 Tiles = Iterator[tuple[tuple[slice, slice], Tensor]]
 SCORES_LIMIT = 2**26
@@ -26,13 +26,13 @@ class ClassScores(ABC):
 
     @abstractmethod
     def tiles(self, size: tuple[int, int], device: torch.device | None = None) -> Tiles:
-        """Rows and columns of each tile of a picture of ``size``, and its scores (classes, h, w)."""
+        """(rows, columns) of each tile of a picture of ``size``, and the tile's scores (classes, h, w)."""
 
     @abstractmethod
     def classes(self) -> int: ...
 
     def full(self, size: tuple[int, ...]) -> np.ndarray:
-        """(classes, h, w) float32 at ``size``; at the largest size, of the same proportions, that takes 256 MiB."""
+        """(classes, h, w) float32 at ``size``, or at the largest size of the same proportions that takes 256 MiB."""
         height, width = size
         shrink = max(1.0, (height * width * self.classes() / SCORES_LIMIT) ** 0.5)
         shape = (max(1, int(height / shrink)), max(1, int(width / shrink)))
@@ -42,7 +42,7 @@ class ClassScores(ABC):
         return out
 
     def best(self, size: tuple[int, int]) -> Iterator[tuple[tuple[slice, slice], Tensor, Tensor]]:
-        """Rows and columns of each tile, the score (h, w) of the best class, and that class."""
+        """(rows, columns) of each tile, the score (h, w) of the best class, and that class (h, w)."""
         for place, scores in self.tiles(size):
             best, index = scores.max(dim=0)
             yield place, best, index
@@ -50,15 +50,15 @@ class ClassScores(ABC):
 
 @dataclass(frozen=True)
 class NameScores(ClassScores):
-    """Class scores that are computed when they are asked for, from the scores of names.
+    """Class scores, computed on demand from the scores of names.
 
     Fields:
-        maps: of names, at the size of the label map.
-        vocabulary: which class each name belongs to.
-        kind: of the maps.
+        maps: scores of names, at the size of the label map.
+        vocabulary: maps names to classes.
+        kind: kind of the scores in ``maps``.
         logit_scale: factor on cosines and logits before the softmax.
         dropped: classes that can't be chosen; their scores are 0.
-        normalised: scores of classes are divided by their sum.
+        normalised: divide class scores by their sum.
     """
 
     maps: TiledMap
@@ -82,7 +82,7 @@ class NameScores(ClassScores):
             yield place, self.of_classes(tile)
 
     def of_classes(self, tile: Tensor) -> Tensor:
-        """Scores of names (h, w, K) to scores of classes (classes, h, w): softmax over names, a class's largest."""
+        """Scores of names (h, w, K) to scores of classes (classes, h, w): softmax over names, maximum per class."""
         scores = tile if self.kind == "probability" else (tile * self.logit_scale).softmax(dim=-1)
         scores = scores.permute(2, 0, 1).contiguous()
         if len(self.vocabulary.labels) != len(self.vocabulary.names):
@@ -96,12 +96,12 @@ class NameScores(ClassScores):
     def best(
         self, size: tuple[int, int], scored: bool = True, raw: bool = False
     ) -> Iterator[tuple[tuple[slice, slice], Tensor, Tensor]]:
-        """As of any scores, without forming those of all classes; dropped classes are never the best.
+        """As in `ClassScores`, without forming all class scores; dropped classes are never the best.
 
         Args:
-            size: of the label map.
-            scored: False: the scores are not needed, and come out as those of names.
-            raw: the scores of names as they are, such as cosines.
+            size: (height, width) of the label map.
+            scored: False skips the softmax and returns the scores of names.
+            raw: return the scores of names unchanged, such as cosines.
         """
         device = self.maps.values.device
         class_of_name = torch.tensor(self.vocabulary.class_of_name, device=device)
@@ -117,7 +117,7 @@ class NameScores(ClassScores):
 
 @dataclass(frozen=True)
 class GivenScores(ClassScores):
-    """Class scores that somebody had already, (classes, h, w), of the picture's size or smaller."""
+    """Given class scores, (classes, h, w), of the picture's size or smaller."""
 
     values: np.ndarray
 

@@ -15,7 +15,7 @@ ORDER: tuple[str, ...] = (
     "lposs_plus", "merge", "memory", "freecp_background", "pamr",
     "benchmark", "threshold", "normalize", "closing", "sam", "specks", "vote",
 )  # fmt: skip
-"""Where an added step goes: behind the last one that does not come after it here."""
+"""The order of steps that decides where a short form adds its step."""
 
 
 REFINED = "pamr, specks"
@@ -29,9 +29,7 @@ def _threshold(value: Any, before: Step | None) -> tuple[Step, ...]:
 def _refine(value: Any, before: Step | None) -> tuple[Step, ...]:
     steps = tuple(make_step(step) for step in (listed(REFINED) if value is True else (value,)))
     if any(step.called() not in ("pamr", "sam", "specks") for step in steps):
-        raise SettingError(
-            f"refine={value!r}; expected True, 'pamr', 'sam(…)', or False; other steps go into steps=."
-        )
+        raise SettingError(f"refine={value!r}; expected True, 'pamr', 'sam(…)', or False; other steps go into steps=.")
     return steps
 
 
@@ -43,7 +41,7 @@ SHORT_FORMS: Mapping[str, tuple[tuple[str, ...], Callable[[Any, Step | None], tu
 
 
 def with_short_forms(steps: Any, short: Mapping[str, Any]) -> tuple[str | Step, ...]:
-    """Steps with those that short forms name. A form without a value (None) changes nothing; False removes its steps.
+    """Add the steps of short forms to ``steps``. None changes nothing; False removes a form's steps.
 
     >>> with_short_forms(("closing(3)",), {"threshold": 0.4, "refine": True})
     ('pamr', 'threshold(probability=0.4)', 'closing', 'specks')
@@ -67,7 +65,7 @@ def with_short_forms(steps: Any, short: Mapping[str, Any]) -> tuple[str | Step, 
 
 
 def value_of(steps: Any, form: str) -> Any:
-    """What a short form would have to be for the steps that are there; False where none of its steps is.
+    """The value of a short form that would give these steps; False if none of its steps is there.
 
     >>> value_of(("pamr", "threshold(0.4)"), "threshold"), value_of(("pamr", "specks"), "refine"), value_of((), "refine")
     (0.4, True, False)

@@ -1,4 +1,4 @@
-"""Feature surgery (CLIP Surgery, arXiv 2304.05653): what all names share is taken off; its maps and points."""
+"""Feature surgery (CLIP Surgery, arXiv 2304.05653): subtracts what all names share; its maps and points."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .scores import Kind
 class FeatureSurgery(Step):
     """S_ic = w_c s_ic - mean over c' of w_c' s_ic', w = p / mean(p), p = softmax(2 s) of the window's own embedding.
 
-    With one name: x · (t - t_empty), t_empty the embedding of the empty text through the same templates. The most
-    likely name of a patch depends on the weights w alone: the subtraction is the same for all names.
+    With one name: x · (t - t_empty), with t_empty the embedding of the empty text in the same templates. Only the
+    weights w change the best name of a patch: the subtraction is the same for all names.
     """
 
     on: ClassVar[Place] = "patches"
     gives: ClassVar[Kind | None] = "logit"
-    summary: ClassVar[str] = "weights names by what the window shows, and takes off what all share"
+    summary: ClassVar[str] = "weight names by the window's embedding, and subtract what all names share"
     source: ClassVar[str] = "CLIP Surgery, arXiv 2304.05653"
 
     def __call__(self, given: PatchScores) -> Tensor:
@@ -59,10 +59,10 @@ def similarity_map(scores: Tensor, grid: tuple[int, int], size: tuple[int, int])
 def points(
     scores: Tensor, grid: tuple[int, int], size: tuple[int, int], threshold: float = 0.8
 ) -> tuple[Tensor, Tensor]:
-    """Where one name is and where it is not, as prompts for SAM: the highest and the lowest places of its map.
+    """Positive and negative points for SAM: the highest and the lowest places of one name's map.
 
-    The map at half its size has n values of at least ``threshold`` (at most half of all): the n highest places and then
-    the n lowest, both by ascending value.
+    The map at half its size has n values of at least ``threshold`` (at most half of all values). The result has the n
+    highest places, then the n lowest, both by ascending value.
 
     Args:
         scores: (N,) of the patches of one picture.
@@ -70,7 +70,7 @@ def points(
         size: (H, W) of the picture in pixels.
 
     Returns:
-        (2 n, 2) whole pixels (x, y), and (2 n,) labels, 0 where it is not and 1 where it is.
+        (2 n, 2) whole pixels (x, y), and (2 n,) labels: 1 positive, 0 negative.
 
     Example:
         >>> import torch

@@ -127,7 +127,10 @@ SEGMENTERS = {
 @pytest.mark.parametrize("way", SEGMENTERS)
 def test_segmenter(seg, expected, pairs, way):
     for path, upright in pairs:
-        result, right = SEGMENTERS[way](seg, path), expected(upright, refine="pamr(steps=2)" if way == "refined" else False)
+        result, right = (
+            SEGMENTERS[way](seg, path),
+            expected(upright, refine="pamr(steps=2)" if way == "refined" else False),
+        )
         same(result.label_map, right.label_map)
         assert result.picture.tobytes() == right.picture.tobytes()
 
@@ -185,7 +188,16 @@ def test_sclip_memory_build(run, folders, tmp_path):
     transformers_model("dino16").save_pretrained(tmp_path / "dino")
     for folder in folders:
         run(
-            "memory", "build", folder, "-o", tmp_path / folder.name, "--guide", tmp_path / "dino", "--masks", "slic", "-q"
+            "memory",
+            "build",
+            folder,
+            "-o",
+            tmp_path / folder.name,
+            "--guide",
+            tmp_path / "dino",
+            "--masks",
+            "slic",
+            "-q",
         )
     ours, expected = (MemoryStore(tmp_path / folder.name).pictures() for folder in folders)
     assert ours == expected and ours
