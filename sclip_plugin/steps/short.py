@@ -67,12 +67,14 @@ def with_short_forms(steps: Any, short: Mapping[str, Any]) -> tuple[str | Step, 
 def value_of(steps: Any, form: str) -> Any:
     """The value of a short form that would give these steps; False if none of its steps is there.
 
-    >>> value_of(("pamr", "threshold(0.4)"), "threshold"), value_of(("pamr", "specks"), "refine"), value_of((), "refine")
-    (0.4, True, False)
+    >>> value_of(("pamr", "threshold(0.4)"), "threshold"), value_of(("pamr", "specks"), "refine")
+    (0.4, True)
     """
     found = [step for step in map(make_step, steps) if step.called() in SHORT_FORMS[form][0]]
-    if not found or isinstance(found[0], Threshold):
-        return found[0].probability if found else False
+    if not found:
+        return False
+    if isinstance(found[0], Threshold):
+        return found[0].probability
     texts = [step.as_text() for step in found]
     return True if texts == list(listed(REFINED)) else texts[0]
 
