@@ -14,7 +14,7 @@ from PIL import Image
 import sclip_plugin as sp
 from sclip_plugin.draw.overlay import legend_of, overlay
 from sclip_plugin.draw.sheet import side_by_side
-from sclip_plugin.files import save_image
+from sclip_plugin.storage.files import save_image
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 

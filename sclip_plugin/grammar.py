@@ -118,7 +118,7 @@ def absolute(text: str) -> str:
 
 def plain_identity(value: Any) -> Any:
     """A value of an option or a setting for JSON: parts by their own identity, models and tensors by a hash."""
-    from .fingerprint import fingerprint, identity_of
+    from .storage.fingerprint import fingerprint, identity_of
 
     if isinstance(value, Part):
         return value.identity()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sclip_plugin.files import atomic_path, save_image, save_json, write_atomically
+from sclip_plugin.storage.files import atomic_path, save_image, save_json, write_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -58,7 +58,7 @@ def test_a_block_that_writes_nothing_is_told_so(tmp_path):
 
 WRITES_OFTEN = """
 import sys
-from sclip_plugin.files import write_atomically
+from sclip_plugin.storage.files import write_atomically
 for _ in range(60):
     write_atomically(sys.argv[1], lambda file: [file.write(sys.argv[2].encode() * 4096) for _ in range(16)])
 """

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from sclip_plugin.errors import LabelError
-from sclip_plugin.reading import TextFileError, brief, lines_of, load_json, load_yaml, read_text
+from sclip_plugin.storage.reading import TextFileError, brief, lines_of, load_json, load_yaml, read_text
 from sclip_plugin.text.files import looks_like_file, read_labels, split_labels
 
 TEXT = "Katze\nKühe, Rinder\n猫\n"

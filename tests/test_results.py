@@ -14,8 +14,8 @@ from PIL import Image
 from sclip_plugin.cli import program as cli
 from sclip_plugin.cli.pictures import NamedPicture, find_pictures, with_stems
 from sclip_plugin.errors import PictureError
-from sclip_plugin.files import atomic_path, check_writable, sweep
 from sclip_plugin.segment.results import file_names, is_result
+from sclip_plugin.storage.files import atomic_path, check_writable, sweep
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +284,7 @@ class TestFolders:
 
     def test_what_the_killed_left_behind_is_swept(self, tmp_path):
         code = (
-            "import os, sys, time\nfrom sclip_plugin.files import atomic_path\n"
+            "import os, sys, time\nfrom sclip_plugin.storage.files import atomic_path\n"
             "with atomic_path(sys.argv[1]) as lent:\n    lent.write_bytes(b'half')\n    os.kill(os.getpid(), 9)\n"
         )
         subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")], check=False)

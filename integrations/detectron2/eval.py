@@ -24,7 +24,7 @@ from detectron2.utils import comm
 
 from sclip_plugin.errors import SettingError
 from sclip_plugin.evaluation.processes import Processes
-from sclip_plugin.files import save_json
+from sclip_plugin.storage.files import save_json
 
 from .config import add_sclip_config, config_file
 from .datasets import register_prepared_datasets

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import SettingError
-from ...files import check_writable, sweep
 from ...importing import needs
+from ...storage.files import check_writable, sweep
 from ...text.labels import Labels
 from .cluster import in_a_sentence, rooted_changes, rooted_model, start_ray, workers_of
 

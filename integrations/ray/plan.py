@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from ...cli.pictures import NamedPicture, find_pictures, folded, unused, with_stems
 from ...errors import FileFormatError, PictureError, SclipError
-from ...files import atomic_path, locked_folder, save_json
 from ...imaging.fetching import is_url
+from ...storage.files import atomic_path, locked_folder, save_json
 
 PLAN = "plan.parquet"
 SHARDS = (".parquet", ".tar")

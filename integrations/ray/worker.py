@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...files import atomic_path
+from ...storage.files import atomic_path
 from .attempts import Attempts
 from .plan import Entry, attempts_path, part_path
 from .rows import ANSWER, Rows, Saving, Work, failed

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..device import without_autocast
 from ..errors import FileFormatError, UnsupportedModelError
-from ..tensors import Shape, load_tensors
+from ..storage.tensors import Shape, load_tensors
 from ..text.bank import TextBank
 from ..text.base import TextTower
 from ..text.causal import CausalTextTower

@@ -46,7 +46,7 @@ def anomaly(
 
     from ..anomaly import AnomalyDetector
     from ..errors import PictureError
-    from ..files import check_writable, save_image, save_json
+    from ..storage.files import check_writable, save_image, save_json
 
     limit_pixels(max_pixels)
     found = find_pictures(pictures, out)
@@ -91,8 +91,8 @@ def evaluate_anomalies(
     from ..anomaly import AnomalyDetector
     from ..anomaly.mvtec import categories, evaluate_category
     from ..errors import UnknownNameError
-    from ..files import check_writable, save_json
     from ..loading import load_model
+    from ..storage.files import check_writable, save_json
 
     if data is None:
         raise typer.BadParameter("'mvtec' needs --data, the folder of the data set.")

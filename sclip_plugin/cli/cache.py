@@ -14,7 +14,7 @@ def cache(
 
     Example: sclip cache --clear
     """
-    from ..cache import DiskCache, cache_root
+    from ..storage.cache import DiskCache, cache_root
 
     root = cache_root()
     rooms = [DiskCache(folder) for folder in sorted(root.iterdir()) if folder.is_dir()] if root.is_dir() else []

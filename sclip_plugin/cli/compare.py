@@ -43,11 +43,11 @@ def compare(
     """
     from ..draw import overlay as drawing
     from ..draw import sheet
-    from ..files import check_writable, image_format, save_image
     from ..grammar import split
     from ..imaging.marks import marked
     from ..imaging.pictures import read_picture
     from ..methods import make_method, methods_alone
+    from ..storage.files import check_writable, image_format, save_image
 
     limit_pixels(max_pixels)
     names = [*methods_alone()] if methods == "all" else split(methods)

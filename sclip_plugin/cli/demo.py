@@ -31,7 +31,7 @@ def demo(
 
     from ..demo import draw_scene
     from ..draw.overlay import overlay
-    from ..files import save_image
+    from ..storage.files import save_image
 
     scene = draw_scene(seed, scale=2)
     labels = list(scene.labels)

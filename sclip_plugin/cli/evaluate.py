@@ -188,8 +188,8 @@ def _evaluate(
     from ..evaluation.progress import duration, shown_progress
     from ..evaluation.report import comparison_table, how_many, show, worst_sheet, write_report
     from ..evaluation.runner import evaluate
-    from ..files import check_writable, sweep
     from ..segment.segmenter import Segmenter
+    from ..storage.files import check_writable, sweep
 
     check_writable(out)
     if processes.first:
@@ -231,7 +231,7 @@ def _evaluate(
         if worst:
             sheet = worst_sheet(result, run.data, predict, worst)
             if sheet is not None:
-                from ..files import save_image
+                from ..storage.files import save_image
 
                 save_image(sheet, folder / "worst.png")
                 say(f"  the {worst} worst: {folder / 'worst.png'}")
@@ -240,7 +240,7 @@ def _evaluate(
     table = comparison_table(results, missing)
     if len(runs) > 1 or missing:
         from ..evaluation.report import to_dict
-        from ..files import save_json, write_atomically
+        from ..storage.files import save_json, write_atomically
 
         write_atomically(out / _slug(model) / "table.md", table.encode())
         content = [{k: v for k, v in to_dict(r).items() if k not in ("per_picture", "classes")} for r in results]

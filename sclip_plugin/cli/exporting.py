@@ -130,7 +130,7 @@ class Exports:
 
     def close(self) -> dict[str, list[str]]:
         """Write what holds all pictures, where there are any; those files."""
-        from ..files import locked_folder
+        from ..storage.files import locked_folder
 
         finished = {}
         for name, format in self.open.items() if self.added else ():
@@ -185,7 +185,7 @@ def _held(format: Format, record: dict[str, Any] | None) -> dict[str, str]:
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
     """What `_write_record` wrote; None where there is none."""
-    from ..reading import load_json, read_text
+    from ..storage.reading import load_json, read_text
 
     path = folder / RECORD
     if not path.exists():
@@ -202,7 +202,7 @@ def _of_texts(value: Any) -> bool:
 
 
 def _write_record(folder: Path, labels: tuple[str, ...], pictures: dict[str, str], files: list[Path]) -> None:
-    from ..files import write_atomically
+    from ..storage.files import write_atomically
 
     digests = {path.name: _digest(path) for path in files}
     text = json.dumps({"labels": labels, "pictures": pictures, "files": digests})  # ASCII: names may be no text

@@ -42,8 +42,8 @@ def geotiff(
     Example: sclip geotiff scene.tif --labels "forest, water, road, house" --out labels.tif --tile 512
     """
     from ..errors import SettingError
-    from ..files import check_writable
     from ..segment.geotiff import segment_geotiff
+    from ..storage.files import check_writable
 
     parsed = parse_labels_option(labels)
     asked.check_labels(parsed)

@@ -49,8 +49,8 @@ def index(
 
     Example: sclip index photos/ --out photos.index --model demo
     """
-    from ..files import check_writable
     from ..index.collection import Index
+    from ..storage.files import check_writable
 
     limit_pixels(max_pixels)
     check_writable(out)

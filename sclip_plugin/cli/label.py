@@ -53,10 +53,10 @@ def label(
     Example: sclip label photo.jpg --masks slic --labels "cat, sofa, wall" --model demo
     """
     from ..draw.overlay import overlay
-    from ..files import check_writable, save_image, save_json
     from ..imaging.pictures import read_picture
     from ..masks import find_masks, masks_of
     from ..masks.folder import read_masks
+    from ..storage.files import check_writable, save_image, save_json
 
     limit_pixels(max_pixels)
     parsed = parse_labels_option(labels)

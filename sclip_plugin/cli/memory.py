@@ -46,9 +46,9 @@ def build(
     Example: sclip memory build photos/ --out bank/ --masks slic --guide facebook/dinov2-base --method clearclip
     """
     from ..errors import PictureError
-    from ..files import check_writable
     from ..imaging.pictures import read_picture
     from ..steps.memory import MemoryBank
+    from ..storage.files import check_writable
 
     limit_pixels(max_pixels)
     found = find_pictures(pictures, out)

@@ -45,7 +45,7 @@ Changes = Annotated[
 def parse_changes(changes: list[str]) -> dict[str, Any]:
     """``--set NAME=VALUE``, each value as YAML reads it; what it may be is for `Settings` to say."""
     from ..errors import SettingError
-    from ..reading import TextFileError, load_yaml
+    from ..storage.reading import TextFileError, load_yaml
 
     parsed = {}
     for change in changes:

@@ -63,9 +63,9 @@ def search(
     Example: sclip search photos.index "red umbrella" --without dog --out found.png
     """
     from ..errors import SettingError
-    from ..files import image_format
     from ..index.collection import Index, named_by
     from ..index.store import IndexStore
+    from ..storage.files import image_format
 
     if words is None and like is None:
         raise SettingError("nothing to find was given; expected words after the index, or --like PICTURE.")
@@ -117,9 +117,9 @@ def _from_here(file: Path) -> Path:
 
 def _write_sheet(hits: list[Hit], title: str, without: str | None, out: Path) -> None:
     from ..errors import PictureError
-    from ..files import image_format, save_image
     from ..imaging.marks import save_options
     from ..index.sheet import contact_sheet
+    from ..storage.files import image_format, save_image
 
     missing: list[str] = []
     try:

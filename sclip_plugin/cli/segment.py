@@ -72,7 +72,7 @@ def segment(
 
     Example: sclip segment photo.jpg --labels "cat, remote control, sofa" --model demo
     """
-    from ..files import check_writable, sweep
+    from ..storage.files import check_writable, sweep
 
     limit_pixels(max_pixels)
     parsed = parse_labels_option(labels)

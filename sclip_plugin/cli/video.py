@@ -74,8 +74,8 @@ def video(
     Example: sclip video film.mp4 --labels "cat, sofa, person" --fps 2 --model demo
     """
     from ..errors import SettingError
-    from ..files import check_writable, sweep
     from ..segment.smoothing import MovingMean
+    from ..storage.files import check_writable, sweep
     from ..text.labels import parse_labels
     from ..video.reading import Video, checked_rate
 
@@ -139,7 +139,7 @@ class _Run:
         self.broken: list[str] = []
 
     def segment(self, smoothing: float) -> None:
-        from ..files import atomic_path
+        from ..storage.files import atomic_path
         from ..video.segmenting import segment_video
         from ..video.writing import Canvas, write_video
 
@@ -172,8 +172,8 @@ class _Run:
         self._report(count, words or "nothing labelled", files)
 
     def search(self) -> None:
-        from ..files import atomic_path
         from ..index.sheet import outlined, places
+        from ..storage.files import atomic_path
         from ..video.searching import moments, search_frames
         from ..video.writing import Canvas, write_video
 

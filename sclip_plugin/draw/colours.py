@@ -17,7 +17,7 @@ import numpy as np
 from PIL import ImageColor
 
 from ..errors import SettingError
-from ..reading import load_yaml, read_text
+from ..storage.reading import load_yaml, read_text
 
 __all__ = ["NO_LABEL", "colours_of", "is_neutral", "read_colours", "rgb"]
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SclipError
-from ..files import save_image, sweep
+from ..storage.files import save_image, sweep
 from .datasets import OUT_OF_RANGE, UNREADABLE_MASK, DatasetError, MaskError, Problem, read_labels
 from .threads import map_ahead
 from .wording import listing, some

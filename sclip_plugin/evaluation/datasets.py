@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import PictureError, SclipError
 from ..imaging.opening import opened, orientation, raw_mode, upright
 from ..protocols.benchmarks import Benchmark
-from ..reading import TextFileError, lines_of, read_text
+from ..storage.reading import TextFileError, lines_of, read_text
 from .metric import LabelRangeError, check_labels
 from .wording import listing, some
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import write_atomically
+from ..storage.files import write_atomically
 from .conversions import ConversionReport, Progress, SourceError, convert_masks, nothing_to_convert
 from .datasets import DatasetError
 from .wording import listing

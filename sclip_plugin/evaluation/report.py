@@ -159,7 +159,7 @@ def worst_sheet(result: EvaluationResult, data: EvaluationSet, predict: Predict,
 
 def write_report(result: EvaluationResult, folder: Path) -> list[Path]:
     """Write ``results.json`` and ``results.md`` into a folder; returns their paths."""
-    from ..files import save_json, write_atomically
+    from ..storage.files import save_json, write_atomically
 
     save_json(to_dict(result), folder / "results.json")
     write_atomically(folder / "results.md", to_markdown(result).encode())

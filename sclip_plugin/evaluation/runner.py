@@ -266,7 +266,7 @@ def map_path(output: Path, name: str) -> Path:
 
 def _save_map(output: Path, name: str, label_map: np.ndarray, class_names: Sequence[str]) -> None:
     from ..draw.overlay import palette_png
-    from ..files import save_image
+    from ..storage.files import save_image
 
     save_image(palette_png(label_map, class_names), map_path(output, name))
 

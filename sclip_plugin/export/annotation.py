@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SettingError
-from ..files import save_json, write_atomically
+from ..storage.files import save_json, write_atomically
 from .base import Format, Item, as_text
 from .instances import Instance
 from .registry import register_format

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..files import save_json
 from ..importing import needs
+from ..storage.files import save_json
 from .base import Format, Item
 from .instances import Instance, parts_of, without_holes
 from .registry import register_format

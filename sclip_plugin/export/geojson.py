@@ -6,8 +6,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ..files import save_json
 from ..importing import needs
+from ..storage.files import save_json
 from .base import Format, Item
 from .registry import register_format
 

@@ -11,8 +11,8 @@ from PIL import Image
 from ..draw.overlay import legend_of, overlay
 from ..draw.sheet import side_by_side
 from ..errors import SettingError
-from ..files import save_image, write_atomically
 from ..imaging.marks import is_marked, marked, readable, save_options
+from ..storage.files import save_image, write_atomically
 from .base import Format, Item
 from .registry import register_format
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import write_atomically
+from ..storage.files import write_atomically
 from .base import Format, Item
 from .registry import register_format
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ..files import save_image, write_atomically
 from ..imaging.marks import marked
+from ..storage.files import save_image, write_atomically
 from .base import Format, Item
 from .instances import bridged
 from .registry import register_format

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..tensors import Shape, load_tensors
+from ..storage.tensors import Shape, load_tensors
 
 CHECKPOINT: dict[str, Shape] = {
     "obj_proj.weight": ("E", "C", 3, 3),

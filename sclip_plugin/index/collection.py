@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from ..errors import FileFormatError, LabelError, PictureError, SettingError
-from ..files import locked_folder, sweep, write_atomically
 from ..imaging.pictures import Picture
-from ..reading import brief
 from ..segment.segmenter import Segmenter
 from ..settings import Settings
+from ..storage.files import locked_folder, sweep, write_atomically
+from ..storage.reading import brief
 from .building import Look, Progress, look_here, update
 from .nearest import update_codes
 from .regions import REGIONS, reduced

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..files import write_atomically
 from ..importing import needs
+from ..storage.files import write_atomically
 from .store import IndexStore
 
 TRAINED_ON = 2**16

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 
 from ..errors import FileFormatError, SettingError
-from ..files import atomic_path, locked_folder
-from ..fingerprint import alike
 from ..importing import needs
-from ..parts import PartsFolder
 from ..segment.segmenter import Segmenter
+from ..storage.files import atomic_path, locked_folder
+from ..storage.fingerprint import alike
+from ..storage.parts import PartsFolder
 from .regions import Reduced
 
 

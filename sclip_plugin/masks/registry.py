@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..cache import DiskCache, cache_root
 from ..errors import ArgumentTypeError
 from ..grammar import Parts, registering
+from ..storage.cache import DiskCache, cache_root
 from .base import MaskSource, checked
 
 MASK_SOURCES = Parts("mask source", "sclip_plugin.masks", MaskSource)

@@ -18,9 +18,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import SettingError
-from ..files import locked_folder, write_atomically
 from ..importing import needs
-from ..parts import PartsFolder
+from ..storage.files import locked_folder, write_atomically
+from ..storage.parts import PartsFolder
 
 ROWS_AT_ONCE = 2**16
 APPROXIMATE_FROM = 1_000_000

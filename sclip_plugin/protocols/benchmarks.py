@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from ..errors import SclipError, unknown_name
-from ..reading import TextFileError, brief, load_yaml, read_text
+from ..storage.reading import TextFileError, brief, load_yaml, read_text
 
 Classes = tuple[tuple[str, ...], ...]
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from ..defaults import CLIP_MEAN, CLIP_STD
 from ..device import Budget, without_autocast
 from ..errors import PictureError, SettingError
-from ..fingerprint import fingerprint, identity_of
 from ..imaging.tiles import TiledMap
 from ..settings import Settings
 from ..steps import Words
+from ..storage.fingerprint import fingerprint, identity_of
 from ..text.bank import TextBank
 from ..text.labels import Vocabulary
 from ..text.towers import find_text_tower
@@ -85,7 +85,7 @@ class Chain:
         """The model's embeddings of a fixed picture and of three fixed prompts: first 64 values of the unit vectors.
 
         They show changes that `weights` can't see (a hook, a replaced forward). Last digits differ between processors:
-        see `sclip_plugin.fingerprint.alike`.
+        see `sclip_plugin.storage.fingerprint.alike`.
         """
         tower = self.encoder.tower
         height, width = (side * patch for side, patch in zip(tower.native_grid, tower.patch_size, strict=True))

@@ -20,8 +20,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import FileFormatError, PictureError, SettingError, ShapeError
-from ..files import write_atomically
 from ..settings import Settings
+from ..storage.files import write_atomically
 from ..text.labels import Labels
 from .encoding import Look, plan_of
 from .windows import WindowPlan

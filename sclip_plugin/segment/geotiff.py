@@ -16,9 +16,9 @@ import numpy as np
 
 from ..draw.colours import colours_of
 from ..errors import PictureError, SettingError
-from ..files import atomic_path, write_atomically
 from ..imaging.opening import opened, orientation
 from ..importing import needs
+from ..storage.files import atomic_path, write_atomically
 from ..text.labels import Labels
 from .bands import Bands
 

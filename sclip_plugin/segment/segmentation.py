@@ -17,12 +17,12 @@ from torch import Tensor
 from ..draw import overlay as drawing
 from ..draw.colours import Colours
 from ..errors import FileFormatError, SettingError, unknown_name
-from ..files import atomic_path, locked_folder, save_json
 from ..imaging.marks import save_options
 from ..imaging.pictures import Picture
 from ..imaging.regions import without_specks
 from ..settings import Settings
 from ..steps.scores import ClassScores, Tiles
+from ..storage.files import atomic_path, locked_folder, save_json
 from . import results
 from .checking import UNLABELLED, checked_labels, checked_map, checked_picture, checked_scores
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import FileFormatError, SettingError
 from ..fields import field_of
-from ..tensors import read_checkpoint
+from ..storage.tensors import read_checkpoint
 from .base import PatchScores, Place, Step
 from .registry import register_step
 from .scores import Kind

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import FileFormatError, SettingError
 from ..fields import field_of
-from ..reading import load_json, read_text
+from ..storage.reading import load_json, read_text
 from .base import PatchScores, Place, Step
 from .registry import register_step
 

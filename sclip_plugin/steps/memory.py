@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from ..device import without_autocast
 from ..errors import SettingError
 from ..fields import field_of
-from ..fingerprint import fingerprint
 from ..guides import Guide, as_guide
 from ..imaging.pictures import Picture, read_picture
 from ..imaging.tiles import TiledMap
 from ..memory.store import MemoryStore, picture_key
 from ..methods.corrclip import looked, on_grid
+from ..storage.fingerprint import fingerprint
 from .base import PixelScores, Place, Step
 from .registry import register_step
 

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..cache import DiskCache, cache_root
 from ..device import without_autocast
 from ..errors import LabelError
-from ..fingerprint import alike
+from ..storage.cache import DiskCache, cache_root
+from ..storage.fingerprint import alike
 from .base import PROBES, TextTower
 from .labels import Vocabulary
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..device import without_autocast
-from ..fingerprint import identity_of, moment_of
+from ..storage.fingerprint import identity_of, moment_of
 
 # Short, as prompts are, with what cleaning changes, and long.
 PROBES = ("a", "a photo of a Cat, and a dog.", "it is a  very " + "long " * 24 + "text")

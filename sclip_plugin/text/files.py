@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LabelError
-from ..reading import TextFileError, brief, lines_of, load_json, load_yaml, read_text
+from ..storage.reading import TextFileError, brief, lines_of, load_json, load_yaml, read_text
 
 _BETWEEN = re.compile(r"[,|]")
 

@@ -14,8 +14,8 @@ from PIL import Image
 from ..draw import fonts, legend
 from ..draw.colours import Colours, colours_of, rgb
 from ..errors import SettingError, ShapeError
-from ..files import atomic_path
 from ..importing import needs
+from ..storage.files import atomic_path
 from .reading import checked_rate
 
 BT709 = 1  # of H.273: primaries, transfer and matrix

@@ -12,10 +12,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sclip_plugin.cache import DiskCache
 from sclip_plugin.device import CPU
 from sclip_plugin.errors import LabelError, UnknownNameError, UnsupportedModelError
-from sclip_plugin.fingerprint import bit_sums
+from sclip_plugin.storage.cache import DiskCache
+from sclip_plugin.storage.fingerprint import bit_sums
 from sclip_plugin.text.bank import TextBank
 from sclip_plugin.text.base import PROBES
 from sclip_plugin.text.labels import background_names, imagenet_templates, parse_labels, parse_templates

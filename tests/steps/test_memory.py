@@ -14,12 +14,12 @@ from PIL import Image
 
 import sclip_plugin as sp
 from sclip_plugin.errors import FileFormatError, SettingError
-from sclip_plugin.files import write_atomically
 from sclip_plugin.guides import as_guide
 from sclip_plugin.memory import MemoryStore
 from sclip_plugin.methods.corrclip import CorrCLIP
 from sclip_plugin.steps.lposs import LPOSS
 from sclip_plugin.steps.memory import MemoryBank
+from sclip_plugin.storage.files import write_atomically
 
 
 class WithText:
@@ -39,7 +39,7 @@ def segmenter(bank="text_bank"):
 
 
 def published_bank(folder, seg, guide, rows: int, second=None) -> MemoryBank:
-    from sclip_plugin.fingerprint import fingerprint
+    from sclip_plugin.storage.fingerprint import fingerprint
 
     models = {"main": seg.model_identity()} | ({"second": second.model_identity()} if second else {})
     weights = fingerprint(guide.module.state_dict().values())

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 import sclip_plugin as sp
 from sclip_plugin.errors import SettingError
-from sclip_plugin.fingerprint import alike, identity_of, moment_of
+from sclip_plugin.storage.fingerprint import alike, identity_of, moment_of
 from sclip_plugin.text.bank import TextBank
 from sclip_plugin.text.towers import CausalTextTower, find_text_tower
 

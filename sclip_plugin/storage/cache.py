@@ -34,7 +34,7 @@ class DiskCache:
 
     Example:
         >>> import tempfile
-        >>> from sclip_plugin.cache import DiskCache
+        >>> from sclip_plugin.storage.cache import DiskCache
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     cache = DiskCache(folder)
         ...     cache.put("bank", b"bytes")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import FileFormatError
+from ..errors import FileFormatError
 
 Shape = tuple[int | str, ...]
 """Sizes; a letter in the place of a size stands for one size wherever it stands."""

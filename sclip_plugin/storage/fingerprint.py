@@ -74,7 +74,7 @@ def identity_of(model: nn.Module, but: tuple[str, ...] = ()) -> str:
         but: what the names of parts that don't count begin with, such as ``"visual."``.
 
     Example:
-        >>> from sclip_plugin.fingerprint import identity_of
+        >>> from sclip_plugin.storage.fingerprint import identity_of
         >>> layers = [torch.nn.Sequential(torch.nn.Linear(2, 2), act()) for act in (torch.nn.GELU, torch.nn.ReLU)]
         >>> _ = layers[1].load_state_dict(layers[0].state_dict())
         >>> identity_of(layers[0]) == identity_of(layers[1])

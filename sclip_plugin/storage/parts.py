@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from .errors import FileFormatError, SettingError
+from ..errors import FileFormatError, SettingError
 from .files import locked_folder, write_atomically
 from .reading import brief, load_json, read_text
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from .errors import FileFormatError
+from ..errors import FileFormatError
 
 LARGEST_FILE = 2**24  # bytes
 LARGEST_TREE = 200_000  # values that YAML or JSON may hold, aliases followed
@@ -45,7 +45,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from sclip_plugin.reading import read_text
+        >>> from sclip_plugin.storage.reading import read_text
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "labels.txt"
         ...     _ = path.write_bytes("café".encode("utf-16"))
@@ -87,7 +87,7 @@ def load_yaml(text: str, name: object) -> Any:
             followed, more than 200,000 values.
 
     Example:
-        >>> from sclip_plugin.reading import load_yaml
+        >>> from sclip_plugin.storage.reading import load_yaml
         >>> load_yaml("classes: [cat, [sofa, couch]]", "mine.yaml")
         {'classes': ['cat', ['sofa', 'couch']]}
     """

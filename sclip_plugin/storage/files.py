@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from .errors import ArgumentTypeError, SettingError
+from ..errors import ArgumentTypeError, SettingError
 
 __all__ = [
     "atomic_path",
