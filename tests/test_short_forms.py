@@ -71,15 +71,15 @@ def ask(model, seg, picture, tmp_path, monkeypatch):
 SAM = "sam(minimal_area=9)"
 ASKED = [
     # settings in Python, flags of the command line, and the steps that they are
-    ({"refine": True}, ["--refine"], "pamr"),
-    ({"refine": True}, ["--set", "refine=true"], "pamr"),
+    ({"refine": True}, ["--refine"], "pamr, specks"),
+    ({"refine": True}, ["--set", "refine=true"], "pamr, specks"),
     ({"refine": "pamr"}, ["--set", "refine=pamr"], "pamr"),
     ({"refine": "pamr(steps=2)"}, ["--set", "refine=pamr(steps=2)"], "pamr(steps=2)"),
     ({"refine": False}, ["--no-refine"], ""),
     ({"refine": None}, [], ""),
     ({"steps": "pamr, closing", "refine": False}, ["--steps", "pamr, closing", "--no-refine"], "closing"),
     ({"threshold": 0.34}, ["--threshold", "0.34"], "threshold(0.34)"),
-    ({"threshold": 0.34, "refine": True}, ["--refine", "--threshold", "0.34"], "pamr, threshold(0.34)"),
+    ({"threshold": 0.34, "refine": True}, ["--refine", "--threshold", "0.34"], "pamr, threshold(0.34), specks"),
 ]
 
 

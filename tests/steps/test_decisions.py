@@ -116,3 +116,29 @@ def test_every_region_takes_its_most_frequent_label():
     assert make_step("vote")(given).labels.tolist() == [[1, 1, 1], [2, 0, 0]]  # of equals the smallest
     with pytest.raises(SettingError):
         make_step("vote")(decided(one_hot([[1]])))
+
+
+def test_small_regions_take_the_label_around_them():
+    labels = np.ones((10, 10), int)
+    labels[:, 7:] = 2
+    labels[4, 4] = 0  # in the middle of class 1
+    labels[2:4, 6] = 0  # two pixels on the border, three sides of each in class 1 and one in class 2
+    labels[8, 8] = labels[9, 9] = 1  # islands of class 1 that touch by a corner alone
+    given = decided(one_hot(labels))
+    cleaned = make_step("specks(0.03)")(given).labels
+    expected = np.ones((10, 10), int)
+    expected[:, 7:] = 2
+    np.testing.assert_array_equal(cleaned, expected)
+    assert make_step("specks(0)")(given).labels.tolist() == labels.tolist()
+    # A region of exactly the share stays.
+    np.testing.assert_array_equal(make_step("specks(0.02)")(given).labels[2:4, 6], 0)
+
+
+def test_small_regions_beside_small_ones_alone_are_filled_from_outside():
+    labels = np.zeros((7, 7), int)
+    labels[2:5, 2:5] = (
+        np.arange(9).reshape(3, 3) % 2 + 1
+    )  # nine regions of one pixel, the middle one touches small ones
+    given = decided(one_hot(labels))
+    assert (make_step("specks(0.1)")(given).labels == 0).all()
+    assert make_step("specks(1)")(given).labels.tolist() == labels.tolist(), "where all are small none goes"

@@ -54,17 +54,17 @@ FORMS = [
     ("surgery, closing", {"threshold": 0.4}, "surgery, threshold(0.4), closing"),
     ("pamr", {"threshold": 0.4}, "pamr, threshold(0.4)"),
     ("benchmark(area=0.1), vote", {"threshold": 0.4}, "benchmark(area=0.1), threshold(0.4), vote"),
-    ("", {"refine": True}, "pamr"),
-    ("pamr(3)", {"refine": True}, "pamr"),
+    ("", {"refine": True}, "pamr, specks"),
+    ("pamr(3), specks(0.1)", {"refine": True}, "pamr, specks"),
     ("closing", {"refine": "pamr(3)"}, "pamr(3), closing"),
-    ("lposs, lposs_plus, merge, closing", {"refine": True}, "lposs, lposs_plus, merge, pamr, closing"),
+    ("lposs, lposs_plus, merge, closing", {"refine": True}, "lposs, lposs_plus, merge, pamr, closing, specks"),
     ("closing, vote", {"refine": "sam(minimal_area=9)"}, "closing, sam(minimal_area=9), vote"),
-    ("pamr, closing, sam", {"refine": False}, "closing"),
+    ("pamr, closing, sam, specks", {"refine": False}, "closing"),
     ("pamr", {"refine": None}, "pamr"),
     ("pamr", {"refine": "sam"}, "pamr, sam"),  # it replaces a step of that name, and there is none
     ("pamr, sam(minimal_area=9)", {"refine": "sam"}, "pamr, sam"),
-    ("closing", {"refine": True, "threshold": 0.4}, "pamr, threshold(0.4), closing"),
-    ("", {"threshold": 0.4, "refine": True}, "pamr, threshold(0.4)"),
+    ("closing", {"refine": True, "threshold": 0.4}, "pamr, threshold(0.4), closing, specks"),
+    ("", {"threshold": 0.4, "refine": True}, "pamr, threshold(0.4), specks"),
 ]
 
 

@@ -233,7 +233,7 @@ def test_as_many_lists_of_labels_as_pictures(pipe, pictures):
         ({"method": "naclip", "std": 2.0}, {"method": "naclip", "std": 2.0}),
         ({"window": 0}, {"window": 0}),
         ({"window": 48, "stride": 16}, {"window": 48, "stride": 16}),
-        ({"refine": True}, {"steps": "pamr"}),
+        ({"refine": True}, {"steps": "pamr, specks"}),
         ({"refine": "pamr(steps=2)"}, {"steps": "pamr(steps=2)"}),
         ({"refine": False}, {"steps": ()}),
         ({"masks": "slic(segments=20)", "steps": "vote"}, {"masks": "slic(segments=20)", "steps": "vote"}),
