@@ -27,6 +27,7 @@ Formats = Annotated[
         "-f",
         help="Also export to these formats (comma-separated), each into its own folder in --out: coco, coco-polygons, "
         "yolo, labelstudio, cvat, labelme, geojson, png, cutouts, sheet, scores, csv.",
+        rich_help_panel="Output",
     ),
 ]
 RegionsOf = Annotated[
@@ -34,6 +35,7 @@ RegionsOf = Annotated[
     typer.Option(
         "--regions",
         help="One object of the export: components (connected regions) or classes; the default depends on the format.",
+        rich_help_panel="Output",
     ),
 ]
 

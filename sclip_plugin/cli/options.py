@@ -22,6 +22,7 @@ Labels = Annotated[
         "-l",
         help="Names between commas; '|' joins synonyms of one class: \"cat, remote control, sofa|couch\". "
         "@FILE reads them from a file: one class a line, or JSON, or YAML.",
+        rich_help_panel="Words",
     ),
 ]
 Model = Annotated[
@@ -31,11 +32,18 @@ Model = Annotated[
         "-m",
         help="A hub id or folder of transformers; open_clip:ARCH/PRETRAINED; open_clip:ARCH@FILE; timm:NAME; "
         "or demo, the small CLIP that ships with the package and works offline.",
+        rich_help_panel="Model",
     ),
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: CUDA if available.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: CUDA if available.", rich_help_panel="Model")
+]
 Dtype = Annotated[
-    str, typer.Option(help="Precision of the weights: float32, float16, bfloat16; auto: half precision if faster.")
+    str,
+    typer.Option(
+        help="Precision of the weights: float32, float16, bfloat16; auto: half precision if faster.",
+        rich_help_panel="Model",
+    ),
 ]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting, or an option of the method.")

@@ -5,10 +5,13 @@ Nothing heavy is imported before a command needs it, so ``--help`` is quick.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import io
 import sys
 import warnings
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -37,7 +40,6 @@ from .video import video
 app = typer.Typer(
     help="Segment pictures into any classes named in words, with a frozen CLIP and no training.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -49,6 +51,53 @@ for command in (
 app.add_typer(eval_app, name="eval")
 app.add_typer(convert_app, name="convert")
 app.add_typer(memory_app, name="memory")
+KEPT = {
+    "label": "nothing was written",
+    "anomaly": "finished pictures are kept",
+    "compare": "nothing was written",
+    "geotiff": "nothing was written",
+    "index": "finished pictures are in the index; the same command goes on",
+    "build": "finished pictures are in the memory; the same command goes on",
+    "video": "nothing was written",
+}
+"""What Ctrl-C leaves of a long command. ``segment`` and ``eval`` say it themselves."""
+
+
+def _mannered(part: typer.Typer) -> None:
+    """Help as flowing text, and a line on what an interrupt kept, for all commands of a program."""
+    mounted: list[Any] = [*part.registered_commands, part.registered_callback]
+    for info in filter(None, mounted):
+        if info.callback is not None:
+            info.callback.__doc__ = flowing(info.callback.__doc__ or "")
+            if kept := KEPT.get(info.callback.__name__):
+                info.callback = _interruptible(info.callback, kept)
+    for group in part.registered_groups:
+        if group.typer_instance is not None:
+            _mannered(group.typer_instance)
+
+
+def _interruptible(command: Callable[..., Any], kept: str) -> Callable[..., Any]:
+    @functools.wraps(command)
+    def run(*values: Any, **options: Any) -> Any:
+        try:
+            return command(*values, **options)
+        except KeyboardInterrupt:
+            tell(f"stopped; {kept}.")
+            raise typer.Exit(130) from None
+
+    return run
+
+
+def flowing(text: str) -> str:
+    """Paragraphs without line breaks inside, so that a terminal breaks lines where it ends.
+
+    >>> flowing("One sentence\n    in two lines.\n\n    Another.")
+    'One sentence in two lines.\n\nAnother.'
+    """
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in inspect.cleandoc(text).split("\n\n"))
+
+
+_mannered(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -14,7 +14,8 @@ import typer
 from ..settings import Settings
 from .options import Labelled, parse_changes
 
-PANEL = "Settings"
+LOOKING, WORDS, ANSWERING = "Looking at pictures", "Words", "Answering"
+OF_WORDS = ("templates", "background")
 FLAGS = {"resize_short_side": "--resize", "method": "--method"}
 SHORT = {
     "threshold": (float, "Leave pixels with a lower best score unlabelled: adds the step threshold."),
@@ -91,16 +92,16 @@ def _options(left_out: tuple[str, ...], preset: bool) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if preset:
         what = "Settings of a paper, and its classes if --labels names none: 'sclip/voc21'; see 'sclip presets'."
-        options["preset"] = Annotated[str | None, typer.Option("--preset", help=what, rich_help_panel=PANEL)]
+        options["preset"] = Annotated[str | None, typer.Option("--preset", help=what, rich_help_panel=LOOKING)]
     for field in dataclasses.fields(Settings):
         if field.name not in left_out:
             options[field.name] = Annotated[_plain_type(field), setting(field.name)]
     for name, (kind, text) in SHORT.items():
         if name not in left_out:
-            options[name] = Annotated[kind | None, typer.Option(help=text, rich_help_panel=PANEL)]
+            options[name] = Annotated[kind | None, typer.Option(help=text, rich_help_panel=ANSWERING)]
     what = "Another setting, or an option of the method: --set std=4."
     options["change"] = Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help=what, rich_help_panel=PANEL)
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help=what, rich_help_panel=ANSWERING)
     ]
     return options
 
@@ -111,12 +112,14 @@ def setting(name: str, *flags: str) -> typer.models.OptionInfo:
     text = field.metadata["help"]
     flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
     truth = field.type == "bool"
+    if name not in ("resize_short_side", "window") and isinstance(field.default, (str, float)):
+        text += f"; default: {field.default}"
     return typer.Option(
         *(flags or (f"{flag}/--no-{flag[2:]}" if truth else flag,)),
         help=f"{text[0].upper()}{text[1:]}.",
         min=field.metadata["low"],
         max=field.metadata["high"],
-        rich_help_panel=PANEL,
+        rich_help_panel=WORDS if name in OF_WORDS else LOOKING if field.metadata["features"] else ANSWERING,
     )
 
 

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print failures only.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print results as JSON, one object a line.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print failures only.", rich_help_panel="Output")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print results as JSON, one object a line.", rich_help_panel="Output")
+]
 
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 """For rich: text as it is."""
