@@ -71,7 +71,9 @@ def forget_fonts():
     forget()
 
 
-@pytest.mark.parametrize("name", ["storage.files", "draw.overlay", "draw.colours", "draw.fonts", "draw.legend", "draw.sheet"])
+@pytest.mark.parametrize(
+    "name", ["storage.files", "draw.overlay", "draw.colours", "draw.fonts", "draw.legend", "draw.sheet"]
+)
 def test_the_examples_in_the_docstrings_run(name):
     module = importlib.import_module(f"sclip_plugin.{name}")
     result = doctest.testmod(module)
