@@ -37,13 +37,14 @@ def demo() -> None:
 def styles() -> None:
     """Ways to draw one result, for docs/results.md."""
     scene = sp.draw_scene(seed=0, scale=2)
-    result = sp.Segmenter.from_pretrained("demo")(scene.picture, list(scene.labels), refine=True)
+    encoded = sp.Segmenter.from_pretrained("demo").encode(scene.picture)
+    result = encoded.segment(list(scene.labels), refine=True)
     cleaned = result.cleaned(300)
     panels = [
         ("as it is", result.overlay(legend=False)),
         ("regions of 300 pixels at least", cleaned.overlay(legend=False)),
         ("their outlines", cleaned.overlay(style="outline", legend=False)),
-        ('a heat map, stretched: "crab"', result.heatmap("crab", stretch=True)),
+        ('unrefined, a heat map, stretched: "crab"', encoded.segment(list(scene.labels)).heatmap("crab", stretch=True)),
     ]
     save_image(side_by_side(panels, legend=legend_of([cleaned.label_map], cleaned.labels)), IMAGES / "styles.png")
 

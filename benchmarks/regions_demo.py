@@ -24,7 +24,7 @@ def main() -> None:
     given = parser.parse_args()
     seg = sp.Segmenter.from_pretrained("demo")
     scenes = [sp.draw_scene(HELD_OUT_FIRST_SEED + i, (192, 144)) for i in range(given.scenes)]
-    cases = {"csa": {"method": "csa"}, "csa, PAMR": {"method": "csa", "refine": True}}
+    cases = {"csa": {"method": "csa"}, "csa, PAMR": {"method": "csa", "refine": "pamr"}}
     for count in (100, 200, 400):
         cases[f"csa, vote in {count} superpixels"] = {"steps": "vote", "masks": f"slic(segments={count})"}
     cases["csa, stitched"] = {"method": "csa", "stitched": True}

@@ -184,7 +184,7 @@ class Settings:
         is given.
 
         Short forms add a step at its place, or replace the step of that name: ``threshold=0.4``, ``refine=True``
-        (PAMR), ``refine="sam(...)"``. False removes the step, None changes nothing.
+        (pamr and specks), ``refine="sam(...)"``. False removes the steps, None changes nothing.
 
         Raises:
             UnknownNameError: a name is neither a field nor an option of the method.

@@ -13,11 +13,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import sclip_plugin as sp
-from sclip_plugin.anomaly import AnomalyDetector
+from sclip_plugin.anomaly import Anomaly, AnomalyDetector
 from sclip_plugin.anomaly.detector import smoothed
 from sclip_plugin.anomaly.mvtec import categories, evaluate_category
 from sclip_plugin.anomaly.text import ABNORMAL, NORMAL, learned_pair, load_prompts
 from sclip_plugin.cli.program import app
+from sclip_plugin.draw import fonts
 from sclip_plugin.errors import FileFormatError, PictureNotFoundError, SettingError, UnsupportedModelError
 from sclip_plugin.text.towers import find_text_tower
 
@@ -106,6 +107,30 @@ def test_words():
     assert found.heat.shape == (90, 130) and found.layers == 1
     assert 0 <= found.heat.min() and found.heat.max() <= 1 and 0 <= found.score <= 1
     assert found.heatmap().width >= 130
+
+
+def saturation(picture):
+    """(H, W), 0 to 255: how far each pixel of an RGB picture is from grey."""
+    return np.ptp(np.asarray(picture).astype(int), axis=2)
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+def test_the_picture_of_what_is_normal_stays_grey(layers):
+    """The scale is the same in every picture: colours begin where abnormal fits better, and say no more than that."""
+    heat = layers * np.linspace(0, 1, 300, dtype=np.float32)[None].repeat(200, 0)
+    colours = saturation(Anomaly(0.5, heat, layers, Image.new("RGB", (300, 200), "tan")).heatmap())[100]
+    assert colours[:150].max() == 0 < colours[160] < colours[200] < colours[280]
+    even = Anomaly(0.5, np.full((200, 300), 0.5 * layers, np.float32), layers, Image.new("RGB", (300, 200), "tan"))
+    assert saturation(even.heatmap())[:200].max() == 0
+
+
+def test_the_legend_says_it_once(monkeypatch):
+    said, draw = [], fonts.draw_text
+    monkeypatch.setattr(
+        fonts, "draw_text", lambda image, at, text, *rest: said.append(text) or draw(image, at, text, *rest)
+    )
+    Anomaly(0.1, np.zeros((200, 300), np.float32), 1, Image.new("RGB", (300, 200))).heatmap()
+    assert said == ["how abnormal", "grey up to 0.5: normal fits better", "0", "1"]
 
 
 def test_what_it_refuses(prompts, tmp_path):
@@ -197,3 +222,17 @@ def test_the_commands(mvtec, tmp_path):
     said = json.loads((tmp_path / "eval" / "mvtec.json").read_text())
     assert [row["category"] for row in said["categories"]] == ["metal_nut", "tile"]
     assert all(0 <= said["mean"][name] <= 1 for name in ("image_auroc", "pixel_auroc"))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [([], "'--object'"), (["--object", " "], "'--object'"), (["--prompts", "none.pth"], "'--prompts'")],
+)
+def test_a_missing_option_is_named_as_it_is_typed(options, named, tmp_path, monkeypatch):
+    """And before a model is loaded, or a folder made."""
+    monkeypatch.setattr("sclip_plugin.loading.load_model", None)
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    answer = CliRunner().invoke(app, ["anomaly", "a.png", "--model", "demo", *options], terminal_width=200)
+    assert answer.exit_code == 2 and named in answer.output and "thing" not in answer.output
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

@@ -165,7 +165,7 @@ def test_masks_get_words(sclip, model, tmp_path):
         numbers = [json.loads(line)["mask"] for line in lines.splitlines() if line.startswith("{")]
         assert numbers == list(range(len(written["regions"])))
     code, said = sclip("segment", tmp_path / "scene.png", "--masks", tmp_path / "masks", "-l", names, "-m", "demo",
-                       "-o", tmp_path / "corrected")  # fmt: skip
+                       "--steps", "vote", "-o", tmp_path / "corrected")  # fmt: skip
     assert code == 0, said
     label_map = np.asarray(Image.open(tmp_path / "corrected" / "scene.labels.png"))
     for index in range(len(scene.labels)):

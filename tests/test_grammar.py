@@ -125,7 +125,7 @@ def others(value, annotation):
     elif isinstance(value, Part):
         yield "csa(projections=('q', 'v'))"
     else:
-        yield from (0.5, (0.1, 0.2, 0.3), """it's "a (folder), of mine" \\ ü""")
+        yield from (0.5, (0.1, 0.2, 0.3), """it's "a (folder), of mine" \\ ü""", 3)
 
 
 @every_part

@@ -106,7 +106,8 @@ class ZeroShotSegmentationPipeline(Pipeline):
             background: True adds the class ``"background"``, which stands for SCLIP's list of stuff words.
             method: what replaces the last block, such as ``"naclip(std=4)"``; see `sclip_plugin.list_methods`.
             window: side of the square windows in pixels; 0 takes a picture in one pass.
-            refine: True for PAMR, which draws masks to the edges of the picture; or ``"pamr(steps=5)"``, ``"sam(…)"``.
+            refine: True for PAMR, which fits masks to the edges of the picture, and specks, which removes small
+                regions; or ``"pamr(steps=5)"``, ``"sam(…)"``.
             output: ``"masks"``, or ``"semantic"`` for the label map in one piece.
             timeout: seconds to wait for a picture from the web; None for no end.
             batch_size, num_workers: as for every pipeline of transformers.

@@ -48,8 +48,9 @@ class Anomaly:
     picture: Image.Image = field(repr=False)
 
     def heatmap(self) -> Image.Image:
-        """The heat in colours over the grey picture."""
-        return heatmap(self.picture, np.clip(self.heat / self.layers, 0, 1), "anomaly", what="anomaly")
+        """The heat over the grey picture, from 0 to 1 in every picture; in colours where abnormal fits better."""
+        share = np.clip(self.heat / self.layers, 0, 1)
+        return heatmap(self.picture, share, "how abnormal", what="grey up to 0.5: normal fits better", grey_to=0.5)
 
 
 class AnomalyDetector(OfModel):

@@ -21,7 +21,10 @@ def anomaly(
     ],
     thing: Annotated[str, typer.Option("--object", help="The object in the pictures, such as 'metal nut'.")] = "",
     prompts: Annotated[
-        Path | None, typer.Option(help="AnomalyCLIP's learned prompts (a .pth file), in place of words.")
+        Path | None,
+        typer.Option(
+            help="AnomalyCLIP's learned prompts (a .pth file), in place of words.", exists=True, dir_okay=False
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("out"),
     model: Model = DEFAULT_MODEL,
@@ -48,6 +51,8 @@ def anomaly(
     from ..errors import PictureError
     from ..storage.files import check_writable, save_image, save_json
 
+    if prompts is None and not thing.strip():
+        raise typer.BadParameter("Missing option '--object': what the pictures show, such as 'nut'; or give --prompts.")
     limit_pixels(max_pixels)
     found = find_pictures(pictures, out)
     check_writable(out)

@@ -91,8 +91,8 @@ def _interruptible(command: Callable[..., Any], kept: str) -> Callable[..., Any]
 def flowing(text: str) -> str:
     """Paragraphs without line breaks inside, so that a terminal breaks lines where it ends.
 
-    >>> flowing("One sentence\n    in two lines.\n\n    Another.")
-    'One sentence in two lines.\n\nAnother.'
+    >>> flowing("One sentence\\n    in two lines.\\n\\n    Another.")
+    'One sentence in two lines.\\n\\nAnother.'
     """
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in inspect.cleandoc(text).split("\n\n"))
 

@@ -111,7 +111,13 @@ def _entries(names: Sequence[str], table: np.ndarray, areas: np.ndarray) -> list
 
 
 def heatmap(
-    picture: Image.Image, scores: np.ndarray, label: str, *, stretch: bool = False, what: str = "score"
+    picture: Image.Image,
+    scores: np.ndarray,
+    label: str,
+    *,
+    stretch: bool = False,
+    what: str = "score",
+    grey_to: float = 0.0,
 ) -> Image.Image:
     """Shows where a picture answers to one word: scores as colours over the grey picture, with a colour bar.
 
@@ -121,6 +127,7 @@ def heatmap(
         label: the word, written below the picture.
         stretch: dark is the lowest value of this picture, bright the highest, whatever they are.
         what: what the numbers are, written above the bar.
+        grey_to: up to this level, from 0 to below 1, the picture stays grey; colours grow stronger from there to 1.
 
     Returns:
         RGB; the picture at the upper left, label and colour bar below it.
@@ -136,6 +143,8 @@ def heatmap(
     if scores.dtype.kind not in "fiub":
         raise ArgumentTypeError(f"scores are of type {scores.dtype}, expected numbers from 0 to 1")
     _check_size("scores", scores, picture)
+    if not 0 <= grey_to < 1:
+        raise SettingError(f"grey_to is {grey_to}, expected 0 (colours everywhere) to below 1")
     low, high = float(scores.min()), float(scores.max())
     if not stretch and not (low >= 0 and high <= 1):
         raise SettingError(f"scores go from {low:g} to {high:g}, expected 0 to 1; rescale them, or give stretch=True")
@@ -146,13 +155,15 @@ def heatmap(
         ends, what = _ends(low, high), f"{what}, stretched to this picture's range"
         scores = (scores.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1e-12))
     scale = _legend.display_scale(picture.size)
-    image, scores, colours = _enlarged(picture, scale), _repeated(scores, scale), _magma()
+    image, scores, colours, strength = _enlarged(picture, scale), _repeated(scores, scale), _magma(), _strength(grey_to)
     result = Image.new("RGB", image.size)
     for rows in _stripes(*scores.shape):
         levels = (scores[rows] * np.float32(255) + np.float32(0.5)).astype(np.uint8)
         grey = _rows_of(image, rows).convert("L").convert("RGB")
-        result.paste(Image.blend(grey, _looked_up(colours, levels), 0.64), (0, rows.start))
-    return _with_bar(result, label, what, ends, colours)
+        shown = Image.fromarray(strength[levels])
+        result.paste(Image.composite(_looked_up(colours, levels), grey, shown), (0, rows.start))
+    covered = (strength / strength.max())[:, None]
+    return _with_bar(result, label, what, ends, (covered * colours + (1 - covered) * NO_LABEL).astype(np.uint8))
 
 
 def palette_png(label_map: np.ndarray, labels: Sequence[str], colours: Colours | None = None) -> Image.Image:
@@ -281,6 +292,14 @@ def _magma() -> np.ndarray:
     knots = np.frombuffer(bytes.fromhex(MAGMA), np.uint8).reshape(-1, 3)
     at = np.round(np.linspace(0, 255, len(knots)))
     return np.stack([np.interp(np.arange(256), at, knots[:, c]) for c in range(3)], axis=1).round().astype(np.uint8)
+
+
+def _strength(grey_to: float) -> np.ndarray:
+    """(256,) uint8: how much of each level's colour covers the grey picture. Just above `grey_to` it is hardly any."""
+    if not grey_to:
+        return np.full(256, round(0.64 * 255), np.uint8)
+    above = (np.arange(256) / 255 - grey_to).clip(0) / (1 - grey_to)
+    return np.round(0.9 * 255 * above**1.5).astype(np.uint8)
 
 
 def _ends(low: float, high: float) -> tuple[str, str]:

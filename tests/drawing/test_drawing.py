@@ -71,7 +71,9 @@ def forget_fonts():
     forget()
 
 
-@pytest.mark.parametrize("name", ["files", "draw.overlay", "draw.colours", "draw.fonts", "draw.legend", "draw.sheet"])
+@pytest.mark.parametrize(
+    "name", ["storage.files", "draw.overlay", "draw.colours", "draw.fonts", "draw.legend", "draw.sheet"]
+)
 def test_the_examples_in_the_docstrings_run(name):
     module = importlib.import_module(f"sclip_plugin.{name}")
     result = doctest.testmod(module)
@@ -265,6 +267,12 @@ def test_a_stretched_heat_map_needs_finite_numbers(bad):
 def test_scores_outside_0_to_1_are_refused(scores):
     with pytest.raises(ValueError, match="expected 0 to 1"):
         heatmap(WHITE, scores, "cat")
+
+
+@pytest.mark.parametrize("grey_to", [-0.1, 1.0, 2.0])
+def test_where_grey_ends_lies_below_1(grey_to):
+    with pytest.raises(ValueError, match="grey_to is .* below 1"):
+        heatmap(WHITE, np.zeros((300, 400)), "cat", grey_to=grey_to)
 
 
 def test_scores_of_another_size_are_refused():

@@ -34,7 +34,7 @@ class WithText:
 
 def segmenter(bank="text_bank"):
     seg = sp.Segmenter(golden.model(), golden.tokenizer(), cache_dir=False, window=112, stride=56)
-    seg.text_bank = WithText(SECOND[bank])
+    seg.chain.text_bank = WithText(SECOND[bank])
     return seg
 
 
