@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from mutations import MUTATIONS
+from mutation_list import MUTATIONS
 
 import sclip_plugin
 

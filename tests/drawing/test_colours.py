@@ -3,11 +3,13 @@
 import itertools
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sclip_plugin.demo.scenes import CLASSES
+from sclip_plugin.draw import colours
 from sclip_plugin.draw.colours import _oklab, colours_of, is_neutral, read_colours
 from sclip_plugin.errors import FileFormatError, SettingError
 from sclip_plugin.protocols import load_benchmark
@@ -86,6 +88,16 @@ def test_other_words_do_not_look_like_the_commonest():
     common = _oklab(colours_of(["person", "cat", "dog", "grass", "sky", "car", "tree", "water", "building", "road"]))
     others = _oklab(colours_of([f"word {i}" for i in range(200)]))
     assert np.median(np.linalg.norm(others[:, None] - common[None], axis=2).min(axis=1)) > 0.08
+
+
+def test_of_two_colours_the_one_less_like_the_commonest_words_is_taken():
+    words = (Path(colours.__file__).parent / "assets/colours.txt").read_text(encoding="utf-8").splitlines()
+    common = _oklab(colours_of([line.split(maxsplit=1)[1] for line in words if not line.startswith("#")][:20]))
+    candidates = colours._candidates()
+    for word in (f"word{i}" for i in range(20)):
+        pair = candidates[[colours._hash(word, number) % len(candidates) for number in (0, 1)]]
+        first, second = (np.linalg.norm(_oklab(one[None]) - common, axis=1).min() for one in pair)
+        assert (colours_of([word])[0] == pair[int(second > first)]).all(), word
 
 
 def test_no_colour_is_grey_but_backgrounds():

@@ -69,6 +69,13 @@ def test_classes_absent_from_both_are_ignored():
     assert totals.miou == 0.25  # class 0: 1/2, class 1: 0/1, class 2: absent
 
 
+def test_accuracy_is_of_the_pixels_that_are_labelled():
+    totals = IoUTotals(3)
+    totals.add(np.array([[0, 0, 1]]), np.array([[0, 1, 1]]))
+    np.testing.assert_array_equal(totals.accuracy, [1, 0.5, np.nan])
+    assert (totals.macc, totals.miou, totals.aacc) == (0.75, 0.5, 2 / 3)
+
+
 def test_a_set_without_any_labelled_pixel_has_no_figure():
     totals = IoUTotals(3)
     totals.add(np.zeros((2, 2), int), np.full((2, 2), 255))

@@ -114,6 +114,14 @@ def test_sixteen_bits_with_white_as_zero(tmp_path):
     np.testing.assert_array_equal(pixels(tmp_path / "MINISWHITE.tif"), 255 - pixels(tmp_path / "MINISBLACK.tif"))
 
 
+def test_the_darkest_and_the_brightest_fiftieth_are_black_and_white(tmp_path):
+    """Of 101 values, 0 to 10000, the 2nd and the 98th per cent are 200 and 9800."""
+    write(tmp_path / "a.tif", np.arange(0, 10_001, 100, dtype=np.uint16)[None, None]).close()
+    grey = pixels(tmp_path / "a.tif")[0, :, 0]
+    assert (grey[:3] == 0).all() and (grey[98:] == 255).all()
+    assert [grey[3], grey[50], grey[97]] == [3, 128, 252]
+
+
 def test_complex_numbers_are_refused(tmp_path):
     write(tmp_path / "a.tif", GREY.astype(np.complex64)).close()
     with pytest.raises(PictureError, match="amplitude"):

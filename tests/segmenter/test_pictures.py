@@ -62,6 +62,11 @@ def test_sixteen_bits_are_scaled_not_cut():
     assert np.asarray(read_picture(file))[0, :, 0].tolist() == [0, 128, 255]
 
 
+def test_shares_become_the_nearest_of_256_levels():
+    grey = read_picture(np.array([[0, 0.25, 0.5, 0.999, 1]], np.float32))
+    assert np.asarray(grey)[0, :, 0].tolist() == [0, 64, 128, 255, 255]
+
+
 def test_exif_orientation_is_honoured(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter

@@ -309,6 +309,8 @@ def test_labels_that_name_nothing(labels):
 
 def test_templates():
     assert len(set(parse_templates("imagenet"))) == 80
+    scene = parse_templates("scene")
+    assert scene[:80] == parse_templates("imagenet") and len(set(scene)) == 85 and "in the scene." in scene[80]
     assert parse_templates("a drawing of a {}") == ("a drawing of a {}",)
     for wrong in ("no place", "{} and {}", [], ["a {}", 3]):
         with pytest.raises(UnknownNameError, match="template"):

@@ -42,6 +42,16 @@ def test_stitching_equals_the_plain_procedure(size, window, scale):
     golden.assert_equal(names_first(ours.full()), expected)
 
 
+def test_half_of_a_windows_padding_is_in_front():
+    """A window of 20 pixels, padded to two patches of 16 pixels: six pixels in front and six behind."""
+    plan = WindowPlan((20, 20), (20, 20), [0], [0], (2, 2), (32, 32))
+    padded = plan.pad(torch.ones(1, 3, 20, 20), torch.zeros(3))
+    assert padded.shape == (1, 3, 32, 32) and padded[..., 6:26, 6:26].all() and padded.sum() == 3 * 20 * 20
+    scores = torch.rand(2, 2, 1)
+    upsampled = F.interpolate(names_first(scores)[None], size=(32, 32), mode="bilinear")[0]
+    golden.assert_equal(names_first(plan.stitched(scores).full()), upsampled[:, 6:26, 6:26])
+
+
 @pytest.mark.parametrize("limits", [(7 * 10 * 50, 50), (1, 1), (2**30, 2**30)], ids=["some", "pixels", "one"])
 def test_tiles_are_the_whole_cut_up(monkeypatch, limits):
     plan = WindowPlan.of((180, 236), 112, 56, (16, 16))

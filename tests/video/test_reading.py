@@ -278,6 +278,13 @@ def test_of_a_film_that_is_cut_short_what_is_there_comes(web):
         assert len(list(Video(web).frames(1))) == len(frames)
 
 
+@pytest.mark.parametrize(("end", "short"), [(94, True), (96, False)])
+def test_a_film_may_end_a_twentieth_before_the_time_that_it_says(end, short):
+    decoding = reading._Decoding(None)
+    decoding.end = Fraction(end)
+    assert bool(decoding.broken(100.0)) == short
+
+
 def test_of_a_film_that_is_broken_in_the_middle_the_rest_comes(web):
     data = bytearray(web.read_bytes())
     begin = data.index(b"mdat") + 4

@@ -260,6 +260,16 @@ def test_a_model_that_fails_fails_those_who_asked_and_goes_on(segmenter):
     tower.close()
 
 
+def test_a_method_that_reads_the_words_gets_them(segmenter):
+    """ResCLIP corrects attention by the words' own labels, so its pictures can't be encoded before the words."""
+    asked = Job(segmenter.settings.changed(method="resclip"), sp.draw_scene(seed=1).picture, labels=["cat", "dog"])
+    tower = TowerQueue(segmenter)
+    found = tower.put(asked).result(60)
+    tower.close()
+    expected = segmenter(asked.picture, asked.labels, asked.settings)
+    np.testing.assert_array_equal(found.label_map, expected.label_map)
+
+
 def test_an_answer_that_does_not_come_in_time_is_504(segmenter):
     held = Held(segmenter)
     with TestClient(make_server(held, Limits(seconds=0.2))) as client:
