@@ -2,6 +2,7 @@
 
     python benchmarks/demo_quality.py --scenes 200 --sheet sheet.png
     python benchmarks/demo_quality.py --scenes 200 --skip 1000    # another set
+    python benchmarks/demo_quality.py --scenes 200 --scale 2 --methods csa refined
 
 `sclip eval demo` offers all 50 classes; this also offers the labels of each scene alone, as `sclip demo` does.
 """
@@ -9,12 +10,17 @@
 import argparse
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
 import sclip_plugin as sp
 from sclip_plugin.demo import CLASSES, GROUNDS, HELD_OUT_FIRST_SEED, demo_model
 
 METHODS = ("vanilla", "csa", "clearclip", "naclip", "kk", "maskclip")
+ROWS = {name: {"method": name} for name in METHODS} | {
+    "pamr": {"method": "csa", "refine": "pamr"},
+    "refined": {"method": "csa", "refine": True},
+}
 SIZE = (216, 144)
 
 
@@ -24,9 +30,12 @@ def measure(segmenter, scenes, method, **settings):
     for scene in scenes:
         present = np.array([CLASSES.index(name) for name in scene.labels])
         truth = present[scene.label_map]
-        scores = np.asarray(segmenter(scene.picture, list(CLASSES), method=method, **settings).scores)
-        # The scores of a pixel are in the same order whichever labels are offered with them.
-        for offered, found in (("present", present[scores[present].argmax(0)]), ("all", scores.argmax(0))):
+        encoded = segmenter.encode(scene.picture, method=method, dtype=torch.float32)
+        maps = {
+            "present": present[encoded.segment(list(scene.labels), **settings).label_map],
+            "all": encoded.segment(list(CLASSES), **settings).label_map,
+        }
+        for offered, found in maps.items():
             pairs = truth * len(CLASSES) + found
             counts[offered] += np.bincount(pairs.ravel(), minlength=len(CLASSES) ** 2).reshape(len(CLASSES), -1)
     return counts
@@ -69,6 +78,7 @@ if __name__ == "__main__":
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--skip", type=int, default=0, help="leave out so many held-out scenes in front")
     parser.add_argument("--scale", type=int, default=1, help="the scenes at so many times their size; sclip demo: 2")
+    parser.add_argument("--methods", nargs="+", choices=ROWS, default=list(ROWS), help="the rows (default: all)")
     parser.add_argument("--sheet", help="write a sheet of the first six scenes here")
     options = parser.parse_args()
     segmenter = sp.Segmenter.from_pretrained(options.model or demo_model())
@@ -79,8 +89,7 @@ if __name__ == "__main__":
     titles = ("method", "labels present", "things", "grounds", "all 50 classes", "things", "grounds")
     print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
     things = [name for name in CLASSES if name not in GROUNDS]
-    rows = [(name, name, {}) for name in METHODS] + [("csa, refined (PAMR)", "csa", {"refine": True})]
-    for name, method, settings in rows:
-        found = measure(segmenter, drawn, method, **settings)
+    for name in options.methods:
+        found = measure(segmenter, drawn, **ROWS[name])
         columns = [mean_iou(found[offered], part) for offered in found for part in (CLASSES, things, GROUNDS)]
         print(f"| {name} | " + " | ".join(f"{value:.1f}" for value in columns) + " |", flush=True)
