@@ -63,3 +63,9 @@ def test_the_result_is_linear_in_the_scores(inputs):
     scores, mix = mask[0].flatten(1).T, torch.randn(40, 100, generator=torch.Generator().manual_seed(1)) / 40
     expected = refine_pixels(scores @ mix, image[0])
     golden.assert_equal(refine_pixels(scores, image[0]) @ mix, expected)
+
+
+def test_a_smaller_map_is_enlarged_with_its_corners_kept():
+    small, image = torch.rand(1, 2, 4, 5), torch.rand(1, 3, 12, 15)
+    large = F.interpolate(small, size=(12, 15), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(pamr(small, image, steps=1), pamr(large, image, steps=1))
