@@ -68,7 +68,6 @@ def test_what_a_config_sets_reaches_the_segmenter(make_cfg):
     flat = [part for key, value in options.items() for part in (f"MODEL.SCLIP.{key}", value)]
     model = build_model(make_cfg("sclip", *flat))
     settings = model.segmenter.settings
-    assert (settings.method, settings.method_options) == ("naclip", {"std": 3.0})
     assert settings.templates == ("a {}.", "the {}.")
     for key in set(options) & set(SETTINGS) - {"STEPS", "TEMPLATES"}:
         assert getattr(settings, key.lower()) == options[key], key
@@ -171,7 +170,7 @@ def test_as_many_classes_as_the_data_set_or_a_warning(make_cfg, caplog, monkeypa
 def test_unknown_names_say_what_there_is(make_cfg):
     with pytest.raises(UnknownNameError, match="unknown config 'voc12'.*voc21"):
         config_file("voc12")
-    with pytest.raises(UnknownNameError, match="method 'csa' has no option 'std'"):
-        build_model(make_cfg("sclip", "MODEL.SCLIP.METHOD_OPTIONS.std", 1.0))  # csa has none
+    with pytest.raises(UnknownNameError, match="unknown option of csa 'std'"):
+        build_model(make_cfg("sclip", "MODEL.SCLIP.METHOD", "csa(std=1.0)"))
     with pytest.raises(UnknownNameError, match="Did you mean 'naclip'"):
         build_model(make_cfg("sclip", "MODEL.SCLIP.METHOD", "naclipp"))

@@ -119,7 +119,7 @@ def test_labels_come_in_several_forms(client, fields):
         ({}, "'labels' is missing"),
         ({"labels": "cat", "mask_formats": "png"}, "Did you mean 'mask_format'"),
         ({"labels": "cat", "labels[]": "dog"}, "unknown field 'labels[]'"),
-        ({"labels": "cat", "memory": "/etc"}, "'memory' is a setting"),
+        ({"labels": "cat", "masks": "/etc"}, "'masks' is a setting"),
         ({"labels": "cat", "mask_format": ["rle", "png"]}, "'mask_format' is given 2 times"),
         ({"labels": "cat", "mask_format": "svg"}, "mask_format='svg'"),
         ({"labels": '["cat", "dog"'}, "looks like JSON"),
