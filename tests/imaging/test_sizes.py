@@ -98,7 +98,7 @@ def test_the_limit_is_on_what_the_matrices_take(segmenter):
     """They are counted, not guessed: at the longest line that passes they have that many bytes."""
     plan = WindowPlan.of((16, 2048), 224, 112, (16, 16))
     longest = max(width for width in range(2**17, 2**19, 2**10) if _passes(plan, (1, width)))
-    stitched = plan.stitched(plan.empty_logits(1, torch.zeros(1)), (1, longest))
+    stitched = plan.stitched(plan.empty_values(1, torch.zeros(1)), (1, longest))
     taken = 4 * (stitched.rows.numel() + stitched.columns.numel())
     assert 0.98 * 2**28 < taken <= 2**28
 

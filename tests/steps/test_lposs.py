@@ -107,9 +107,9 @@ def test_names_are_merged_before_the_last_resize(segmenter, window):
     merged = segmenter(given, CLASSES, **shown, steps=[step, "merge"])
     golden.assert_equal(logits_of(merged), expected)
     assert (merged.label_map == expected[0].argmax(dim=0).numpy()).mean() > 0.9999
-    # Merged behind the last resize, the scores of the class of several names are others.
-    after = torch.stack([names.full()[..., of_class == c].amax(dim=-1) for c in range(5)])[None]
-    assert golden.relative_difference(after, expected) > 1e-5
+    if not window:  # Merged behind the last resize, scores are others where the best name changes: in one window here.
+        after = torch.stack([names.full()[..., of_class == c].amax(dim=-1) for c in range(5)])[None]
+        assert golden.relative_difference(after, expected) > 1e-5
     # All names of a class have one score, whichever wins.
     of_names = merged._scores.maps.full()
     assert (of_names[..., :5] == of_names[..., :1]).all()

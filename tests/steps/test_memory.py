@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import golden
@@ -226,7 +227,7 @@ class TestAModelInHand:
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
     def test_whatever_asks_for_it_gets_it_as_it_is(self, dtype):
-        module = transformers_model("dino16").to(torch.bfloat16)
+        module = copy.deepcopy(transformers_model("dino16")).to(torch.bfloat16)
         guide = as_guide(module, device=torch.device("cpu"), dtype=dtype)
         assert guide.module is module and next(module.parameters()).dtype == torch.bfloat16
         assert as_guide(guide, device=torch.device("meta"), dtype=dtype) is guide
@@ -234,7 +235,7 @@ class TestAModelInHand:
 
     @pytest.mark.parametrize("steps", [["lposs"], []], ids=["lposs", "proxyclip"])
     def test_steps_and_methods_look_through_one_in_another_precision(self, segmenter, steps):
-        module = transformers_model("dino16").to(torch.bfloat16)
+        module = copy.deepcopy(transformers_model("dino16")).to(torch.bfloat16)
         method = {"method": "csa"} if steps else {"method": "proxyclip", "guide": module}
         steps = [LPOSS(guide=module, k=20) for _ in steps]
         exact = transformers_model("dino16")
