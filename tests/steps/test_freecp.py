@@ -82,17 +82,7 @@ def one_window(seg, given, number, step):
 
 
 @pytest.mark.parametrize("options", ["", ", redundancy=0.0, ambiguity=0.1", ", redundancy=0.02, ambiguity=0.4"])
-def test_against_loops(seg, options):
-    kept = []
-
-    @sp.register_step("kept")
-    class Kept(sp.Step):
-        on = "patches"
-
-        def __call__(self, given):
-            kept.append(given)
-            return given.scores
-
+def test_against_loops(seg, kept, options):
     text = f"freecp(background=True{options})"
     result = seg(PICTURE, LABELS, method="clearclip", steps=["kept", text, "kept", "freecp_background"])
     before, after = kept

@@ -112,18 +112,8 @@ def test_excel_affinity(framework, size, grid):
 
 
 @pytest.mark.parametrize(("method", "positions"), [("clearclip", "scale_factor"), ("excel", "bilinear")])
-def test_affinity_as_a_step(seg, method, positions):
+def test_affinity_as_a_step(seg, kept, method, positions):
     """Each window by itself, with the attention of the tower's last six blocks, as the method runs the tower."""
-    kept = []
-
-    @sp.register_step("kept")
-    class Kept(sp.Step):
-        on = "patches"
-
-        def __call__(self, given):
-            kept.append(given)
-            return given.scores
-
     seg(PICTURE, ["cat", "dog"], method=method, window=96, stride=64, steps=["kept", "affinity", "kept"])
     before, after = kept
     windows = (before.window_pixels() - seg.encoder.mean[:, None, None]) / seg.encoder.std[:, None, None]
@@ -230,20 +220,10 @@ def test_views_follow_any_method(seg, method):
     golden.assert_equal(seen.vectors, (0.6 * first + 0.4 * second)[0].permute(1, 2, 0))
 
 
-def test_auxiliary_texts(seg, tmp_path):
+def test_auxiliary_texts(seg, kept, tmp_path):
     path = tmp_path / "texts.json"
     path.write_text(json.dumps({"cat": "a small animal", "unused": "x"}))
     step = f"auxiliary(texts={str(path)!r}, alpha=0.3)"
-    kept = []
-
-    @sp.register_step("kept")
-    class Kept(sp.Step):
-        on = "patches"
-
-        def __call__(self, given):
-            kept.append(given)
-            return given.scores
-
     seg(PICTURE, [["cat", "kitten"], "dog"], steps=[step, "kept"])
     (given,) = kept
     names = seg.text_bank.embed(("cat", "kitten", "dog", "a small animal"), seg.settings.templates)
