@@ -68,7 +68,7 @@ class SegmentTab:
         with gr.Accordion("Method and settings", open=False):
             self.method = gr.Dropdown(self.page.methods, value=settings.method_name, label="Method")
             self.beside = gr.Dropdown([NONE, *self.page.methods], value=NONE, label="Beside it", elem_id="beside")
-            self.refine = gr.Checkbox(bool(self.page.own("refine")), label="Refine along edges (PAMR)")
+            self.refine = gr.Checkbox(bool(self.page.own("refine")), label="Refine along edges")
             self.background = gr.Checkbox(settings.background, label="Background: what is none of the words")
             self.threshold = gr.Slider(0, 1, self.page.own("threshold") or 0, label="Leave out scores below", step=0.01)
 
