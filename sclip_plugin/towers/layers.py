@@ -50,9 +50,11 @@ def weight_of(layer: Any) -> Tensor:
 
 def dtype_of(module: nn.Module) -> torch.dtype:
     """The type of a module's first weight: what it wants its input in. Replicas of DataParallel have no parameters."""
-    weights = (getattr(each, "weight", None) for each in module.modules())
-    found = (weight.dtype for weight in weights if isinstance(weight, Tensor) and weight.is_floating_point())
-    return next(found, torch.float32)  # of layers quantised to int8, which take float32
+    for each in module.modules():  # a loop, which older compilers trace
+        weight = getattr(each, "weight", None)
+        if isinstance(weight, Tensor) and weight.is_floating_point():
+            return weight.dtype
+    return torch.float32  # of layers quantised to int8, which take float32
 
 
 def kernel_of(convolution: Any) -> tuple[int, int]:

@@ -136,8 +136,8 @@ class ViTTower(Tower):
         size = getattr(embeddings.patch_embeddings, "image_size", None) or trunk.config.image_size
         height, width = (size, size) if isinstance(size, int) else size
         self.native_grid = (height // self.patch_size[0], width // self.patch_size[1])
-        # Of the structure of DINOv2 with registers, whose rule is another: the class alone tells them apart.
-        self.of_tips = any(base.__name__.startswith("Tipsv2") for base in type(trunk).__mro__)
+        # Of the structure of DINOv2 with registers, whose rule is another: the config tells them apart.
+        self.of_tips = trunk.config.model_type.startswith("tipsv2")
         self.prefix_tokens = sum(token.shape[1] for token in (*self._class_tokens(), *self._registers()))
 
     @classmethod
