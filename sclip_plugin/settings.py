@@ -115,15 +115,13 @@ class Settings:
 
     def _check_together(self) -> None:
         """Refuse values that are valid one by one and conflict with each other."""
-        from .methods import PictureMethod
-
         if self.window and self.stride is not None and self.stride > self.window:
             raise SettingError(
                 f"stride={self.stride} is larger than window={self.window}: pixels between the windows would have no "
                 "label. Give a stride of at most the window, or leave it out for half the window."
             )
         method, steps = self.make_method(), self.make_steps()
-        whole = isinstance(method, PictureMethod) and method.takes_whole_pictures
+        whole = method.takes_whole_pictures
         if self.stitched and whole:
             raise SettingError(
                 f"stitched=True, but {method.called()} joins windows itself; expected another method, or "

@@ -39,3 +39,14 @@ def segmenter():
     import sclip_plugin as sp
 
     return sp.Segmenter(golden.model("open_clip"), golden.tokenizer_of("open_clip"), cache_dir=False, templates="plain")
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    """A file of noise, for tests that compare surfaces."""
+    import numpy as np
+    from PIL import Image
+
+    path = tmp_path_factory.mktemp("pictures") / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(path)
+    return path

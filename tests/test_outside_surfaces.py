@@ -35,13 +35,6 @@ def options(folders):
     }
 
 
-@pytest.fixture(scope="module")
-def picture(tmp_path_factory):
-    path = tmp_path_factory.mktemp("pictures") / "photo.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(path)
-    return path
-
-
 @pytest.fixture
 def refine(folders):
     return f"sam(model='{folders / 'sam'}', sam_iou_thresh=-1.0, minimal_area=1)"

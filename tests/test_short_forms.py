@@ -27,13 +27,6 @@ def seg(model):
     return sp.Segmenter.from_pretrained(model, cache_dir=False, device="cpu")
 
 
-@pytest.fixture(scope="module")
-def picture(tmp_path_factory):
-    path = tmp_path_factory.mktemp("pictures") / "photo.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(path)
-    return path
-
-
 @pytest.fixture
 def ask(model, seg, picture, tmp_path, monkeypatch):
     """A surface's label map for settings, and the steps that it says it took."""

@@ -230,10 +230,7 @@ class ZeroShotSegmentationPipeline(Pipeline):
 
 def _sees_picture(settings: Settings) -> bool:
     """Whether anything looks at the picture itself, behind the pixels that windows are cut from."""
-    from sclip_plugin.methods import PictureMethod
-
-    method = settings.make_method()
-    return bool(settings.steps or settings.masks) or isinstance(method, PictureMethod) and method.takes_whole_pictures
+    return bool(settings.steps or settings.masks) or settings.make_method().takes_whole_pictures
 
 
 def _named(prepared: Prepared, name: str) -> Prepared:

@@ -105,6 +105,11 @@ class Method(Part):
         return size
 
     @property
+    def takes_whole_pictures(self) -> bool:
+        """Whether the method cuts the windows itself; see `PictureMethod`."""
+        return False
+
+    @property
     def is_the_block(self) -> bool:
         """Whether the method, with these options, equals the trained last block."""
         return False

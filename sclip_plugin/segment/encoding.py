@@ -20,7 +20,7 @@ from ..device import Budget, budget, without_autocast
 from ..errors import NotFiniteError, PictureError, SettingError
 from ..imaging.pictures import Picture, read_picture, to_tensor
 from ..imaging.resampling import normalise, resize, target_size
-from ..methods import Method, PictureMethod
+from ..methods import Method
 from ..methods.stitched import Stitched
 from ..settings import Settings
 from ..steps import Step
@@ -125,8 +125,7 @@ class Run:
     @property
     def whole(self) -> bool:
         """Whether the method receives whole pictures, one at a time."""
-        takes = isinstance(self.method, PictureMethod) and self.method.takes_whole_pictures
-        return takes or self.settings.stitched
+        return self.method.takes_whole_pictures or self.settings.stitched
 
     def reach(self, depth: int) -> Reach:
         """Function that runs the tower up to its last block, with the taps of method and steps."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import PictureError
 from ..imaging.resampling import bilinear_matrix
 from ..imaging.tiles import TiledMap
-from ..methods import Method, PictureMethod
+from ..methods import Method
 
 MATRICES, MATRICES_A_PIXEL = 2**28, 16
 """How many bytes `WindowPlan.stitched` may take: so many for any picture, and so many for each pixel of a large one."""
@@ -74,7 +74,7 @@ class WindowPlan:
 
         The method chooses its window and padding. ``black`` pads the last patches of a window with black.
         """
-        direct = isinstance(method, PictureMethod) and method.takes_whole_pictures
+        direct = method is not None and method.takes_whole_pictures
         window = window if method is None else method.window(window)
         cut = (min(window, size[0]), min(window, size[1])) if window else size
         rows, columns = (window_starts(size[axis], cut[axis], stride) for axis in (0, 1))

@@ -8,7 +8,7 @@ import sclip_plugin as sp
 
 
 @pytest.fixture
-def kept() -> list:
+def kept(own_registries) -> list:
     """What the step "kept" is given wherever it stands among the steps; it changes no scores."""
     given_to_it = []
 
