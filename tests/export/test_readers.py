@@ -116,7 +116,7 @@ class TestAnnotationPrograms:
         decode_rle = pytest.importorskip("label_studio_converter.brush", reason="CI installs it").decode_rle
         tasks, config = result(label_map).export(tmp_path, "labelstudio", source="/data/a b.jpg")
         (task,) = json.loads(tasks.read_text(encoding="utf-8"))
-        assert task["data"]["image"] == "/data/local-files/?d=data/a b.jpg"
+        assert task["data"]["image"] == "/data/local-files/?d=data/a%20b.jpg"  # as its own local storage writes it
         parts = []
         for entry in task["predictions"][0]["result"]:
             shape = entry["original_height"], entry["original_width"], 4
