@@ -81,7 +81,7 @@ if __name__ == "__main__":
     parser.add_argument("--methods", nargs="+", choices=ROWS, default=list(ROWS), help="the rows (default: all)")
     parser.add_argument("--sheet", help="write a sheet of the first six scenes here")
     options = parser.parse_args()
-    segmenter = sp.Segmenter.from_pretrained(options.model or demo_model())
+    segmenter = sp.Segmenter.from_pretrained(options.model or demo_model(), presence=None)
     seeds = range(HELD_OUT_FIRST_SEED + options.skip, HELD_OUT_FIRST_SEED + options.skip + options.scenes)
     drawn = [sp.draw_scene(seed, SIZE, options.scale) for seed in seeds]
     if options.sheet:

@@ -40,7 +40,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", type=int, default=100)
     count = parser.parse_args().scenes
-    segmenter = sp.Segmenter.from_pretrained("demo")
+    segmenter = sp.Segmenter.from_pretrained("demo", presence=None)
     scenes = [sp.draw_scene(HELD_OUT_FIRST_SEED + index, scale=2) for index in range(count)]
     found = {way: [] for way in WAYS}
     spent = {way: [] for way in WAYS}

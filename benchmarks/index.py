@@ -44,7 +44,7 @@ def average_precision(scores: np.ndarray, held: np.ndarray) -> float:
 
 
 def quality(count: int) -> None:
-    seg = sp.Segmenter.from_pretrained("demo")
+    seg = sp.Segmenter.from_pretrained("demo", presence=None)
     scenes = [sp.draw_scene(HELD_OUT_FIRST_SEED + i, SIZE) for i in range(count)]
     truths = [np.array([CLASSES.index(name) for name in s.labels])[s.label_map] for s in scenes]
     areas = np.stack([np.bincount(truth.ravel(), minlength=len(CLASSES)) for truth in truths])

@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--asked", type=int, default=100, help="regions of a picture that ask")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        seg = sp.Segmenter.from_pretrained("demo")
+        seg = sp.Segmenter.from_pretrained("demo", presence=None)
         scenes = [sp.draw_scene(seed=seed).picture for seed in range(given.pictures)]
         start = time.perf_counter()
         bank = sp.MemoryBank.build(seg, scenes, Path(folder) / "built", guide=seg.model.vision_model, masks="slic")

@@ -23,7 +23,7 @@ def demo() -> None:
     """The first scene as `sclip demo` segments it, refined, and the truth."""
     scene = sp.draw_scene(seed=0, scale=2)
     labels = list(scene.labels)
-    encoded = sp.Segmenter.from_pretrained("demo").encode(scene.picture)
+    encoded = sp.Segmenter.from_pretrained("demo", presence=None).encode(scene.picture)
     panels = [
         ("the scene", scene.picture),
         ("csa", encoded.segment(labels).overlay(legend=False)),
@@ -37,7 +37,7 @@ def demo() -> None:
 def styles() -> None:
     """Ways to draw one result, for docs/results.md."""
     scene = sp.draw_scene(seed=0, scale=2)
-    encoded = sp.Segmenter.from_pretrained("demo").encode(scene.picture)
+    encoded = sp.Segmenter.from_pretrained("demo", presence=None).encode(scene.picture)
     result = encoded.segment(list(scene.labels), refine=True)
     cleaned = result.cleaned(300)
     panels = [
@@ -52,7 +52,7 @@ def styles() -> None:
 def choosing() -> None:
     """What goes wrong and what helps, for docs/choosing.md: words for what is around, and the size looked at."""
     scene = sp.draw_scene(seed=0, scale=2)
-    segmenter = sp.Segmenter.from_pretrained("demo")
+    segmenter = sp.Segmenter.from_pretrained("demo", presence=None)
     few, legend = ["crab", "sheep", "train"], legend_of([scene.label_map], scene.labels)
 
     def panel(caption: str, labels: list[str], **changes: Any) -> tuple[str, Image.Image]:
@@ -112,7 +112,7 @@ def found() -> None:
     """What a search of the first 60 scenes finds, for docs/collections.md."""
     from sclip_plugin.index.sheet import contact_sheet
 
-    segmenter = sp.Segmenter.from_pretrained("demo")
+    segmenter = sp.Segmenter.from_pretrained("demo", presence=None)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "scenes"
         folder.mkdir()

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=60)
     parser.add_argument("--masks", help="another source of masks, beside superpixels")
     given = parser.parse_args()
-    seg = sp.Segmenter.from_pretrained("demo")
+    seg = sp.Segmenter.from_pretrained("demo", presence=None)
     scenes = [sp.draw_scene(HELD_OUT_FIRST_SEED + i, (192, 144)) for i in range(given.scenes)]
     cases = {"csa": {"method": "csa"}, "csa, PAMR": {"method": "csa", "refine": "pamr"}}
     for count in (100, 200, 400):

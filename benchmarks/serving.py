@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16)
     options = parser.parse_args()
     scenes = [sp.draw_scene(seed=seed) for seed in range(SCENES)]
-    segmenter = sp.Segmenter.from_pretrained("demo", device="cpu")
+    segmenter = sp.Segmenter.from_pretrained("demo", presence=None, device="cpu")
     expected = [segmenter(scene.picture, list(scene.labels)) for scene in scenes]
     looped = min(options.requests, 100)
     start = time.perf_counter()

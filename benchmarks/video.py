@@ -32,7 +32,7 @@ SECONDS, SIZE, STEP = 24, (216, 144), 4  # frames of each film, size and movemen
 
 def segmenter(tower: str) -> sp.Segmenter:
     if tower == "demo":
-        return sp.Segmenter.from_pretrained("demo", cache_dir=False)
+        return sp.Segmenter.from_pretrained("demo", presence=None, cache_dir=False)
     import open_clip
     import torch
 

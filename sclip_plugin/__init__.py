@@ -38,6 +38,7 @@ _HOMES = {
     "Encoded": "segment.encoded",
     "Index": "index.collection",
     "MemoryBank": "steps.memory",
+    "Presence": "steps.presence",
     "Segmentation": "segment.segmentation",
     "Prepared": "segment.encoding",
     "Segmenter": "segment.segmenter",
@@ -56,6 +57,7 @@ __all__ = [
     "Method",
     "PictureMethod",
     "Prepared",
+    "Presence",
     "Segmentation",
     "SclipError",
     "Segmenter",
@@ -96,6 +98,7 @@ if TYPE_CHECKING:
     from .settings import Settings
     from .steps import Step, list_steps, register_step
     from .steps.memory import MemoryBank
+    from .steps.presence import Presence
     from .towers import Tower, find_tower, list_towers, register_tower
     from .video import search_video, segment_video
 

@@ -33,12 +33,18 @@ SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16":
 
 @dataclass
 class LoadedModel:
-    """What a name stands for: a model in eval mode, its tokenizer, and how its pictures are normalised."""
+    """What a name stands for: a model in eval mode, its tokenizer, how its pictures are normalised, and the file of
+    its null of presence, where one ships."""
 
     model: nn.Module
     tokenizer: Any
     image_mean: Sequence[float] | None = None
     image_std: Sequence[float] | None = None
+    presence: Path | None = None
+
+    def beside(self) -> dict[str, Any]:
+        """What a segmenter takes beside model and tokenizer."""
+        return {**self.statistics(), "presence": self.presence}
 
     def statistics(self) -> dict[str, Any]:
         """Mean and standard deviation of its pictures, as arguments of a segmenter."""
@@ -120,7 +126,13 @@ def _load_transformers(name: str) -> LoadedModel:
             f"({len(missing)} in all): it would be read with random ones. Where words come from another "
             "model (LLM2CLIP), load this one yourself and give class vectors: labels={'crack': vector}."
         )
-    return LoadedModel(model, tokenizer, mean, std)
+    return LoadedModel(model, tokenizer, mean, std, presence_in(source))
+
+
+def presence_in(folder: str | None) -> Path | None:
+    """The null of presence that lies in a model's folder, as the demo's does; None if there is none."""
+    path = Path(folder or ".") / "presence.safetensors"
+    return path if folder and path.is_file() else None
 
 
 def _from_pretrained(transformers: Any, source: str, config: Any, options: dict[str, Any]) -> tuple[nn.Module, Any]:

@@ -25,6 +25,8 @@ ROOMS = {
     "sclip_plugin/steps/decisions": "steps/test_decisions.py",
     "sclip_plugin/steps/scores": "steps/test_decisions.py steps/test_steps.py segmenter/test_segmenter.py",
     "sclip_plugin/steps/short": "steps/test_lists.py",
+    "sclip_plugin/steps/presence": "steps/test_presence.py",
+    "sclip_plugin/index/presence": "index/test_presence.py",
     "sclip_plugin/steps/registry": "steps/test_lists.py",
     "sclip_plugin/grammar": "test_grammar.py",
     "sclip_plugin/settings": "test_settings.py",
@@ -174,13 +176,31 @@ CHANGES = {
         ("above, left = (high - height) // 2,", "above, left = high - height,"),
         ("torch.arange(target) + 0.5) * torch", "torch.arange(target) + 0.0) * torch"),
     ],
-    "sclip_plugin/segment/smoothing.py": [("lerp(values, self._before,", "lerp(self._before, values,")],
+    "sclip_plugin/segment/smoothing.py": [("lerp(values, before,", "lerp(before, values,")],
     "sclip_plugin/segment/chain.py": [
         (
-            "yield answer(Question(look, words, settings, beside), scores, smoothing)",
-            "yield answer(Question(look, words, settings, beside), scores, None)",
-        )
+            "scores_of(asked) if features else look.vectors, smoothing)",
+            "scores_of(asked) if features else look.vectors)",
+        ),
     ],
+    "sclip_plugin/steps/presence.py": [
+        ("text - (text @ mean)[:, None] * mean", "text"),
+        ("/ PATCHES_A_PEAK", "/ 20"),
+        ("others > seen, self.low", "others < seen, self.low"),
+        ("of_class == winner[:, None], second", "of_class == winner[:, None], first"),
+        ("1.4826 * float", "float"),
+        ("0.5 if competing < FEWEST", "0.0 if competing < FEWEST"),
+        ("threshold: float = 2.0", "threshold: float = 2.5"),
+        ("slope: float = 3.0", "slope: float = 2.0"),
+        ("along[:, None] * share", "share"),
+        ("(1 - share**2).clamp(min=1e-6).sqrt()", "1"),
+        ("presence.get(label, 1.0) < self.threshold", "presence.get(label, 0.0) < self.threshold"),
+        ("if own.features == settings.feature_identity() else None", ""),
+        ("if null.features != settings.feature_identity():", "if False:"),
+        ("if not alike(torch.tensor(answers()), null.answers, dtype):", "if False:"),
+        ("and words.labels[label] != BACKGROUND", ""),
+    ],
+    "sclip_plugin/index/presence.py": [("HIGHER = 0.5", "HIGHER = 1.0"), ("max(number, found", "min(number, found")],
     "sclip_plugin/imaging/resampling.py": [
         ("min(long_side / max(height, width), short_side", "max(long_side / max(height, width), short_side"),
         ("int(height * factor + 0.5)", "int(height * factor)"),
@@ -312,7 +332,7 @@ CHANGES = {
     "integrations/serve/answers.py": [("[0, *counts] if flat[0] else counts", "counts")],
     "integrations/serve/pixels.py": [("not self._outside and ", "")],
     "integrations/transformers/pipeline.py": [
-        ("return bool(settings.steps or settings.masks) or", "return False and"),
+        ("return looking or settings", "return False and settings"),
     ],
 }
 """Each file with what is changed in it."""

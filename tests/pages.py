@@ -42,6 +42,7 @@ QUICKER = {
 }
 PICTURES = ("photo.jpg", "other.jpg", "nut.png", "nuts/0.png", "photos/0.jpg", "photos/1.jpg")
 PICTURES += ("cat.png", "coffee.png", "eva.png", "rocket.png", "scene.png")
+PICTURES += ("photos/2.jpg", "photos/3.jpg", "photos/4.jpg")
 VOC = ("VOCdevkit/VOC2012", "data/VOCdevkit/VOC2012", "DIR")
 
 

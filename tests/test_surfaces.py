@@ -29,6 +29,7 @@ SETTINGS = {
     "steps": {"steps": "pamr(steps=2), benchmark(prob=0.4), closing(3)"},
     "threshold": {"threshold": 0.6},
     "refine": {"refine": True},
+    "present": {"present": 0.9999},
 }
 
 

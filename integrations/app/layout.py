@@ -15,6 +15,8 @@ from .segmenting import SegmentTab
 CSS = """
 .sclip-legend { display: flex; flex-wrap: wrap; gap: .3rem .9rem; line-height: 1.4; }
 .sclip-legend i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em; }
+.sclip-legend .absent { opacity: .5; }
+.sclip-legend meter { display: block; width: 100%; min-width: 4em; height: .5em; }
 .sclip-status { min-height: 1.5em; opacity: .8; } .sclip-status.wrong { color: #b3261e; opacity: 1; }
 .dark .sclip-status.wrong { color: #ffb4ab; }
 .sclip-picture img { cursor: crosshair; }

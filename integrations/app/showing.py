@@ -21,13 +21,23 @@ def status_html(text: str, wrong: bool = False) -> str:
 
 
 def legend_html(result: Segmentation) -> str:
-    """The labels that occur, the largest first, with their colours and shares."""
+    """The labels that occur, the largest first, with their colours and shares; then, in grey, those that are absent.
+
+    Where presence is known, a bar under each label shows it.
+    """
     colours = dict(zip(result.labels, colours_of(result.labels), strict=True))
-    shares = sorted(((share, label) for label, share in result.areas().items() if share), reverse=True)
     entries = []
-    for share, label in shares:
-        colour = "transparent" if is_neutral(label) else "rgb({}, {}, {})".format(*colours[label])
-        entries.append(f'<span><i style="background: {colour}"></i>{html.escape(label)} {percent(share)}</span>')
+    for row in sorted(result.rows(), key=lambda row: -row["area"]):
+        label, share, there = str(row["label"]), float(row["area"]), row.get("presence")
+        if not share and there is None:
+            continue
+        colour = "transparent" if not share or is_neutral(label) else "rgb({}, {}, {})".format(*colours[label])
+        said, bar = percent(share) if share else "hidden by others", ""
+        if there is not None:
+            said = said if share or there >= 0.5 else "not there"
+            bar = f'<meter min="0" max="1" value="{there:.3f}" title="present: {there:.0%}"></meter>'
+        kind = "" if share else ' class="absent"'
+        entries.append(f'<span{kind}><i style="background: {colour}"></i>{html.escape(label)} {said}{bar}</span>')
     return f'<div class="sclip-legend">{"".join(entries)}</div>'
 
 

@@ -118,7 +118,7 @@ class SCLIPSegmentor(nn.Module):
         self._classes = classes
 
     @torch.no_grad()
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Segment pictures, of one size or several; their windows share passes through the tower.
 
         Args:
@@ -131,9 +131,13 @@ class SCLIPSegmentor(nn.Module):
                 Other keys are not read.
 
         Returns:
-            A dict for each picture with one key, "sem_seg": (classes, height, width) float32 on the model's device, the
-            score of each class at each pixel, from 0 to 1. The class with the highest is the segmenter's own label map:
-            where its thresholds rule out the class that fits best, every class but the one that the pixel has scores 0.
+            A dict for each picture:
+
+            * "sem_seg": (classes, height, width) float32 on the model's device, the score of each class at each pixel,
+              from 0 to 1. The class with the highest is the segmenter's own label map: where its thresholds rule out
+              the class that fits best, every class but the one that the pixel has scores 0. If no class is in the
+              picture, all scores are 0.
+            * "presence": a dict from class to a number from 0 to 1, with the step ``present`` only.
 
         Raises:
             RuntimeError: in training mode.
@@ -155,7 +159,12 @@ class SCLIPSegmentor(nn.Module):
         results = (
             entry["encoded"].segment(self._classes) if "encoded" in entry else next(seen) for entry in batched_inputs
         )
-        return [{"sem_seg": sem_seg_scores(result, self.device)} for result in results]
+        outputs: list[dict[str, Any]] = []
+        for result in results:
+            outputs.append({"sem_seg": sem_seg_scores(result, self.device)})
+            if result.presence is not None:
+                outputs[-1]["presence"] = result.presence
+        return outputs
 
     @torch.no_grad()
     def encode(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Encoded]]:
@@ -190,8 +199,9 @@ def sem_seg_scores(result: Segmentation, device: torch.device) -> Tensor:
         # Pixels that the thresholds gave to another class than the best, and ties that rounding made.
         other = tile.argmax(dim=0, keepdim=True) != labels
         if other.any():
-            own = tile.gather(0, labels).nan_to_num().clamp(min=torch.finfo(tile.dtype).tiny)
-            tile = torch.where(other, torch.zeros_like(tile).scatter_(0, labels, own), tile)
+            own = tile.gather(0, labels.clamp(min=0)).nan_to_num().clamp(min=torch.finfo(tile.dtype).tiny)
+            own = own.masked_fill(labels < 0, 0)
+            tile = torch.where(other, torch.zeros_like(tile).scatter_(0, labels.clamp(min=0), own), tile)
         scores[:, rows, columns] = tile
     return scores
 

@@ -24,7 +24,7 @@ from .sources import Item
 
 SEGMENT = pa.struct(
     [("label", pa.string()), ("index", pa.int32()), ("area", pa.int64()), ("score", pa.float32()),
-     ("counts", pa.string())]
+     ("presence", pa.float32()), ("counts", pa.string())]
 )  # fmt: skip
 ANSWER = pa.schema(
     [("width", pa.int32()), ("height", pa.int32()), ("segments", pa.list_(SEGMENT)), ("error", pa.string())]
@@ -160,7 +160,14 @@ def row_of(result: Segmentation, device: Any) -> dict[str, Any]:
         label = result.labels[index]
         counts = coco.encode(mask)["counts"].decode()
         segments.append(
-            {"label": label, "index": int(index), "area": int(mask.sum()), "score": scores.get(label), "counts": counts}
+            {
+                "label": label,
+                "index": int(index),
+                "area": int(mask.sum()),
+                "score": scores.get(label),
+                "presence": (result.presence or {}).get(label),
+                "counts": counts,
+            }
         )
     height, width = result.size
     return {"width": width, "height": height, "segments": segments, "error": None}

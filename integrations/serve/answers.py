@@ -24,9 +24,13 @@ class RunLengths(BaseModel):
 class LabelAnswer(BaseModel):
     """One label in a picture."""
 
+    index: int = Field(description="Its place in the request, and its value in label_map.")
     label: str
     area: float = Field(description="Share of the picture that it covers, 0 to 1.")
     score: float | None = Field(description="Mean score of its pixels, 0 to 1; null if it covers none.")
+    presence: float | None = Field(
+        None, description="How surely it is in the picture, 0 to 1, 0.5 the threshold; null where that is unknown."
+    )
     mask: RunLengths | None = Field(None, description="With mask_format rle.")
 
 
@@ -82,13 +86,12 @@ def as_json(result: Segmentation, mask_format: MaskFormat) -> dict[str, Any]:
         result: what was found.
         mask_format: ``"rle"``: with each label its mask; ``"png"``: ``label_map``; ``"none"``: neither.
     """
-    scores = result.mean_scores()
-    labels: list[dict[str, Any]] = []
-    for index, (label, area) in enumerate(result.areas().items()):
-        score = scores.get(label)
-        labels.append({"label": label, "area": area, "score": None if score is None or score != score else score})
+    labels = result.rows()
+    for row in labels:
+        if row["score"] is not None and row["score"] != row["score"]:
+            row["score"] = None
         if mask_format == "rle":
-            labels[-1]["mask"] = run_lengths(result.label_map == index)
+            row["mask"] = run_lengths(result.label_map == row["index"])
     answer: dict[str, Any] = {"size": list(result.label_map.shape), "labels": labels}
     if mask_format == "png":
         file = io.BytesIO()

@@ -71,6 +71,7 @@ class ZeroShotSegmentationPipeline(Pipeline):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.pop("local_files_only", None)  # meant for the hub; transformers 5 hands it on
         super().__init__(*args, **kwargs)
+        from sclip_plugin.loading import presence_in
         from sclip_plugin.segment.segmenter import Segmenter
 
         # transformers does not find them for every family that it has a tokenizer for (4.48: not for AltCLIP).
@@ -82,6 +83,7 @@ class ZeroShotSegmentationPipeline(Pipeline):
             self.tokenizer,
             image_mean=getattr(self.image_processor, "image_mean", None),
             image_std=getattr(self.image_processor, "image_std", None),
+            presence=presence_in(self.model.name_or_path),
             **self._preprocess_params.pop("settings", {}),
         )
         self._forward_params.pop("settings", None)
@@ -221,16 +223,18 @@ class ZeroShotSegmentationPipeline(Pipeline):
         result: Segmentation = model_outputs["segmentation"]
         if output == "semantic":
             return {"labels": list(result.labels), "label_map": result.label_map}
-        scores = result.mean_scores()
+        rows = sorted((row for row in result.rows() if row["score"] is not None), key=lambda row: -row["score"])
         return [
-            {"label": label, "score": scores[label], "mask": Image.fromarray(result.mask(label) * np.uint8(255))}
-            for label in sorted(scores, key=scores.__getitem__, reverse=True)
+            {key: row[key] for key in ("label", "score", "presence") if key in row}
+            | {"mask": Image.fromarray(result.mask(row["label"]) * np.uint8(255))}
+            for row in rows
         ]
 
 
 def _sees_picture(settings: Settings) -> bool:
     """Whether anything looks at the picture itself, behind the pixels that windows are cut from."""
-    return bool(settings.steps or settings.masks) or settings.make_method().takes_whole_pictures
+    looking = settings.masks is not None or any(step.needs_features for step in settings.make_steps())
+    return looking or settings.make_method().takes_whole_pictures
 
 
 def _named(prepared: Prepared, name: str) -> Prepared:

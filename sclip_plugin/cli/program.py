@@ -30,6 +30,7 @@ from .label import label
 from .listing import models, presets
 from .memory import memory_app
 from .methods import methods
+from .presence import presence_app
 from .ray import RayCommand
 from .search import search
 from .segment import segment
@@ -51,6 +52,7 @@ for command in (
 app.add_typer(eval_app, name="eval")
 app.add_typer(convert_app, name="convert")
 app.add_typer(memory_app, name="memory")
+app.add_typer(presence_app, name="presence")
 KEPT = {
     "label": "nothing was written",
     "anomaly": "finished pictures are kept",

@@ -88,7 +88,10 @@ def search(
             say(json.dumps(hit.to_dict()))
         else:
             left, top_, right, bottom = hit.box
-            say(f"{hit.score:6.3f}  {f'{right - left} x {bottom - top_} at {left}, {top_}':<26} {_from_here(hit.file)}")
+            place = f"{right - left} x {bottom - top_} at {left}, {top_}" if hit.is_there else "not there"
+            say(f"{hit.score:6.3f}  {place:<26} {_from_here(hit.file)}")
+    if hits and not any(hit.is_there for hit in hits):
+        tell("nothing like it was found: these pictures are the best of none.")
     if out is not None and hits:
         _write_sheet(hits, " and ".join(filter(None, [words, like and f"like {like}"])), without, out)
 

@@ -14,6 +14,7 @@ from .drawing import Colors, MinArea, Opacity, PictureFormat, Stretch, Style, re
 from .exporting import Exports, Formats, RegionsOf, beside_each_picture, split_formats
 from .options import Device, Dtype, Labelled, Labels, Model, make_segmenter, parse_labels_option, tell_of_long_bank
 from .pictures import MaxPixels, NamedPicture, find_pictures, limit_pixels, with_stems
+from .presence import learn_if_asked
 from .ray import Ray, segment_on_ray
 from .settings import Asked, with_settings
 from .terminal import AsJson, Quiet, say, shown, tell
@@ -106,6 +107,7 @@ def segment(
             tell(f"not looked at: {found.left_out()}")
         if model == "demo":
             tell("demo is a small model that knows drawn things only; for photographs name another with --model.")
+    learn_if_asked(segmenter, found.pictures, out, resume)
     run = _Run(segmenter, model, parsed, out, wanted, heatmaps, drawn, min_area, resume, quiet, as_json)
     run.prepare()
     run.all(with_stems(found.pictures))
@@ -231,7 +233,7 @@ class _Run:
             return
         self.done += 1
         # Not from the JSON: another process may have put its own there by now.
-        labels = [{"label": label, "area": area} for label, area in result.areas().items()]
+        labels = [{k: row[k] for k in ("label", "area", "presence") if k in row} for row in result.rows()]
         files = {kind: str(path) for kind, path in written.items() if kind != "json"}
         more = {"exported": exported} if exported else {}
         self.tell_of(picture, "done", json=str(written["json"]), files=files, labels=labels, **more)
@@ -253,7 +255,10 @@ class _Run:
             shares = ", ".join(
                 f"{entry['label']} {100 * entry['area']:.0f} %" for entry in areas if entry["area"] >= 0.005
             )
-            say(f"{picture.given}: {shares or 'nothing labelled'} -> {more['files']['overlay']}")
+            gone = [e["label"] for e in areas if e.get("presence") is not None and e["presence"] < 0.5]
+            absent = f"; not there: {', '.join(gone[:5])}{f' and {len(gone) - 5} more' if len(gone) > 5 else ''}"
+            words = f"{shares or 'nothing labelled'}{absent if gone else ''}"
+            say(f"{picture.given}: {words} -> {more['files']['overlay']}")
 
     def tell_of_exports(self, files: dict[str, list[str]]) -> None:
         """Which files hold all pictures."""

@@ -19,6 +19,11 @@ OF_WORDS = ("templates", "background")
 FLAGS = {"resize_short_side": "--resize", "method": "--method"}
 SHORT = {
     "threshold": (float, "Leave pixels with a lower best score unlabelled: adds the step threshold."),
+    "present": (
+        str,
+        "Words that are not in a picture paint nothing: yes, a threshold such as 0.5, a file of 'sclip presence "
+        "build', or no. Default: yes for models that ship with what it needs, as demo does.",
+    ),
     "refine": (bool, "Sharpen scores along the picture's colours: adds the steps pamr and specks."),
 }
 
@@ -68,6 +73,8 @@ def with_settings(*left_out: str, preset: bool = True) -> Callable[[Callable[...
         def run(**given: Any) -> Any:
             said = {name: given.pop(name, None) for name in added}
             changes = parse_changes(said.pop("change") or [])
+            if said.get("present") is not None:  # yes, no and numbers, as YAML reads them, or a file
+                changes = {**parse_changes([f"present={said.pop('present')}"]), **changes}
             named = said.pop("preset", None)
             asked = Asked(named, {**{name: v for name, v in said.items() if v is not None}, **changes})
             asked.settings()

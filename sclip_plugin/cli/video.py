@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MARK = "sclip_plugin result"
 SHOWN = 20  # moments that are printed; the table has all
-LABEL_COLUMNS = ("time", "frame", "label", "index", "share", "score")
+LABEL_COLUMNS = ("time", "frame", "label", "index", "share", "score", "presence")
 WORD_COLUMNS = ("time", "frame", "word", "score", "left", "top", "right", "bottom", "moment")
 
 
@@ -156,16 +156,16 @@ class _Run:
             rows.writerow(LABEL_COLUMNS)
             for frame, result in stream:
                 canvas = canvas or Canvas(frame.picture.size, result.labels, self.drawn["colours"])
-                scores, shares = result.mean_scores(), result.areas()
-                overlay.add(canvas(result.overlay(legend=False, **self.drawn), shares))
-                for index, (label, share) in enumerate(shares.items()):
-                    score = f"{scores[label]:.4f}" if label in scores else ""
-                    rows.writerow([f"{frame.time:.3f}", frame.index, label, index, f"{share:.6f}", score])
+                said = result.rows()
+                overlay.add(canvas(result.overlay(legend=False, **self.drawn), result.areas()))
+                for row in said:
+                    label, share = row["label"], row["area"]
+                    numbers = ["" if row.get(k) is None else f"{row[k]:.4f}" for k in ("score", "presence")]
+                    rows.writerow([f"{frame.time:.3f}", frame.index, label, row["index"], f"{share:.6f}", *numbers])
                     areas[label] = areas.get(label, 0.0) + share
                 count += 1
                 advance(count)
                 if self.as_json:
-                    said = [{"label": k, "area": share, "score": scores.get(k)} for k, share in shares.items()]
                     say(json.dumps({"time": frame.time, "frame": frame.index, "labels": said}))
         listed = sorted(areas.items(), key=lambda entry: -entry[1])
         words = ", ".join(f"{label} {100 * area / count:.0f} %" for label, area in listed if area / count >= 0.005)

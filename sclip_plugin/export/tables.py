@@ -13,7 +13,7 @@ from ..storage.files import write_atomically
 from .base import Format, Item
 from .registry import register_format
 
-COLUMNS = ("picture", "width", "height", "label", "index", "pixels", "share", "score")
+COLUMNS = ("picture", "width", "height", "label", "index", "pixels", "share", "score", "presence")
 
 
 @register_format("csv")
@@ -32,16 +32,16 @@ class Table(Format):
 
     def write(self, item: Item) -> list[Path]:
         height, width = item.result.size
-        scores = item.result.mean_scores()
+        rows = {row["index"]: row for row in item.result.rows()}
         counts = np.bincount(item.result.label_map.ravel().astype(np.int64) + 1, minlength=len(self.labels) + 1)
         picture = item.source or item.name
         if picture.startswith(("=", "+", "-", "@", "\t", "\r")):
             picture = f"./{picture}"  # the same path, which no spreadsheet takes for a formula
         for index, label in [*enumerate(self.labels), (-1, "")]:
             pixels = int(counts[index + 1])
-            score = f"{scores[label]:.4f}" if label in scores else ""
-            share = f"{pixels / (height * width):.6f}"
-            self.rows.writerow([picture, width, height, label, index, pixels, share, score])
+            said = [rows.get(index, {}).get(key) for key in ("score", "presence")]
+            numbers = [f"{pixels / (height * width):.6f}", *("" if n is None else f"{n:.4f}" for n in said)]
+            self.rows.writerow([picture, width, height, label, index, pixels, *numbers])
         return []
 
     def finish(self) -> list[Path]:

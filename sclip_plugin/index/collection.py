@@ -22,6 +22,7 @@ from ..storage.files import locked_folder, sweep, write_atomically
 from ..storage.reading import brief
 from .building import Look, Progress, look_here, update
 from .nearest import update_codes
+from .presence import null_of, numbers
 from .regions import REGIONS, reduced
 from .results import Hit
 from .searching import EXACT_UP_TO, Found, Question, Searcher
@@ -67,6 +68,7 @@ class Index:
         self.segmenter = segmenter
         check_model(self.store, segmenter)
         self._searcher = Searcher(self.store)
+        self._null: Any = None  # learned once it is asked for
         self._lock = threading.Lock()  # a server asks from several threads
 
     @classmethod
@@ -223,16 +225,21 @@ class Index:
         settings = self.segmenter.settings.changed(**changes)
         with self._lock:
             self._searcher.refresh()
-            words, vectors, class_of_name = self._asked(words, settings)
+            words, vectors, class_of_name, given = self._asked(words, settings)
             if without is not None:
-                others, away, class_of_other = self._asked(without, settings)
+                _, away, class_of_other, _ = self._asked(without, settings)
                 vectors = torch.cat([vectors, away])
                 class_of_name = (*class_of_name, *(len(words) + word for word in class_of_other))
-            question = Question(words, vectors.float().cpu().numpy(), np.array(class_of_name))
+            question = Question(words, vectors.float().cpu().numpy(), np.array(class_of_name), given)
             found = self._searcher.search(question, top, under, by == "picture")
+            if found and self._null is None:
+                self._null = null_of(self._searcher, self.segmenter)
             return [self._hit(each, question) for each in found]
 
-    def _asked(self, words: Words, settings: Settings) -> tuple[tuple[str, ...], Tensor, tuple[int, ...]]:
+    def _asked(
+        self, words: Words, settings: Settings
+    ) -> tuple[tuple[str, ...], Tensor, tuple[int, ...], frozenset[int]]:
+        """Words, their names' vectors and words, and which names were given as vectors."""
         labels: Any = [words] if isinstance(words, str) else {"example": words} if hasattr(words, "shape") else words
         vocabulary, vectors = self.segmenter.text_embeddings(labels, settings.changed(background=False))
         width = self.store.width or vectors.shape[1]
@@ -241,7 +248,8 @@ class Index:
                 f"{vocabulary.labels[0]!r} is a vector of {vectors.shape[1]} values; expected {width}, the width of "
                 "the space that the index's model shares with text."
             )
-        return vocabulary.labels, vectors, vocabulary.class_of_name
+        given = frozenset(index for index, _ in vocabulary.vectors)
+        return vocabulary.labels, vectors, vocabulary.class_of_name, given
 
     def _hit(self, found: Found, question: Question) -> Hit:
         scores = dict(zip(question.words, map(float, found.of_words), strict=False))
@@ -253,6 +261,7 @@ class Index:
             size=self.store.rows[found.row].size,
             grid=self.store.map(found.row),
             cosines=self._searcher.regions(found.row, question)[:, : len(question.words)],
+            presence=numbers(self._null, self._searcher.vectors(found.row), question),
         )
 
 

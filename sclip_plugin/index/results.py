@@ -30,6 +30,8 @@ class Hit:
         score: what hits are ranked by.
         scores: of each word, the cosine of the region that is most like it.
         size: (height, width) of the picture, upright as its EXIF orientation says.
+        presence: of each word how surely it is in the picture, 0 to 1, 0.5 the threshold; None in a collection of
+            fewer than five pictures. Vectors have none.
     """
 
     path: str
@@ -39,6 +41,12 @@ class Hit:
     size: tuple[int, int]
     grid: np.ndarray = dataclasses.field(repr=False)
     cosines: np.ndarray = dataclasses.field(repr=False)
+    presence: dict[str, float] | None = None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether all words are in the picture, as far as `presence` knows."""
+        return all(number >= 0.5 for number in (self.presence or {}).values())
 
     def heat(self, word: str | None = None, size: tuple[int, int] | None = None) -> np.ndarray:
         """How alike a word and each place of the picture are.
@@ -102,5 +110,6 @@ class Hit:
             "score": self.score,
             "size": list(self.size),
             "scores": self.scores,
+            "presence": self.presence,
             "boxes": {word: list(box) for word, box in self.boxes.items()},
         }

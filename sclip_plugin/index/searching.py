@@ -31,11 +31,13 @@ class Question:
         words: to be there.
         vectors: (K, D) float32, unit, of all names, synonyms too.
         class_of_name: (K,) of each name its word; those from ``len(words)`` on shall not be there.
+        given: the names that were given as vectors.
     """
 
     words: tuple[str, ...]
     vectors: np.ndarray
     class_of_name: np.ndarray
+    given: frozenset[int] = frozenset()
 
     @property
     def wanted(self) -> np.ndarray:
@@ -146,6 +148,11 @@ class Searcher:
         """(R, words): what each region of a row says of each word."""
         own, _ = self._regions_of(np.array([row]))
         return question.of_words(cosines(*self.store.region_vectors(own), question.vectors))
+
+    def vectors(self, row: int) -> np.ndarray:
+        """(R, D) float32, unit: the regions of a row."""
+        values, scales = self.store.region_vectors(self._regions_of(np.array([row]))[0])
+        return values.astype(np.float32) * scales[:, None]
 
     def _regions_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The numbers of the regions of rows, and where each row's begin among them."""

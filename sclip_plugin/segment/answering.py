@@ -20,8 +20,9 @@ from ..device import Budget, without_autocast
 from ..errors import NotFiniteError, ShapeError
 from ..imaging.tiles import TiledMap
 from ..settings import Settings
-from ..steps import Decided, NameScores, PatchScores, PixelScores, Shown, Step, Words
+from ..steps import Decided, NameScores, PatchScores, PixelScores, Presence, Present, Shown, Step, Words
 from ..steps.scores import Kind
+from .checking import UNLABELLED
 from .encoding import Look, key_of
 from .regions import masks_in, regions_of
 from .segmentation import Segmentation
@@ -53,12 +54,17 @@ class Beside:
 
 @dataclass(frozen=True)
 class Question:
-    """An encoded picture with words and settings."""
+    """An encoded picture with words and settings.
+
+    Fields:
+        null: the model's null of presence; None: presence is not asked for, or unknown.
+    """
 
     look: Look
     words: Words
     settings: Settings
     beside: Beside
+    null: Presence | None = None
 
     def shown(self) -> Shown:
         look, size = self.look, self.look.size
@@ -66,29 +72,53 @@ class Question:
         return Shown(look.picture, look.pixels, self.beside.mean, self.beside.std, regions)
 
 
-def scores_of(look: Look, words: Words) -> Tensor:
-    """Cosines of all patches and names, (gh, gw, K) float32: the seam between looking and answering."""
-    return look.vectors.float() @ words.text.to(look.vectors.device).T
+def scores_of(question: Question) -> Tensor:
+    """Cosines of all patches and names, (gh, gw, K) float32: the seam between looking and answering.
+
+    With a null of presence one more column follows, the cosines with the mean picture.
+    """
+    text, vectors = question.words.text, question.look.vectors
+    rows = text if question.null is None else torch.cat([text, question.null.mean[None].to(text)])
+    return vectors.float() @ rows.to(vectors.device).T
+
+
+def presence_of(question: Question, cosines: Tensor, smoothing: MovingMean | None) -> dict[str, float]:
+    """How surely each class is in the picture, from what `scores_of` gave."""
+    plan, null = question.look.plan, question.null
+    assert null is not None, "the caller asks only then"
+    grid = plan.grid(question.beside.patch_size)
+    patches = plan.stitched(cosines, grid).full().flatten(0, 1)
+    numbers = null.numbers(patches[:, :-1], patches[:, -1], question.words)
+    if smoothing is None or not numbers:
+        return numbers
+    smooth = smoothing(torch.tensor(list(numbers.values())), "presence", grid).tolist()
+    return dict(zip(numbers, smooth, strict=True))
 
 
 @torch.inference_mode()
 def answer(question: Question, scores: Tensor, smoothing: MovingMean | None = None) -> Segmentation:
-    """The segmentation from the scores of all windows' patches, side by side (gh, gw, K)."""
+    """The segmentation from what `scores_of` gives of all windows' patches, side by side (gh, gw, K)."""
     look, words, settings, beside = question.look, question.words, question.settings, question.beside
     steps, shown = settings.make_steps(), question.shown()
     kind: Kind = "cosine"
     with without_autocast(scores.device):
-        for step in (step for step in steps if step.on == "patches"):
+        presence, absent = None, frozenset[int]()
+        if question.null is not None:
+            presence = presence_of(question, scores, smoothing)
+            scores = scores[..., :-1].contiguous()
+            absent = next(s for s in steps if isinstance(s, Present)).absent(presence, words.labels)
+        for step in (step for step in steps if step.on == "patches" and step.needs_features):
             scores, kind = on_patches(step, scores, kind, question, shown), step.gives or kind
         if smoothing is not None:
             scores = smoothing(scores)
         maps: TiledMap | None = None
         for step in (step for step in steps if step.on == "pixels"):
             maps, kind = on_pixels(step, scores, maps, kind, question, shown), step.gives or kind
-        decided = decide(_at(look, scores, maps, look.size, beside.limits), kind, question, shown)
-        for step in (step for step in steps if step.on == "labels"):
+        decided = decide(_at(look, scores, maps, look.size, beside.limits), kind, question, shown, absent)
+        for step in (step for step in steps if step.on == "labels" and len(absent) < len(words.labels)):
             decided = on_labels(step, decided)
-    return Segmentation(words.labels, decided.labels, _of_size(look.picture, look.size), decided.scores, settings)
+    picture = _of_size(look.picture, look.size)
+    return Segmentation(words.labels, decided.labels, picture, decided.scores, settings, presence)
 
 
 def on_patches(step: Step, scores: Tensor, kind: Kind, question: Question, shown: Shown) -> Tensor:
@@ -151,13 +181,14 @@ def on_pixels(
     return stepped
 
 
-def decide(maps: TiledMap, kind: Kind, question: Question, shown: Shown) -> Decided:
-    """The class of the best name of each pixel."""
+def decide(maps: TiledMap, kind: Kind, question: Question, shown: Shown, absent: frozenset[int]) -> Decided:
+    """The class of the best name of each pixel, of the classes that are not ``absent``; -1 if all are."""
     words, beside = question.words, question.beside
-    scores = NameScores(maps, words.vocabulary, kind, words.logit_scale)
-    labels = np.empty(maps.size, dtype=np.int16)
-    for place, _, index in scores.best(maps.size, scored=False):
-        labels[place] = index.to(torch.int16).cpu().numpy()
+    scores = NameScores(maps, words.vocabulary, kind, words.logit_scale, absent)
+    labels = np.full(maps.size, UNLABELLED, dtype=np.int16)
+    if len(absent) < len(words.labels):
+        for place, _, index in scores.best(maps.size, scored=False):
+            labels[place] = index.to(torch.int16).cpu().numpy()
     return Decided(
         labels=labels,
         scores=scores,

@@ -22,7 +22,8 @@ from ..device import Budget, without_autocast
 from ..errors import PictureError, SettingError
 from ..imaging.tiles import TiledMap
 from ..settings import Settings
-from ..steps import Words
+from ..steps import Presence, Words
+from ..steps.presence import null_for
 from ..storage.fingerprint import fingerprint, identity_of
 from ..text.bank import TextBank
 from ..text.labels import Vocabulary
@@ -45,27 +46,30 @@ class Chain:
         model: the whole CLIP.
         encoder: its image tower, with normalisation and batch sizes.
         text_bank: its text tower, with a cache of embeddings.
+        null: its null of presence; None: it has none.
     """
 
     model: nn.Module
     encoder: Encoder
     text_bank: TextBank
+    null: Presence | None = None
 
     @classmethod
     def of(
         cls,
         model: nn.Module,
         tokenizer: Any,
-        *,
         image_mean: Sequence[float] | None = None,
         image_std: Sequence[float] | None = None,
         cache_dir: str | Path | None | bool = None,
         budget: Budget | None = None,
+        presence: Presence | str | Path | None = None,
     ) -> Chain:
         """A chain for a model in hand; arguments as for `Segmenter`. The model is put into eval mode."""
         mean, std = torch.tensor(image_mean or CLIP_MEAN), torch.tensor(image_std or CLIP_STD)
         encoder = Encoder(find_tower(model), mean, std, budget)
-        return cls(model.eval(), encoder, TextBank(find_text_tower(model, tokenizer), cache_dir))
+        null = Presence.load(presence) if isinstance(presence, (str, Path)) else presence
+        return cls(model.eval(), encoder, TextBank(find_text_tower(model, tokenizer), cache_dir), null)
 
     def weights(self) -> str:
         """A hash of all bits of the model's weights and buffers, of the active adapters, and of the activations."""
@@ -99,8 +103,13 @@ class Chain:
         """A hash of all that a result depends on beside the picture."""
         pixels = [self.encoder.mean.tolist(), self.encoder.std.tolist()]
         words = self.text_bank.identity(vocabulary.names, settings.templates)
-        said = [self.weights(), settings.identity(), pixels, vocabulary.identity(), words]
+        null = self.null_for(settings)
+        said = [self.weights(), settings.identity(), pixels, vocabulary.identity(), words, null and null.identity()]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+    def null_for(self, settings: Settings) -> Presence | None:
+        """The null by which a question reads presence, see `sclip_plugin.steps.presence.null_for`."""
+        return null_for(settings, self.null, self.answers, self.encoder.dtype)
 
     def words(self, vocabulary: Vocabulary, settings: Settings) -> Words:
         """The names of a question with their embeddings."""
@@ -164,20 +173,21 @@ class Chain:
         self, prepared: Iterable[Any], vocabulary: Vocabulary, settings: Settings, smoothing: MovingMean | None = None
     ) -> Iterator[Segmentation | PictureError]:
         """Segment prepared pictures in order; an error in place of a picture is passed on."""
-        words, beside = self.words(vocabulary, settings), self.beside()
+        words, beside, null = self.words(vocabulary, settings), self.beside(), self.null_for(settings)
         looks: Iterator[Look | PictureError]
-        features = any(step.on == "patches" for step in settings.make_steps())
+        features = any(step.on == "patches" and step.needs_features for step in settings.make_steps())
         if features:
             looks = self.encoded(prepared, settings, torch.float32, words.text)
         else:
             method = bound(settings, self.encoder, words.text)
-            looks = self.encoder.run(prepared, Run(method, settings, lambda features: features @ words.text.T))
+            rows = words.text if null is None else torch.cat([words.text, null.mean[None].to(words.text)])
+            looks = self.encoder.run(prepared, Run(method, settings, lambda features: features @ rows.T))
         for look in looks:
             if isinstance(look, PictureError):
                 yield look
                 continue
-            scores = scores_of(look, words) if features else look.vectors
-            yield answer(Question(look, words, settings, beside), scores, smoothing)
+            asked = Question(look, words, settings, beside, null)
+            yield answer(asked, scores_of(asked) if features else look.vectors, smoothing)
 
     def asked(self, look: Look, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
         """Segment a picture that was encoded before.
@@ -186,12 +196,12 @@ class Chain:
             SettingError: a step needs the picture, which is unknown.
         """
         look = self._with_pixels(look, settings)
-        words = self.words(vocabulary, settings)
-        return answer(Question(look, words, settings, self.beside()), scores_of(look, words))
+        asked = Question(look, self.words(vocabulary, settings), settings, self.beside(), self.null_for(settings))
+        return answer(asked, scores_of(asked))
 
     def _with_pixels(self, look: Look, settings: Settings) -> Look:
         """The look with the pixels, and the looks of steps, that the question needs."""
-        sees_pixels = any(step.on != "labels" for step in settings.make_steps())
+        sees_pixels = any(step.on != "labels" and step.needs_features for step in settings.make_steps())
         if look.picture is not None and look.pixels is None and sees_pixels:
             prepared = self.encoder.prepare(look.picture, settings, self.encoder.device)
             look = replace(look, pixels=prepared.pixels)
@@ -208,6 +218,15 @@ class Chain:
         again = next(self.encoded([Prepared(look.picture, look.pixels, look.size)], settings, look.vectors.dtype))
         assert isinstance(again, Look)
         return replace(look, looked=again.looked)
+
+    @torch.inference_mode()
+    def unit_features(self, pictures: Iterable[Any], settings: Settings) -> Iterator[TiledMap]:
+        """Unit features of pictures on their patch grids, overlapping windows averaged."""
+        method = bound(settings, self.encoder, torch.empty(0))
+        prepared = self.prepared(pictures, settings, "raise", True)
+        for look in self.encoder.run(prepared, Run(method, settings, lambda features: features)):
+            assert isinstance(look, Look)
+            yield look.plan.stitched(look.vectors, look.plan.grid(self.encoder.tower.patch_size))
 
     @torch.inference_mode()
     def raw_features(self, prepared: Iterable[Any], settings: Settings) -> Iterator[tuple[TiledMap, Regions | None]]:

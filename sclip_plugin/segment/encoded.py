@@ -114,10 +114,9 @@ class Encoded(Look):
 
     def features(self) -> Tensor:
         """Features of the whole picture on its patch grid, overlapping windows averaged: (D, h, w) float32."""
-        patch = self.segmenter.tower.patch_size
-        grid = tuple(max(1, side // length) for side, length in zip(self.plan.size, patch, strict=True))
+        grid = self.plan.grid(self.segmenter.tower.patch_size)
         with torch.inference_mode():
-            whole = self.plan.stitched(self.vectors.float(), grid).full()  # type: ignore[arg-type]
+            whole = self.plan.stitched(self.vectors.float(), grid).full()
         return whole.permute(2, 0, 1).contiguous()
 
     def classify(

@@ -19,6 +19,7 @@ from ..imaging.opening import opened
 PICTURE_FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 """What overlays and heat maps are written as, by suffix."""
 
+PIXELS_AT_ONCE = 2**22
 _DRAWN = rf"(\.overlay|\.heatmap\.\d+-[^.]*)\.({'|'.join(PICTURE_FORMATS)})"
 _OWN_NAME = re.compile(rf"(?P<stem>.+)(\.labels\.png|{_DRAWN})", re.DOTALL)
 
@@ -154,3 +155,15 @@ def is_result(path: Path) -> bool:
         return True
     match = _OWN_NAME.fullmatch(path.name)  # of a release that left no mark
     return match is not None and read_result(path.with_name(f"{match['stem']}.json")) is not None
+
+
+def counts_of(label_map: np.ndarray, classes: int) -> np.ndarray:
+    """(classes + 1,) pixels of no label, then of each class.
+
+    numpy counts in eight bytes a pixel, so a part is counted at a time.
+    """
+    counts = np.zeros(classes + 1, dtype=np.int64)
+    pixels = label_map.reshape(-1)
+    for start in range(0, len(pixels), PIXELS_AT_ONCE):
+        counts += np.bincount(pixels[start : start + PIXELS_AT_ONCE] + 1, minlength=classes + 1)
+    return counts

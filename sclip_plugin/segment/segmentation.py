@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from ..export.instances import Instances
     from ..export.result import Regions
 
-PIXELS_AT_ONCE = 2**22
-
 
 class Segmentation:
     """A segmented picture: the result of a segmenter, or made of labels from elsewhere.
@@ -44,12 +42,14 @@ class Segmentation:
         picture: a picture of the same size, in any form that a segmenter takes; None: no picture.
         scores: (classes, h, w) of the picture's size, or smaller with the same proportions; None: no scores.
         settings: the settings of the result, as plain values or as `Settings`.
+        presence: how surely each label is in the picture, 0 to 1, 0.5 the threshold; None: not asked, or unknown.
 
     Attributes:
         labels: a tuple.
         label_map: (H, W) int16.
         picture: RGB, or None.
         settings: plain values.
+        presence: a dict, or None. Classes given as vectors, and background, are not in it.
 
     Raises:
         LabelError: there are no labels, or a label is not a name.
@@ -73,6 +73,7 @@ class Segmentation:
         picture: Picture | None = None,
         scores: np.ndarray | Tensor | ClassScores | None = None,
         settings: Mapping[str, Any] | Settings | None = None,
+        presence: Mapping[str, float] | None = None,
     ) -> None:
         self.labels = checked_labels(labels)
         self.label_map = checked_map(label_map, len(self.labels))
@@ -82,6 +83,7 @@ class Segmentation:
         if isinstance(settings, Settings):
             settings = {**settings.plain(), "identity": settings.identity()}
         self.settings: dict[str, Any] = dict(settings or {})
+        self.presence = None if presence is None else dict(presence)
 
     def __repr__(self) -> str:
         areas = [*self.areas().items(), ("no label", float((self.label_map == UNLABELLED).mean()))]
@@ -122,7 +124,7 @@ class Segmentation:
 
     def areas(self) -> dict[str, float]:
         """Fraction of the picture that each label covers, 0 to 1."""
-        counts = _counts(self.label_map, len(self.labels))[1:]
+        counts = results.counts_of(self.label_map, len(self.labels))[1:]
         return {label: int(count) / self.label_map.size for label, count in zip(self.labels, counts, strict=True)}
 
     def mean_scores(self, device: str | torch.device = "cpu") -> dict[str, float]:
@@ -142,6 +144,18 @@ class Segmentation:
             sums += torch.bincount(flat, own.ravel(), minlength=len(self.labels) + 1)[1:].numpy()
             counts += torch.bincount(flat, minlength=len(self.labels) + 1)[1:].numpy()
         return {label: float(sums[i] / counts[i]) for i, label in enumerate(self.labels) if counts[i]}
+
+    def rows(self, device: str | torch.device = "cpu") -> list[dict[str, Any]]:
+        """Of each label its index, name, area (0 to 1), mean score and presence; None where one is unknown.
+
+        Without presence the rows have none.
+        """
+        scores, there = self.mean_scores(device), self.presence
+        return [
+            {"index": index, "label": label, "area": area, "score": scores.get(label)}
+            | ({} if there is None else {"presence": there.get(label)})
+            for index, (label, area) in enumerate(self.areas().items())
+        ]
 
     def cleaned(self, min_area: int) -> Segmentation:
         """A copy without small regions: regions of fewer pixels take the label around them."""
@@ -266,15 +280,11 @@ class Segmentation:
 
     def to_dict(self) -> dict[str, Any]:
         """Labels with areas and scores, and the settings: what ``save`` writes as JSON."""
-        areas, scores = self.areas(), self.mean_scores()
         height, width = self.size
         return {
             "width": width,
             "height": height,
-            "labels": [
-                {"index": index, "label": label, "area": areas[label], "score": scores.get(label)}
-                for index, label in enumerate(self.labels)
-            ],
+            "labels": self.rows(),
             "unlabelled": float((self.label_map == UNLABELLED).mean()),
             "settings": self.settings,
         }
@@ -363,7 +373,8 @@ class Segmentation:
         content, label_map = results.load(path)
         try:
             entries = sorted(content["labels"], key=lambda entry: entry["index"])
-            loaded = cls([entry["label"] for entry in entries], label_map, settings=content["settings"])
+            there = {e["label"]: float(e["presence"]) for e in entries if e.get("presence") is not None} or None
+            loaded = cls([e["label"] for e in entries], label_map, settings=content["settings"], presence=there)
             loaded._means = {e["label"]: float(e["score"]) for e in entries if e["score"] is not None}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileFormatError(f"{path} is no result, as Segmentation.save writes it: {error}") from error
@@ -386,15 +397,3 @@ def _no_scores() -> SettingError:
         "this segmentation has no scores, only a label map; expected one that a segmenter made, or "
         "Segmentation(labels, label_map, scores=...)."
     )
-
-
-def _counts(label_map: np.ndarray, classes: int) -> np.ndarray:
-    """(classes + 1,) pixels of no label, then of each class.
-
-    numpy counts in eight bytes a pixel, so a part is counted at a time.
-    """
-    counts = np.zeros(classes + 1, dtype=np.int64)
-    pixels = label_map.reshape(-1)
-    for start in range(0, len(pixels), PIXELS_AT_ONCE):
-        counts += np.bincount(pixels[start : start + PIXELS_AT_ONCE] + 1, minlength=classes + 1)
-    return counts

@@ -17,6 +17,7 @@ from ..errors import ArgumentTypeError, LabelError, SettingError
 from ..imaging.pictures import Picture
 from ..protocols import load_benchmark, load_preset
 from ..settings import Settings
+from ..steps import Presence
 from ..text.labels import Labels, Vocabulary, parse_labels
 from .chain import Chain, OfModel
 from .encoded import Encoded
@@ -39,8 +40,9 @@ class Segmenter(OfModel):
         settings: all settings; None: the preset's. Without either, the window is the model's native size, the stride
             half of it, and the short side 1.5 times it.
         cache_dir: cache folder of the text bank; None: the user's cache folder, False: no cache.
-        budget: batch and tile sizes, see `sclip_plugin.device.Budget`; None: the device's defaults.
+        budget: batch and tile sizes, a `sclip_plugin.device.Budget`; None: the device's.
         paths: False refuses texts and paths as pictures, so that a server opens no file that a visitor names.
+        presence: the model's null or its file: words that are absent paint nothing, see `sclip_plugin.steps.Present`.
         **changes: arguments of `Settings.changed`: fields, short forms, and options of the method.
 
     Raises:
@@ -70,20 +72,19 @@ class Segmenter(OfModel):
         cache_dir: str | Path | None | bool = None,
         budget: Budget | None = None,
         paths: bool = True,
+        presence: Presence | str | Path | None = None,
         **changes: Any,
     ) -> None:
-        self.chain = Chain.of(
-            model, tokenizer, image_mean=image_mean, image_std=image_std, cache_dir=cache_dir, budget=budget
-        )
+        self.chain = Chain.of(model, tokenizer, image_mean, image_std, cache_dir, budget, presence)
         self.paths = paths
         self._preset_labels: dict[str, tuple[str, ...]] | None = None
         native = self.tower.native_grid[0] * self.tower.patch_size[0]
-        defaults = Settings(resize_short_side=native * 3 // 2, window=native)
+        steps = () if presence is None else ("present",)
+        defaults = Settings(resize_short_side=native * 3 // 2, window=native, steps=steps)
         if preset is not None:
             loaded, shown = load_preset(preset), load_benchmark(preset.partition("/")[2]).class_names
             defaults, self._preset_labels = loaded.settings, dict(zip(shown, loaded.classes, strict=True))
-        self.settings = defaults
-        self.settings = self.chosen(settings, changes)
+        self.settings = self.chosen(defaults if settings is None else settings, changes)
 
     @classmethod
     def from_pretrained(
@@ -111,7 +112,7 @@ class Segmenter(OfModel):
         from ..loading import load_model
 
         loaded = load_model(name, device=device, dtype=dtype)
-        return cls(loaded.model, loaded.tokenizer, **{**loaded.statistics(), **arguments})
+        return cls(loaded.model, loaded.tokenizer, **{**loaded.beside(), **arguments})
 
     @property
     def vocabulary(self) -> Vocabulary | None:

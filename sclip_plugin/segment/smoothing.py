@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, lerp
 
 from ..errors import SettingError
@@ -29,13 +31,14 @@ class MovingMean:
                 f"smoothing={share!r}; expected the share of the frames before, from 0 (each by itself) to below 1."
             )
         self.share = share
-        self._before: Tensor | None = None
+        self._before: dict[str, tuple[Any, Tensor]] = {}
 
-    def __call__(self, values: Tensor) -> Tensor:
-        """The mean so far; values of another shape restart it."""
+    def __call__(self, values: Tensor, of: str = "scores", grid: Any = None) -> Tensor:
+        """The mean so far of these values; those of another shape, or of another grid of patches, restart it."""
         if not self.share:
             return values
-        if self._before is not None and self._before.shape == values.shape:
-            values = lerp(values, self._before, self.share)
-        self._before = values
+        seen, before = self._before.get(of, (None, values))
+        if seen == (values.shape, grid):
+            values = lerp(values, before, self.share)
+        self._before[of] = (values.shape, grid), values
         return values

@@ -111,6 +111,11 @@ class WindowPlan:
                 f"it would take {needed / 2**30:,.1f} GiB. Cut it into shorter pieces."
             )
 
+    def grid(self, patch_size: tuple[int, int]) -> tuple[int, int]:
+        """(rows, columns) of the patches of the whole picture."""
+        height, width = (max(1, side // length) for side, length in zip(self.size, patch_size, strict=True))
+        return height, width
+
     def boxes(self) -> Iterator[tuple[int, int, int, int]]:
         """(top, left, height, width) of the windows, row by row."""
         return ((top, left, *self.window) for top in self.rows for left in self.columns)

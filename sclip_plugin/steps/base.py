@@ -232,6 +232,7 @@ class Step(Part):
         on: the place, ``"patches"``, ``"pixels"`` or ``"labels"``.
         gives: kind of the returned scores; None: the kind of the received ones.
         needs_regions: whether it uses the regions of the settings' masks.
+        needs_features: whether it looks at features or at the picture; False where the scores of patches are enough.
         name, summary, source: see `Part`.
 
     Example:
@@ -250,6 +251,7 @@ class Step(Part):
     on: ClassVar[Place]
     gives: ClassVar[Kind | None] = None
     needs_regions: ClassVar[bool] = False
+    needs_features: ClassVar[bool] = True
 
     def taps(self, depth: int) -> tuple[int, ...]:
         """Indices of the blocks that `look` reads, from 0; the last block is ``depth - 1``."""

@@ -52,8 +52,8 @@ class Benchmark(Step):
             areas = np.bincount(given.labels[given.labels > 0], minlength=scores.classes())[1:]
             small = np.flatnonzero(~(areas > self.area * areas.sum())) + 1 if areas.sum() else ()
             if len(small):
-                dropped = frozenset(int(index) for index in small)
-                scores = dataclasses.replace(_of_names(scores, "benchmark(area=…)"), dropped=dropped)
+                names = _of_names(scores, "benchmark(area=…)")
+                scores = dataclasses.replace(names, dropped=names.dropped | {int(index) for index in small})
         if scores is given.scores and not self.prob:
             return given
         labels = np.empty_like(given.labels)

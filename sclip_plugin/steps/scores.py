@@ -103,14 +103,16 @@ class NameScores(ClassScores):
             scored: False skips the softmax and returns the scores of names.
             raw: return the scores of names unchanged, such as cosines.
         """
-        device = self.maps.values.device
-        class_of_name = torch.tensor(self.vocabulary.class_of_name, device=device)
-        gone = torch.tensor([c in self.dropped for c in self.vocabulary.class_of_name], device=device)
+        maps = self.maps if size == self.maps.size else self.maps.resized(size)
+        class_of_name = torch.tensor(self.vocabulary.class_of_name, device=maps.values.device)
+        gone = torch.tensor([c in self.dropped for c in self.vocabulary.class_of_name], device=maps.values.device)
         softmax = scored and not raw and self.kind != "probability"
-        for place, tile in (self.maps if size == self.maps.size else self.maps.resized(size)).tiles():
+        if self.dropped and not softmax:  # then the dropped names are not even computed
+            maps, class_of_name = replace(maps, values=maps.values[..., ~gone]), class_of_name[~gone]
+        for place, tile in maps.tiles():
             # The softmax keeps the order, so the best class is that of the best name.
             total = (tile * self.logit_scale).logsumexp(dim=-1) if softmax else None
-            best, name = (tile.masked_fill(gone, -torch.inf) if self.dropped else tile).max(dim=-1)
+            best, name = (tile.masked_fill(gone, -torch.inf) if self.dropped and softmax else tile).max(dim=-1)
             score = best if total is None else (best * self.logit_scale - total).exp()
             yield place, score, class_of_name[name]
 

@@ -1,4 +1,4 @@
-"""The short forms of settings: ``threshold=0.4`` and ``refine=True`` in place of an entry in ``steps``."""
+"""Short forms of settings: ``threshold=0.4``, ``refine=True``, ``present=0.5`` in place of entries in ``steps``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 from ..errors import SettingError
 from .base import PLACES, Step
 from .decisions import Threshold
+from .presence import Present
 from .registry import STEPS, listed, make_step
 
 ORDER: tuple[str, ...] = (
-    "lposs_plus", "merge", "memory", "freecp_background", "pamr",
+    "present", "lposs_plus", "merge", "memory", "freecp_background", "pamr",
     "benchmark", "threshold", "normalize", "closing", "sam", "specks", "vote",
 )  # fmt: skip
 """The order of steps that decides where a short form adds its step."""
@@ -26,6 +27,11 @@ def _threshold(value: Any, before: Step | None) -> tuple[Step, ...]:
     return (replace(before, probability=value) if isinstance(before, Threshold) else Threshold(probability=value),)
 
 
+def _present(value: Any, before: Step | None) -> tuple[Step, ...]:
+    given = {} if value is True else {"threshold" if isinstance(value, (int, float)) else "null": value}
+    return (replace(before, **given) if isinstance(before, Present) else Present(**given),)
+
+
 def _refine(value: Any, before: Step | None) -> tuple[Step, ...]:
     steps = tuple(make_step(step) for step in (listed(REFINED) if value is True else (value,)))
     if any(step.called() not in ("pamr", "sam", "specks") for step in steps):
@@ -36,6 +42,7 @@ def _refine(value: Any, before: Step | None) -> tuple[Step, ...]:
 SHORT_FORMS: Mapping[str, tuple[tuple[str, ...], Callable[[Any, Step | None], tuple[Step, ...]]]] = {
     "threshold": (("threshold",), _threshold),
     "refine": (("pamr", "sam", "specks"), _refine),
+    "present": (("present",), _present),
 }
 """Of each short form the steps that it stands for, and what makes them of its value and of the step before."""
 
@@ -75,6 +82,8 @@ def value_of(steps: Any, form: str) -> Any:
         return False
     if isinstance(found[0], Threshold):
         return found[0].probability
+    if isinstance(found[0], Present):
+        return found[0].threshold if found[0].null is None else found[0].null
     texts = [step.as_text() for step in found]
     return True if texts == list(listed(REFINED)) else texts[0]
 

@@ -230,7 +230,20 @@ class TestAnEarlierExport:
             sp.draw_scene(seed=seed, size=(64, 64)).picture.save(tmp_path / f"s{seed}.png")
 
         def run(*arguments, labels="sheep,crab,tent,sky"):
-            fixed = ["sclip", "segment", "-l", labels, "-m", "demo", "-o", "out", "--templates", "plain"]
+            fixed = [
+                "sclip",
+                "segment",
+                "-l",
+                labels,
+                "-m",
+                "demo",
+                "-o",
+                "out",
+                "--templates",
+                "plain",
+                "--present",
+                "no",
+            ]
             monkeypatch.setattr(sys, "argv", [*fixed, *arguments])
             code = 0
             try:

@@ -69,7 +69,17 @@ def test_moments_are_stretches_above_three_quarters(scores, expected):
         got = np.array([(m.start * fps, m.end * fps, m.index) for m in found])
         np.testing.assert_allclose(got, expected)
         assert [m.time * fps for m in found] == pytest.approx([m.index for m in found])
-    assert found[0].to_dict().keys() == {"start", "end", "time", "frame", "score", "size", "scores", "boxes"}
+    assert found[0].to_dict().keys() == {
+        "start",
+        "end",
+        "time",
+        "frame",
+        "score",
+        "size",
+        "scores",
+        "presence",
+        "boxes",
+    }
 
 
 def test_mistakes_are_said(seg, film):

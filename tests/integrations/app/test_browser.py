@@ -130,13 +130,15 @@ def test_a_scene_is_drawn_clicked_renamed_hidden_and_downloaded(page):
 
 def test_words_change_what_is_seen_without_another_look(page, tmp_path):
     picture = tmp_path / "mine.png"
-    sp.draw_scene(3, scale=2).picture.save(picture)
+    scene = sp.draw_scene(3, scale=2)
+    scene.picture.save(picture)
     page.set_input_files("#picture input[type=file]", picture)
     says(page, "#status", "Give words")
-    types(page, "cat, grass")
+    types(page, f"zebra, {scene.labels[0]}")
     says(page, "#status", "2 labels")
+    says(page, "#legend", "zebra not there")
     before = source(page)
-    types(page, "sky|clouds")
+    types(page, f"{scene.labels[-1]}|clouds")
     says(page, "#status", "3 labels")
     changes(page, before)
     page.click("#same button")

@@ -1,0 +1,127 @@
+"""``sclip presence``: what a model answers to words that are not there, learned from unlabelled pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..defaults import DEFAULT_MODEL
+from .options import Device, Dtype, Model, make_segmenter
+from .pictures import MaxPixels, NamedPicture, find_pictures, limit_pixels
+from .settings import Asked, with_settings
+from .terminal import say, tell
+
+if TYPE_CHECKING:
+    from ..segment.segmenter import Segmenter
+    from ..steps import Presence
+
+ENOUGH = 20
+LEARNED = "presence.safetensors"
+"""File of the null that ``sclip segment`` learned from its own pictures, in the folder for results."""
+
+presence_app = typer.Typer(
+    help="Learn what tells words that are in a picture from those that are not.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@presence_app.callback()
+def main() -> None:
+    """``build`` stays a command of its own where it is the only one."""
+
+
+@presence_app.command("build")
+@with_settings("steps", "threshold", "refine", "present", "background", "logit_scale", preset=False)
+def build(
+    pictures: Annotated[list[str], typer.Argument(help="Files, folders (searched for pictures), or patterns.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write, such as presence.safetensors.")],
+    model: Model = DEFAULT_MODEL,
+    max_pixels: MaxPixels = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    *,
+    asked: Asked,
+) -> None:
+    """Learn a model's null of presence from five or more unlabelled pictures of your kind; twenty are enough.
+
+    Of more than twenty, twenty are taken by their names. Use the file with the same model and the same settings:
+    --present FILE.
+
+    Example: sclip presence build photos/ --out presence.safetensors --model openai/clip-vit-base-patch16
+    """
+    from ..errors import SettingError
+
+    limit_pixels(max_pixels)
+    if out.exists() and not _is_ours(out):
+        raise SettingError(f"{out} exists, and is no file of 'sclip presence build'; name another with --out.")
+    found = find_pictures(pictures)
+    segmenter = make_segmenter(model, device, dtype, None, **asked.changes)
+    null = learned(segmenter, found.pictures)
+    null.save(out)
+    say(f"learned from {null.pictures} pictures -> {out}; use it with --present {out}")
+
+
+def learned(segmenter: Segmenter, pictures: Sequence[NamedPicture]) -> Presence:
+    """The null of a fixed sample of pictures, whatever their order; unreadable ones are passed over."""
+    from ..errors import PictureError
+    from ..imaging.pictures import read_picture
+    from ..steps import Presence
+
+    def read() -> Iterator[Any]:
+        taken = 0
+        for named in sorted(pictures, key=lambda picture: hashlib.sha256(str(picture.relative).encode()).digest()):
+            try:
+                with named.open() as file:
+                    picture = read_picture(file)
+                segmenter.prepare(picture)  # one that is too long to be segmented is passed over, too
+            except (PictureError, OSError):
+                continue
+            yield picture
+            taken += 1
+            if taken == ENOUGH:
+                return
+
+    return Presence.build(segmenter, read())
+
+
+def learn_if_asked(segmenter: Segmenter, pictures: Sequence[NamedPicture], out: Path, resume: bool) -> None:
+    """Learn presence from the pictures at hand, where it is asked for and the model came without.
+
+    What was learned lies in ``out``, so that a resumed run goes on with the same.
+    """
+    from ..errors import FileFormatError, SettingError
+    from ..steps import Presence, Present
+
+    step = next((step for step in segmenter.settings.make_steps() if isinstance(step, Present)), None)
+    if step is None or step.null is not None or segmenter.chain.null is not None:
+        return
+    path = out / LEARNED
+    if resume and path.exists():
+        try:
+            segmenter.settings = segmenter.settings.changed(present=Presence.load(path))
+            segmenter.chain.null_for(segmenter.settings)
+            return
+        except (FileFormatError, SettingError) as error:
+            tell(f"{path} is not used: {error}")
+    null = learned(segmenter, pictures)
+    null.save(path)
+    segmenter.settings = segmenter.settings.changed(present=null)
+    tell(f"presence: learned from {null.pictures} of the pictures, since the model came without; see 'sclip presence'")
+
+
+def _is_ours(path: Path) -> bool:
+    from ..errors import FileFormatError
+    from ..steps import Presence
+
+    try:
+        Presence.load(path)
+    except FileFormatError:
+        return False
+    return True
