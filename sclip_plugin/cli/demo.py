@@ -35,7 +35,7 @@ def demo(
 
     scene = draw_scene(seed, scale=2)
     labels = list(scene.labels)
-    segmenter = make_segmenter("demo", None, method=method)
+    segmenter = make_segmenter("demo", None, method=method, present=False)  # what was drawn is there
     # The tower looks once; both answers and all heat maps are questions to what it saw.
     look = segmenter.encode([scene.picture], dtype=torch.float32) if _words_come_later(segmenter) else None
     plain, refined = (
