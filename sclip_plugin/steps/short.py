@@ -13,7 +13,7 @@ from .presence import Present
 from .registry import STEPS, listed, make_step
 
 ORDER: tuple[str, ...] = (
-    "present", "lposs_plus", "merge", "memory", "freecp_background", "pamr",
+    "present", "lposs_plus", "merge", "memory", "freecp_background", "pearl", "pamr",
     "benchmark", "threshold", "normalize", "closing", "sam", "specks", "vote",
 )  # fmt: skip
 """The order of steps that decides where a short form adds its step."""

@@ -20,6 +20,7 @@ METHODS: dict[str, Method] = {
     "excel": make_method("excel"),
     "itaclip": make_method("itaclip"),
     "scclip": make_method("scclip"),
+    "pearl": make_method("pearl"),
     "resclip.rcs": make_method("resclip", {"sfr": None}),
     "resclip.sfr": make_method("resclip", {"rcs": None, "text": TEXT}),
     "resclip": make_method("resclip", {"text": TEXT}),

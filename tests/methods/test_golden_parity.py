@@ -36,6 +36,13 @@ TOKENS = {
         "gem_untouched_path.depth7": ("vanilla", {"position_resize": "size_antialias"}),
     },
     "SC-CLIP": {"scclip": ("scclip", {})},
+    "PEARL": {
+        "pearl": ("pearl", {}),
+        "alpha0.3": ("pearl", {"alpha": 0.3}),
+        "no_kk": ("pearl", {"alpha": 0.0}),
+        "iters8": ("pearl", {"iterations": 8}),
+        "with_residual": ("pearl", FULL),
+    },
     "CLIP-Surgery": {"surgery": ("surgery", {})},
     "ExCEL": {"excel": ("excel", {})},
     "ITACLIP": {
@@ -44,6 +51,7 @@ TOKENS = {
     },
 }
 SQUARE = {"SC-CLIP": ("112x112", "144x144"), "CLIP-Surgery": ("112x112", "144x144"), "ExCEL": ("112x112", "144x144")}
+SQUARE["PEARL"] = ("112x112",)
 ROWS = [
     (file, f"{row}.{size}", *method)
     for file, rows in TOKENS.items()
