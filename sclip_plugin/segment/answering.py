@@ -78,6 +78,8 @@ def answer(question: Question, scores: Tensor, smoothing: MovingMean | None = No
     steps, shown = settings.make_steps(), question.shown()
     kind: Kind = "cosine"
     with without_autocast(scores.device):
+        if words.vocabulary.constants:
+            scores = scores + scores.new_tensor(words.vocabulary.constants_of_names())
         for step in (step for step in steps if step.on == "patches"):
             scores, kind = on_patches(step, scores, kind, question, shown), step.gives or kind
         if smoothing is not None:
