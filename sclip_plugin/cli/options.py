@@ -10,6 +10,11 @@ from .terminal import tell
 
 if TYPE_CHECKING:
     from ..segment.segmenter import Segmenter
+    from ..text.tuned import Tuned
+
+    Labelled = list[list[str]] | dict[str, list[str]] | Tuned
+else:
+    Labelled = Any
 
 
 PROMPTS_TO_SAY = 4000  # as many take a while on a processor
@@ -21,7 +26,7 @@ Labels = Annotated[
         "--labels",
         "-l",
         help="Names between commas; '|' joins synonyms of one class: \"cat, remote control, sofa|couch\". "
-        "@FILE reads them from a file: one class a line, or JSON, or YAML.",
+        "@FILE reads them from a file: one class a line, JSON, YAML, or what 'sclip tune' made.",
         rich_help_panel="Words",
     ),
 ]
@@ -67,10 +72,6 @@ def parse_changes(changes: list[str]) -> dict[str, Any]:
     return parsed
 
 
-Labelled = list[list[str]] | dict[str, list[str]]
-"""Classes with their names, in a form that `parse_labels` takes."""
-
-
 def given(**settings: Any) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value is not None}
 
@@ -94,7 +95,7 @@ def parse_labels_option(text: str | None, option: str = "--labels") -> Labelled 
         raise LabelError(f"{option} {text} names a file; to read names from it, write {option} @{text}.")
     else:
         classes = split_labels(text)
-    if not classes:
+    if classes in ([], {}):
         raise LabelError(f'{option} holds no names; expected some such as {option} "cat, remote control, sofa|couch".')
     return classes
 

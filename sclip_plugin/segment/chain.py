@@ -102,8 +102,18 @@ class Chain:
         said = [self.weights(), settings.identity(), pixels, vocabulary.identity(), words]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
+    def features_by(self, settings: Settings) -> dict[str, Any]:
+        """What features depend on beside the model, by name, as values that JSON holds."""
+        normalisation = {"image_mean": self.encoder.mean.tolist(), "image_std": self.encoder.std.tolist()}
+        return {**settings.plain_features(), **normalisation}
+
     def words(self, vocabulary: Vocabulary, settings: Settings) -> Words:
-        """The names of a question with their embeddings."""
+        """The names of a question with their embeddings.
+
+        Raises:
+            LabelError: the vocabulary was tuned for another model, or for other features.
+        """
+        vocabulary.check(self, settings)
         templates = settings.templates
         text = self.text_bank.embed_vocabulary(vocabulary, templates)
         return Words(

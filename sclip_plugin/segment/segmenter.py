@@ -18,17 +18,18 @@ from ..imaging.pictures import Picture
 from ..protocols import load_benchmark, load_preset
 from ..settings import Settings
 from ..text.labels import Labels, Vocabulary, parse_labels
-from .chain import Chain, OfModel
+from .chain import Chain
 from .encoded import Encoded
 from .encoding import Prepared
 from .regions import warn_of_unused_masks
 from .segmentation import Segmentation
 from .smoothing import MovingMean
+from .tuning import Tunes
 
 OnError = Literal["raise", "return", "skip"]
 
 
-class Segmenter(OfModel):
+class Segmenter(Tunes):
     """Segments pictures into any classes named in words, with a frozen CLIP.
 
     Args:
@@ -229,7 +230,7 @@ class Segmenter(OfModel):
         """The classes and names of labels, and the names' unit embeddings (K, D) float32."""
         chosen = self.chosen(settings, changes)
         vocabulary = self.vocabulary_of(labels, chosen)
-        return vocabulary, self.text_bank.embed_vocabulary(vocabulary, chosen.templates)
+        return vocabulary, self.chain.words(vocabulary, chosen).text
 
     def vocabulary_of(self, labels: Labels | None, settings: Settings) -> Vocabulary:
         """The classes of a question: the labels given, or the preset's.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files as package_files
@@ -103,14 +103,8 @@ class Vocabulary:
         """The constant of each name's class."""
         return [self.constants[index] for index in self.class_of_name] if self.constants else [0.0] * len(self.names)
 
-    def check(self, features: Mapping[str, Any], answers: Callable[[], Any], dtype: str) -> None:
-        """Refuse features that the classes were not made for; words are for any.
-
-        Args:
-            features: what features depend on beside the model, by name.
-            answers: function that gives the model's `sclip_plugin.segment.chain.Chain.answers`.
-            dtype: of the model's weights.
-        """
+    def check(self, chain: Any, settings: Any) -> None:
+        """Refuse a model and settings that the classes were not made for; words are for any. See `Tuned`."""
 
 
 def parse_labels(labels: Labels, background: bool = False) -> Vocabulary:

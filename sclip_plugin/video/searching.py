@@ -132,7 +132,8 @@ def search_frames(
     chosen = (settings or segmenter.settings).changed(**changes)
     labels: Any = [words] if isinstance(words, str) else words
     vocabulary, vectors = segmenter.text_embeddings(labels, chosen.changed(background=False))
-    question = Question(vocabulary.labels, vectors.float().cpu().numpy(), np.array(vocabulary.class_of_name))
+    of_names = np.array(vocabulary.class_of_name), np.array(vocabulary.constants_of_names(), np.float32)
+    question = Question(vocabulary.labels, vectors.float().cpu().numpy(), *of_names)
     waiting: deque[Frame] = deque()
     answers = segmenter.encode(noted(frames, waiting), chosen)
     return (_seen(waiting.popleft(), encoded, question, video) for encoded in answers)
