@@ -108,7 +108,7 @@ def main():
                 chosen.append(tuned.report["chosen"])
             gains = np.array(found) - plain
             lowest = min(lowest, float(gains.min()))
-            kept = f", {chosen.count('words')} x words" if "words" in chosen else ""
+            kept = "".join(f", {chosen.count(name)} x {name}" for name in dict.fromkeys(chosen) if name != 1e-4)
             row.append(f"{np.mean(found):.1f} ± {np.std(found):.1f} ({gains.mean():+.1f}{kept})")
         rows.append(row)
         print(row, flush=True)

@@ -15,7 +15,12 @@ from torch import Tensor
 from ..memory.examples import Cells
 
 WEIGHT = 1e-4
-"""λ, chosen on the demo's scenes: logits of 40 times cosines. 1e-5 learns more where all classes have examples."""
+"""λ, chosen on the demo's scenes: logits of 40 times cosines."""
+LOOSE, TIGHT = 1e-5, 1e-3
+"""Other values that `chosen` may take: the first learns more where nearly all classes have examples, the second holds
+a background from swallowing what it was not shown."""
+MARGIN = 1.0
+"""Points of mIoU by which left-out pictures must gain before another λ is taken; fewer are noise."""
 ITERATIONS = 25
 CANDIDATES = 65
 FOLDS = 5
@@ -153,25 +158,52 @@ def miou(counted: Tensor) -> float:
     return float(100 * (agree / (predicted + labelled - agree))[there].mean())
 
 
-def left_out(start: Start, cells: Cells) -> dict[str, float]:
-    """mIoU of pictures that the rows were not fitted to, by ``"words"``, ``"threshold"`` and ``"tuned"``.
+@dataclass(frozen=True)
+class Held:
+    """What left-out pictures say of one way to answer.
+
+    Fields:
+        miou: in percent.
+        loss: mean cross-entropy of their cells, which is less noisy.
+    """
+
+    miou: float
+    loss: float
+
+
+def left_out(start: Start, cells: Cells) -> dict[str | float, Held]:
+    """How rows answer pictures that they were not fitted to: ``"words"``, ``"threshold"``, and the rows of each λ.
 
     Pictures are left out one at a time, or a fifth of them.
     """
-    number = len(cells.pictures)
-    folds = [range(first, number, FOLDS) for first in range(min(FOLDS, number))]
-    totals: dict[str, Tensor] = {}
-    for fold in folds:
-        rest, held = cells.but(list(fold))
+    weights = (WEIGHT, LOOSE) if start.background is None else (WEIGHT, LOOSE, TIGHT)
+    number, seen_cells = len(cells.pictures), 0
+    totals: dict[str | float, Tensor] = {}
+    losses: dict[str | float, float] = {}
+    for first in range(min(FOLDS, number)):
+        rest, held = cells.but(range(first, number, FOLDS))
         features, shares = targets(rest, start.background)
         seen, truth = targets(held, start.background)
         if not len(features) or not len(seen):
             continue
-        rows = fit(start, features, shares)
-        candidates = {"words": words(start), "tuned": rows}
-        if rows.threshold is not None:
-            candidates["threshold"] = words(start, rows.threshold)
+        seen_cells += len(seen)
+        candidates: dict[str | float, Rows] = {weight: fit(start, features, shares, weight) for weight in weights}
+        candidates["words"] = words(start)
+        if start.background is not None:
+            candidates["threshold"] = words(start, candidates[WEIGHT].threshold)
         for name, candidate in candidates.items():
-            counted = counts(candidate.logits(start, seen).argmax(dim=1), truth)
-            totals[name] = totals[name] + counted if name in totals else counted
-    return {name: miou(total) for name, total in totals.items()}
+            logits = start.scale * candidate.logits(start, seen)
+            totals[name] = totals.get(name, 0) + counts(logits.argmax(dim=1), truth)
+            losses[name] = losses.get(name, 0.0) - float((truth * logits.log_softmax(dim=1)).sum())
+    return {name: Held(miou(total), losses[name] / seen_cells) for name, total in totals.items()}
+
+
+def chosen(held: dict[str | float, Held]) -> str | float:
+    """The λ to fit with; ``"words"`` or ``"threshold"`` if left-out pictures gain neither in mIoU nor in loss."""
+    weights = [name for name in held if not isinstance(name, str)]
+    best: str | float = max(weights, key=lambda name: held[name].miou)
+    if held[best].miou <= held[WEIGHT].miou + MARGIN:
+        best = WEIGHT
+    plain = max((name for name in held if isinstance(name, str)), key=lambda name: held[name].miou)
+    lost = held[best].miou <= held[plain].miou and held[best].loss >= held[plain].loss
+    return plain if lost else best

@@ -16,7 +16,7 @@ from ..memory.store import picture_key
 from ..settings import Settings
 from ..text.labels import BACKGROUND, Labels, Vocabulary, parse_labels
 from ..text.tuned import Tuned
-from .anchored import Rows, Start, fit, left_out, targets, words
+from .anchored import WEIGHT, Rows, Start, best_threshold, chosen, fit, left_out, targets, words
 from .chain import OfModel
 
 LEAST_TO_LEAVE_OUT = 3
@@ -69,18 +69,18 @@ class Tunes(OfModel):
             >>> seg(scene.picture, tuned).labels == scene.labels
             True
         """
-        chosen = self.chosen(settings, changes)  # type: ignore[attr-defined]
-        vocabulary = _vocabulary(labels, add, chosen)
-        parts = [] if add is None else [_examples_of(add, self.chain, chosen, vocabulary)]
+        how = self.chosen(settings, changes)  # type: ignore[attr-defined]
+        vocabulary = _vocabulary(labels, add, how)
+        parts = [] if add is None else [_examples_of(add, self.chain, how, vocabulary)]
         read = [read_picture(picture) for picture in pictures]
-        encoded = self.encode(iter(read), chosen, dtype=torch.float32)  # type: ignore[attr-defined]
+        encoded = self.encode(iter(read), how, dtype=torch.float32)  # type: ignore[attr-defined]
         for picture, mask, look in zip(read, masks, encoded, strict=True):
             label_map = mask.cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
             key = picture_key(np.asarray(picture))
             parts.append(Cells.of(key, look.features(), label_map, len(vocabulary.labels)))
         if not parts:
             raise LabelError("no examples were given; expected one picture with its mask at least.")
-        return tuned_by(self.chain, chosen, vocabulary, Cells.together(parts))
+        return tuned_by(self.chain, how, vocabulary, Cells.together(parts))
 
 
 def tuned_by(chain: Any, settings: Settings, vocabulary: Vocabulary, cells: Cells) -> Tuned:
@@ -96,19 +96,22 @@ def tuned_by(chain: Any, settings: Settings, vocabulary: Vocabulary, cells: Cell
     features, shares = targets(cells, background)
     if not len(features):
         raise LabelError(f"no pixel of the examples has one of the labels {', '.join(labels)}.")
-    rows, chosen, found = fit(start, features, shares), "tuned", None
-    if len(cells.pictures) >= LEAST_TO_LEAVE_OUT:
-        found = left_out(start, cells)
-        if found and max(found, key=lambda name: found[name]) != "tuned":
-            chosen = max(found, key=lambda name: found[name])
-            rows = words(start, rows.threshold if chosen == "threshold" else None)
+    weight: str | float = WEIGHT
+    held = left_out(start, cells) if len(cells.pictures) >= LEAST_TO_LEAVE_OUT else {}
+    if held:
+        weight = chosen(held)
+    if isinstance(weight, str):
+        rows = words(start, None if weight == "words" else best_threshold(start, features, shares))
+    else:
+        rows = fit(start, features, shares, weight)
     of_picture = [cells.picture(place).shares[:, :-1].float() for place in range(len(cells.pictures))]
     area = torch.stack([part.sum(dim=0) for part in of_picture])
+    tried = WEIGHT if isinstance(weight, str) else weight
     report = {
         "pictures": dict(zip(labels, (area > 0).sum(dim=0).tolist(), strict=True)),
         "shares": dict(zip(labels, (area.sum(dim=0) / area.sum().clamp(min=1e-9)).tolist(), strict=True)),
-        "left_out": found or None,
-        "chosen": chosen,
+        "left_out": {"words": held["words"].miou, "tuned": held[tried].miou} if held else None,
+        "chosen": weight,
         "threshold": rows.threshold,
     }
     return Tuned(

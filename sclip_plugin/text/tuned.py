@@ -37,8 +37,8 @@ class Tuned(Vocabulary):
         dtype: of the model's weights, such as ``"float32"``.
         report: what was learnt from: ``"pictures"`` and ``"shares"`` (of all labelled area) of each label,
             ``"left_out"`` (mIoU of left-out pictures in percent, ``"words"`` and ``"tuned"``, None below three
-            pictures), ``"chosen"`` (``"words"``, ``"threshold"`` or ``"tuned"``) and ``"threshold"``, the cosine below
-            which a pixel is background.
+            pictures), ``"chosen"`` (the weight λ that holds the rows near the words, or ``"words"`` or ``"threshold"``
+            where left-out pictures do not gain) and ``"threshold"``, the cosine below which a pixel is background.
         cells: the examples; None if they are not known.
 
     `Segmenter.tune` makes it.

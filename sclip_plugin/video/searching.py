@@ -20,8 +20,9 @@ from .segmenting import noted
 
 if TYPE_CHECKING:
     from ..segment.segmenter import Segmenter
+    from ..text.labels import Vocabulary
 
-    Words = str | Sequence[str | Sequence[str]] | Mapping[str, Any]
+    Words = str | Sequence[str | Sequence[str]] | Mapping[str, Any] | Vocabulary
 
 SEEN = 0.75
 """Words are seen where a frame's score is above three quarters of the way from the video's lowest to its highest."""

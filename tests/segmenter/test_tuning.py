@@ -10,7 +10,18 @@ import sclip_plugin as sp
 from sclip_plugin.demo import THINGS
 from sclip_plugin.errors import FileFormatError, LabelError, ShapeError
 from sclip_plugin.memory.examples import Cells
-from sclip_plugin.segment.anchored import Start, best_threshold, counts, fit, left_out, miou, targets, words
+from sclip_plugin.segment.anchored import (
+    Held,
+    Start,
+    best_threshold,
+    chosen,
+    counts,
+    fit,
+    left_out,
+    miou,
+    targets,
+    words,
+)
 from sclip_plugin.text.files import read_labels
 from sclip_plugin.text.tuned import Tuned, cells_path
 
@@ -140,7 +151,7 @@ def test_a_few_pictures_teach(demo, scenes, pictures, masks, tuned, labels):
     found = [demo(pictures[0], words).label_map == labels.index(renamed) for words in (nonsense, taught)]
     before, after = ((each & truth).sum() / (each | truth).sum() for each in found)
     assert after > 0.5 + before
-    assert tuned.report["pictures"][labels[-1]] == 0 and tuned.report["chosen"] == "tuned"
+    assert tuned.report["pictures"][labels[-1]] == 0 and tuned.report["chosen"] == 1e-4
     row, word = dict(tuned.vectors)[len(labels) - 1], demo.text_embeddings(labels[-1:])[1][0].numpy()
     assert row @ word / np.linalg.norm(row) > 0.95
 
@@ -190,13 +201,29 @@ def test_each_picture_is_left_out_once():
     widened = torch.cat([shares, torch.zeros(60, 1)], dim=1).half()
     cells = Cells(features.half(), widened, tuple((str(i), 20) for i in range(3)))
     found = left_out(start, cells)
-    total = 0
+    total, losses = 0, []
     for i in range(3):
         rest, held = cells.but([i])
         rows = fit(start, *targets(rest, None))
         seen, truth = targets(held, None)
         total = total + counts(rows.logits(start, seen).argmax(dim=1), truth)
-    assert found["tuned"] == pytest.approx(miou(total)) and set(found) == {"words", "tuned"}
+        losses.append(-(truth * (40 * rows.logits(start, seen)).log_softmax(dim=1)).sum(dim=1))
+    assert found[1e-4].miou == pytest.approx(miou(total)) and set(found) == {"words", 1e-4, 1e-5}
+    assert found[1e-4].loss == pytest.approx(float(torch.cat(losses).mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "plain", "loose", "expected"),
+    [
+        ((50, 1.0), (60, 0.5), (60.9, 0.4), 1e-4),  # noise
+        ((50, 1.0), (60, 0.5), (61.1, 0.6), 1e-5),
+        ((50, 1.0), (49, 0.9), (40, 2.0), 1e-4),  # the loss gains
+        ((50, 1.0), (51, 1.1), (40, 2.0), 1e-4),  # the mIoU gains
+        ((50, 1.0), (50, 1.0), (40, 0.2), "words"),
+    ],
+)
+def test_which_rows_are_taken(words, plain, loose, expected):
+    assert chosen({1e-4: Held(*plain), 1e-5: Held(*loose), "words": Held(*words)}) == expected
 
 
 class TestAdding:
