@@ -62,6 +62,8 @@ def read_examples(
             raise FileFormatError(f"{path} is not there; expected a folder or a file of annotations.")
     pictures = Pictures(paths)
     documents = [(file, *found) for file in pictures.files if (found := _kind_of(file)) is not None]
+    if any(kind != RESULTS for _, kind, _ in documents):  # what was made of the pictures may lie beside them
+        documents = [document for document in documents if document[1] != RESULTS]
     kinds = sorted({kind for _, kind, _ in documents})
     if len(kinds) > 1:
         first = "; ".join(f"{kind}: {next(f for f, k, _ in documents if k == kind)}" for kind in kinds)

@@ -17,8 +17,10 @@ from ..memory.examples import Cells
 WEIGHT = 1e-4
 """λ, chosen on the demo's scenes: logits of 40 times cosines."""
 LOOSE, TIGHT = 1e-5, 1e-3
-"""Other values that `chosen` may take: the first learns more where nearly all classes have examples, the second holds
-a background from swallowing what it was not shown."""
+"""Other values that may be taken: the first learns more where most classes have examples, the second holds a background
+from swallowing what it was not shown."""
+MOST = 2 / 3
+"""The fraction of classes that must have examples for the first."""
 MARGIN = 1.0
 """Points of mIoU by which left-out pictures must gain before another λ is taken; fewer are noise."""
 ITERATIONS = 25
@@ -176,7 +178,8 @@ def left_out(start: Start, cells: Cells) -> dict[str | float, Held]:
 
     Pictures are left out one at a time, or a fifth of them.
     """
-    weights = (WEIGHT, LOOSE) if start.background is None else (WEIGHT, LOOSE, TIGHT)
+    known = (targets(cells, start.background)[1] > 0).any(dim=0).float().mean()
+    weights = [WEIGHT] + [LOOSE] * (known >= MOST) + [TIGHT] * (start.background is not None)
     number, seen_cells = len(cells.pictures), 0
     totals: dict[str | float, Tensor] = {}
     losses: dict[str | float, float] = {}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..errors import LabelError
@@ -72,12 +74,11 @@ class Tunes(OfModel):
         how = self.chosen(settings, changes)  # type: ignore[attr-defined]
         vocabulary = _vocabulary(labels, add, how)
         parts = [] if add is None else [_examples_of(add, self.chain, how, vocabulary)]
-        read = [read_picture(picture) for picture in pictures]
-        encoded = self.encode(iter(read), how, dtype=torch.float32)  # type: ignore[attr-defined]
-        for picture, mask, look in zip(read, masks, encoded, strict=True):
+        keys: deque[str] = deque()
+        looks = self.encode(_noted(pictures, keys), how, dtype=torch.float32)  # type: ignore[attr-defined]
+        for look, mask in zip(looks, masks, strict=True):
             label_map = mask.cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
-            key = picture_key(np.asarray(picture))
-            parts.append(Cells.of(key, look.features(), label_map, len(vocabulary.labels)))
+            parts.append(Cells.of(keys.popleft(), look.features(), label_map, len(vocabulary.labels)))
         if not parts:
             raise LabelError("no examples were given; expected one picture with its mask at least.")
         return tuned_by(self.chain, how, vocabulary, Cells.together(parts))
@@ -119,6 +120,14 @@ def tuned_by(chain: Any, settings: Settings, vocabulary: Vocabulary, cells: Cell
         tuple(rows.constants.tolist()), features=chain.features_by(settings), answers=torch.tensor(chain.answers()),
         dtype=str(chain.encoder.dtype).removeprefix("torch."), report=report, cells=cells,
     )  # fmt: skip
+
+
+def _noted(pictures: Iterable[Picture], keys: deque[str]) -> Iterator[Image.Image]:
+    """Pictures as they are read, a few ahead; ``keys`` has the hash of each."""
+    for picture in pictures:
+        read = read_picture(picture)
+        keys.append(picture_key(np.asarray(read)))
+        yield read
 
 
 def _vectors(text: Tensor, vocabulary: Vocabulary, rows: Rows, background: int | None) -> tuple[tuple[int, Any], ...]:
