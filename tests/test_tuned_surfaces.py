@@ -104,15 +104,82 @@ def test_a_video(folder, expected, segmenter, tmp_path):
     assert best.hit.score > expected[0].constants[0]
 
 
-def test_an_index(folder, expected, segmenter, tmp_path):
+def test_an_index(folder, expected, segmenter, tmp_path, monkeypatch, capsys):
     """A region's score is its row's product, and the constant."""
     pytest.importorskip("faiss")
     index = sp.Index.build(segmenter, folder, tmp_path / "index")
     tuned = expected[0].only([expected[0].labels[:1]])
     (hit,) = index.search(tuned)
+    folder_of = tmp_path / "index"
+    labels = f"@{folder / 'mine.safetensors'}"
+    assert sclip(monkeypatch, "search", folder_of, tuned.labels[0], "-l", labels, "-m", "demo", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["score"] == pytest.approx(hit.score, abs=1e-4)
     row, constant = dict(tuned.vectors)[0], tuned.constants[0]
     (plain,) = index.search({"x": row / np.linalg.norm(row)})
     assert hit.score == pytest.approx(plain.score * np.linalg.norm(row) + constant, abs=1e-4)
     other = sp.Segmenter.from_pretrained("demo", device="cpu", window=64)
     with pytest.raises(LabelError, match="window"):
         sp.Index.build(other, folder, tmp_path / "other").search(tuned)
+
+
+class TestTaught:
+    """Words mean what was learnt wherever they are asked: the server's, the page's and the evaluation's way."""
+
+    @pytest.fixture
+    def taught(self, expected):
+        segmenter = sp.Segmenter.from_pretrained("demo", device="cpu")
+        segmenter.taught = expected[0]
+        return segmenter
+
+    def test_words_that_are_known(self, taught, folder, expected):
+        picture, labels = folder / "scene.png", list(expected[0].labels)
+        np.testing.assert_array_equal(taught(picture, labels).label_map, expected[1])
+        named = taught(picture, [["thing", labels[0]], *labels[1:]])
+        assert named.labels[0] == "thing"
+        np.testing.assert_array_equal(named.label_map, expected[1])
+        mixed, some = taught.text_embeddings([labels[0], ["comb", "brush"]])
+        words = sp.Segmenter.from_pretrained("demo", device="cpu").text_embeddings(["comb", "brush"])[1]
+        np.testing.assert_allclose(some[1:], words, atol=1e-6)
+        assert mixed.constants == (expected[0].constants[0], 0.0)
+        np.testing.assert_allclose(taught.text_embeddings(["comb", "brush"])[1], words, atol=1e-6)
+
+    def test_over_http(self, taught, folder, expected):
+        TestClient = pytest.importorskip("fastapi.testclient").TestClient
+        from sclip_plugin.integrations.serve import make_server
+
+        with TestClient(make_server(taught)) as client, (folder / "scene.png").open("rb") as file:
+            labels = {"labels": ",".join(expected[0].labels), "mask_format": "none"}
+            answer = client.post("/segment", files={"picture": file}, data=labels)
+        areas = {entry["label"]: entry["area"] for entry in answer.json()["labels"]}
+        counts = {name: float((expected[1] == i).mean()) for i, name in enumerate(expected[0].labels)}
+        assert areas == pytest.approx(counts, abs=1e-4)
+
+    def test_on_the_page(self, taught, folder, expected):
+        pytest.importorskip("gradio")
+        from sclip_plugin.integrations.app.page import Page
+
+        picture = Image.open(folder / "scene.png").convert("RGB")
+        found = Page(taught, "demo").segment(picture, list(expected[0].labels), {})
+        np.testing.assert_array_equal(found.label_map, expected[1])
+
+    def test_an_evaluation(self, folder, tmp_path, monkeypatch, capsys):
+        runs = {}
+        for name, more in {"words": [], "tuned": ["-l", f"@{folder / 'mine.safetensors'}"]}.items():
+            assert sclip(monkeypatch, "eval", "demo", "--scenes", 2, "-o", tmp_path / name, *more) == 0
+            (file,) = (tmp_path / name).rglob("results.json")
+            runs[name] = json.loads(file.read_text())
+        assert runs["words"]["settings"]["identity"] != runs["tuned"]["settings"]["identity"]
+
+    @pytest.mark.parametrize("command", [["serve"], ["app"], ["eval", "demo", "--scenes", 1]])
+    def test_only_files_of_tune(self, command, monkeypatch, capsys, tmp_path):
+        monkeypatch.chdir(tmp_path)
+        more = ["-m", "demo"] if command[0] != "eval" else []
+        assert sclip(monkeypatch, *command, "-l", "cat, dog", *more) == 2
+        assert "expected @FILE.safetensors" in capsys.readouterr().err
+
+
+def test_detectron2_reads_the_file(folder, expected):
+    pytest.importorskip("detectron2")
+    from sclip_plugin.integrations.detectron2.config import read_classes
+
+    assert read_classes(folder / "mine.safetensors").identity() == expected[0].identity()

@@ -30,6 +30,15 @@ Labels = Annotated[
         rich_help_panel="Words",
     ),
 ]
+Taught = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        "-l",
+        help="@FILE that 'sclip tune' made: words that it knows mean what it has learnt.",
+        rich_help_panel="Words",
+    ),
+]
 Model = Annotated[
     str,
     typer.Option(
@@ -107,6 +116,26 @@ def make_segmenter(
 
     quiet_transformers()
     return Segmenter.from_pretrained(model, device=device, dtype=dtype, preset=preset, **changes)
+
+
+def teach(segmenter: Segmenter, labels: str | None, check: bool = True) -> Segmenter:
+    """Let words mean what a file of tuned labels has learnt.
+
+    Args:
+        segmenter: changed in place.
+        labels: of `Taught`; None changes nothing.
+        check: refuse a file for another model or other settings than the segmenter's own now.
+    """
+    from ..errors import LabelError
+    from ..text.tuned import Tuned
+
+    tuned = parse_labels_option(labels)
+    if tuned is not None and not isinstance(tuned, Tuned):
+        raise LabelError(f"--labels {labels}: expected @FILE.safetensors, which 'sclip tune' made.")
+    if tuned is not None and check:
+        segmenter.text_embeddings(tuned, background=False)
+    segmenter.taught = tuned
+    return segmenter
 
 
 def tell_of_long_bank(names: int, templates: int) -> None:

@@ -241,7 +241,7 @@ class Segmenter(Tunes):
         labels = self._preset_labels if labels is None else labels
         if labels is None:
             raise LabelError("no labels were given; expected a list of names such as ['cat', 'dog'], or a preset.")
-        return parse_labels(labels, settings.background)
+        return self.as_taught(parse_labels(labels, settings.background))
 
     def chosen(self, settings: Settings | None, changes: dict[str, Any]) -> Settings:
         """The settings of a call: the given ones, or the segmenter's own, with changes."""

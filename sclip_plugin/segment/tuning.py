@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,26 @@ LEAST_TO_LEAVE_OUT = 3
 
 
 class Tunes(OfModel):
-    """`tune`, for a segmenter."""
+    """`tune`, for a segmenter.
+
+    Attributes:
+        taught: labels that were tuned; words that name one of them mean what was learnt. None: words are words.
+    """
+
+    taught: Tuned | None = None
+
+    def as_taught(self, vocabulary: Vocabulary) -> Vocabulary:
+        """Classes of words, with what `taught` knows of them."""
+        known = self.taught
+        if known is None or isinstance(vocabulary, Tuned) or vocabulary.vectors:
+            return vocabulary
+        classes: list[list[str]] = [[label] for label in vocabulary.labels]
+        for name, index in zip(vocabulary.names, vocabulary.class_of_name, strict=True):
+            classes[index].append(name)
+        ordered = [next(([name] for name in names if name in known.labels), names[1:]) for names in classes]
+        if not any(names[0] in known.labels for names in ordered):
+            return vocabulary
+        return replace(known.only(ordered), labels=vocabulary.labels)
 
     def tune(
         self,
