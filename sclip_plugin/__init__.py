@@ -43,6 +43,7 @@ _HOMES = {
     "Segmenter": "segment.segmenter",
     "Settings": "settings",
     "SclipError": "errors",
+    "Tuned": "text.tuned",
     "demo_model": "demo",
     "draw_scene": "demo",
     "search_video": "video",
@@ -62,6 +63,7 @@ __all__ = [
     "Settings",
     "Step",
     "Tower",
+    "Tuned",
     "__version__",
     "applied",
     "apply",
@@ -96,6 +98,7 @@ if TYPE_CHECKING:
     from .settings import Settings
     from .steps import Step, list_steps, register_step
     from .steps.memory import MemoryBank
+    from .text.tuned import Tuned
     from .towers import Tower, find_tower, list_towers, register_tower
     from .video import search_video, segment_video
 
