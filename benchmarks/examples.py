@@ -28,8 +28,6 @@ GROUPS = {
     "building": THINGS[34:36], "object": THINGS[36:],
 }  # fmt: skip
 NONSENSE = ("zorbl", "kreth", "vumpa", "quilx", "drask", "yebbo", "flimt", "grosh", "pwint", "snarv")
-RENAMED = dict(zip(THINGS[::4], NONSENSE, strict=False))
-NAMED = THINGS[2::4] + THINGS[3:8:4]
 
 
 def bad(picture, seed):
@@ -41,17 +39,20 @@ def bad(picture, seed):
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def conditions():
-    """Of each: its labels, and the label of each of the 50 classes."""
+def conditions(seed):
+    """Of each: its labels, and the label of each of the 50 classes. The seed says which things `renamed` renames and
+    `background` names."""
+    mixed = [str(name) for name in np.random.default_rng(seed).permutation(THINGS)]
+    renamed, named = dict(zip(mixed, NONSENSE, strict=False)), mixed[-12:]
     merged = {thing: group for group, things in GROUPS.items() for thing in things}
     maps = {
         "clean": {name: name for name in CLASSES},
         "hard": {name: name for name in CLASSES},
-        "renamed": {name: RENAMED.get(name, name) for name in CLASSES},
+        "renamed": {name: renamed.get(name, name) for name in CLASSES},
         "merged": {name: merged.get(name, name) for name in CLASSES},
-        "background": {name: name if name in NAMED else "background" for name in CLASSES},
+        "background": {name: name if name in named else "background" for name in CLASSES},
     }
-    order = {"merged": [*GROUPS, *GROUNDS], "background": ["background", *NAMED]}
+    order = {"merged": [*GROUPS, *GROUNDS], "background": ["background", *named]}
     return {name: (order.get(name) or list(dict.fromkeys(of.values())), of) for name, of in maps.items()}
 
 
@@ -71,6 +72,7 @@ def main():
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--first", type=int, default=0, help="first held-out scene")
     parser.add_argument("--pool", type=int, default=5000, help="first scene of the pool of 60 examples")
+    parser.add_argument("--things", type=int, default=0, help="seed of the things that are renamed, or named")
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--conditions", default="clean,hard,renamed,merged,background")
     asked = parser.parse_args()
@@ -84,7 +86,7 @@ def main():
     rows, fits, lowest = [], [], 0.0
     looks = {}
     for name in asked.conditions.split(","):
-        labels, of = conditions()[name]
+        labels, of = conditions(asked.things)[name]
         if (name == "hard") not in looks:
             shown = {s: bad(scene.picture, s) if name == "hard" else scene.picture for s, scene in scenes.items()}
             looks[name == "hard"] = dict(zip(shown, seg.encode(list(shown.values()), dtype=torch.float32), strict=True))
