@@ -44,6 +44,7 @@ _HOMES = {
     "Segmenter": "segment.segmenter",
     "Settings": "settings",
     "SclipError": "errors",
+    "Tuned": "text.tuned",
     "demo_model": "demo",
     "draw_scene": "demo",
     "search_video": "video",
@@ -64,6 +65,7 @@ __all__ = [
     "Settings",
     "Step",
     "Tower",
+    "Tuned",
     "__version__",
     "applied",
     "apply",
@@ -99,6 +101,7 @@ if TYPE_CHECKING:
     from .steps import Step, list_steps, register_step
     from .steps.memory import MemoryBank
     from .steps.presence import Presence
+    from .text.tuned import Tuned
     from .towers import Tower, find_tower, list_towers, register_tower
     from .video import search_video, segment_video
 

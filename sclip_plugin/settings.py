@@ -255,15 +255,21 @@ class Settings:
         """A hash of `deciding_features`."""
         return self._hash(self.deciding_features(masks))
 
+    def plain_features(self) -> dict[str, Any]:
+        """The values of `deciding_features`, in JSON's types; equal only if the settings are."""
+        return self._exact(self.deciding_features())
+
     def _hash(self, names: Any) -> str:
+        return hashlib.sha256(json.dumps(self._exact(names), sort_keys=True).encode()).hexdigest()
+
+    def _exact(self, names: Any) -> dict[str, Any]:
         exact = {name: getattr(self, name) for name in names}
         exact["method"] = self.make_method()
         if "stride" in exact:
             exact["stride"] = self.window_stride
         if "steps" in exact:
             exact["steps"] = self.make_steps()
-        said = {name: plain_identity(value) for name, value in exact.items()}
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        return {name: plain_identity(value) for name, value in exact.items()}
 
 
 def setting_names() -> set[str]:

@@ -105,6 +105,10 @@ def furnish(folder: Path) -> None:
     for place in VOC:
         write_dataset(load_benchmark("voc21"), folder / place, 2)
     _mvtec(folder / "mvtec/metal_nut")
+    for seed in range(3):
+        scene = sp.draw_scene(seed)
+        labels = ["cat", *(f"other {label}" for label in scene.labels[1:])]
+        sp.Segmentation(labels, scene.label_map, scene.picture).export(folder / "examples", "labelme", name=str(seed))
 
 
 def _save(folder: Path, model: str) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from ..defaults import DEFAULT_MODEL
 from .listening import AllowHosts, Host, MaxPixels, limits_of
-from .options import Device, Dtype, Model, make_segmenter
+from .options import Device, Dtype, Model, Taught, make_segmenter, teach
 from .settings import Asked, with_settings
 from .terminal import tell
 
@@ -28,6 +28,7 @@ def app(
     ] = False,
     allow_host: AllowHosts = None,
     max_pixels: MaxPixels = None,
+    labels: Taught = None,
     device: Device = None,
     dtype: Dtype = "float32",
     *,
@@ -54,6 +55,7 @@ def app(
     limits = limits_of(max_pixels)
     check_port(host, port)
     segmenter = make_segmenter(model, device, dtype, asked.preset, paths=False, **asked.changes)
+    teach(segmenter, labels)
     collection = None if index is None else Index(index, segmenter)
     tell(f"open http://{host}:{port}")
     run(segmenter, model, host, port, share, limits, collection, allow_host or ())

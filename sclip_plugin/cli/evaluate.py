@@ -13,7 +13,7 @@ import typer
 from ..defaults import DEFAULT_MODEL
 from ..errors import SettingError
 from .anomaly import evaluate_anomalies
-from .options import Changes, Device, Dtype, parse_changes, quiet_transformers, tell_of_long_bank
+from .options import Changes, Device, Dtype, Taught, parse_changes, quiet_transformers, teach, tell_of_long_bank
 from .ray import Ray, RayGroup
 from .terminal import say, shown, tell
 
@@ -87,6 +87,7 @@ def evaluate_command(
     batch: Annotated[int, typer.Option(min=1, help="Pictures per batch.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read and decode.")] = 2,
     scenes: Annotated[int, typer.Option(min=1, help="Number of scenes of 'demo'.")] = 120,
+    labels: Taught = None,
     ray: Ray = None,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -104,6 +105,8 @@ def evaluate_command(
     from ..evaluation.processes import Processes
 
     processes = Processes.start()
+    if labels is not None and (ray is not None or benchmark == "mvtec"):
+        raise SettingError("--labels goes with benchmarks of classes on this machine; not with --ray, nor with mvtec.")
     if ray is not None and (check is not None or benchmark == "mvtec" or processes.world > 1):
         raise SettingError("--ray goes with benchmarks of classes; not with --check, mvtec, or torchrun.")
     try:
@@ -118,7 +121,7 @@ def evaluate_command(
         runs, missing = _plan(benchmark, data, method, preset, parse_changes(change or []), scenes)
         model = model or ("demo" if benchmark == "demo" else DEFAULT_MODEL)
         options = {"limit": limit, "save_maps": save_maps, "resume": resume, "batch": batch, "workers": workers}
-        _evaluate(runs, missing, model, device, dtype, out, worst, options, processes, ray)
+        _evaluate(runs, missing, model, device, dtype, out, worst, options, processes, ray, labels)
     except KeyboardInterrupt:
         tell("stopped; the same command goes on where it was.")
         raise typer.Exit(130) from None
@@ -183,6 +186,7 @@ def _evaluate(
     options: dict[str, Any],
     processes: Processes,
     ray: str | None,
+    labels: str | None,
 ) -> None:
     from ..evaluation.prediction import SegmenterPrediction
     from ..evaluation.progress import duration, shown_progress
@@ -199,6 +203,7 @@ def _evaluate(
         device = processes.device()
     # On Ray this process computes nothing; it knows the settings and labels.
     segmenter = Segmenter.from_pretrained(model, device=device if ray is None else "cpu", dtype=dtype)
+    teach(segmenter, labels, check=False)  # presets have settings of their own
     workers = None
     if ray is not None:
         from ..integrations.ray.evaluation import RayEvaluation

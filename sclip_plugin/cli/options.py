@@ -10,6 +10,11 @@ from .terminal import tell
 
 if TYPE_CHECKING:
     from ..segment.segmenter import Segmenter
+    from ..text.tuned import Tuned
+
+    Labelled = list[list[str]] | dict[str, list[str]] | Tuned
+else:
+    Labelled = Any
 
 
 PROMPTS_TO_SAY = 4000  # as many take a while on a processor
@@ -21,7 +26,16 @@ Labels = Annotated[
         "--labels",
         "-l",
         help="Names between commas; '|' joins synonyms of one class: \"cat, remote control, sofa|couch\". "
-        "@FILE reads them from a file: one class a line, or JSON, or YAML.",
+        "@FILE reads them from a file: one class a line, JSON, YAML, or what 'sclip tune' made.",
+        rich_help_panel="Words",
+    ),
+]
+Taught = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        "-l",
+        help="@FILE that 'sclip tune' made: words that it knows mean what it has learnt.",
         rich_help_panel="Words",
     ),
 ]
@@ -67,10 +81,6 @@ def parse_changes(changes: list[str]) -> dict[str, Any]:
     return parsed
 
 
-Labelled = list[list[str]] | dict[str, list[str]]
-"""Classes with their names, in a form that `parse_labels` takes."""
-
-
 def given(**settings: Any) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value is not None}
 
@@ -94,7 +104,7 @@ def parse_labels_option(text: str | None, option: str = "--labels") -> Labelled 
         raise LabelError(f"{option} {text} names a file; to read names from it, write {option} @{text}.")
     else:
         classes = split_labels(text)
-    if not classes:
+    if classes in ([], {}):
         raise LabelError(f'{option} holds no names; expected some such as {option} "cat, remote control, sofa|couch".')
     return classes
 
@@ -106,6 +116,26 @@ def make_segmenter(
 
     quiet_transformers()
     return Segmenter.from_pretrained(model, device=device, dtype=dtype, preset=preset, **changes)
+
+
+def teach(segmenter: Segmenter, labels: str | None, check: bool = True) -> Segmenter:
+    """Let words mean what a file of tuned labels has learnt.
+
+    Args:
+        segmenter: changed in place.
+        labels: of `Taught`; None changes nothing.
+        check: refuse a file for another model or other settings than the segmenter's own now.
+    """
+    from ..errors import LabelError
+    from ..text.tuned import Tuned
+
+    tuned = parse_labels_option(labels)
+    if tuned is not None and not isinstance(tuned, Tuned):
+        raise LabelError(f"--labels {labels}: expected @FILE.safetensors, which 'sclip tune' made.")
+    if tuned is not None and check:
+        segmenter.text_embeddings(tuned, background=False)
+    segmenter.taught = tuned
+    return segmenter
 
 
 def tell_of_long_bank(names: int, templates: int) -> None:

@@ -36,6 +36,7 @@ from .search import search
 from .segment import segment
 from .serve import serve
 from .terminal import tell
+from .tune import tune
 from .video import video
 
 app = typer.Typer(
@@ -45,7 +46,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    segment, label, anomaly, compare, geotiff, index, search, video, demo, methods, models, presets, cache,
+    segment, tune, label, anomaly, compare, geotiff, index, search, video, demo, methods, models, presets, cache,
     web_page, serve,
 ):  # fmt: skip
     app.command(cls=RayCommand if command in (segment, index) else None)(command)
@@ -54,6 +55,7 @@ app.add_typer(convert_app, name="convert")
 app.add_typer(memory_app, name="memory")
 app.add_typer(presence_app, name="presence")
 KEPT = {
+    "tune": "nothing was written",
     "label": "nothing was written",
     "anomaly": "finished pictures are kept",
     "compare": "nothing was written",

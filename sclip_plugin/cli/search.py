@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from .index import ModelOfIndex
-from .options import Device, given, make_segmenter, parse_labels_option
+from .options import Device, Taught, given, make_segmenter, parse_labels_option, teach
 from .settings import setting
 from .terminal import AsJson, say, tell
 
@@ -50,6 +50,7 @@ def search(
         typer.Option("--out", "-o", help="Write a contact sheet of the pictures with their places."),
     ] = None,
     templates: Annotated[str | None, setting("templates")] = None,
+    labels: Taught = None,
     model: ModelOfIndex = None,
     as_json: AsJson = False,
     device: Device = None,
@@ -78,6 +79,7 @@ def search(
     if not (name := model or named.get("model")):
         raise SettingError(f"the index {folder} does not say the name of its model; give it as --model.")
     index = Index(folder, make_segmenter(name, device, named.get("dtype")))
+    teach(index.segmenter, labels)
     hits = index.search(
         _with_example(index, asked, example), top, without=absent, under=under,
         by=by or ("picture" if words is None and example is not None and example[1] is None else "place"),

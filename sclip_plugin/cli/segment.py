@@ -131,7 +131,7 @@ class _Run:
         as_json: bool,
     ) -> None:
         from ..segment.results import file_names
-        from ..text.labels import parse_labels
+        from ..text.labels import Vocabulary, parse_labels
 
         self.segmenter = segmenter
         self.classes = classes
@@ -145,7 +145,7 @@ class _Run:
         identity = {
             "model": model,
             "dtype": segmenter.dtype,
-            "labels": classes,
+            "labels": classes.labels if isinstance(classes, Vocabulary) else classes,
             **drawn,
             "min_area": min_area,
             **beside_each_picture(formats),

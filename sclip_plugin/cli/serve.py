@@ -8,7 +8,7 @@ import typer
 
 from ..defaults import DEFAULT_MODEL
 from .listening import AllowHosts, Host, MaxPixels, limits_of
-from .options import Device, Dtype, Model, make_segmenter
+from .options import Device, Dtype, Model, Taught, make_segmenter, teach
 from .settings import Asked, with_settings
 from .terminal import tell
 
@@ -20,6 +20,7 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 8000,
     allow_host: AllowHosts = None,
     max_pixels: MaxPixels = None,
+    labels: Taught = None,
     device: Device = None,
     dtype: Dtype = "float32",
     *,
@@ -43,5 +44,6 @@ def serve(
     limits = limits_of(max_pixels)
     check_port(host, port)
     segmenter = make_segmenter(model, device, dtype, asked.preset, paths=False, **asked.changes)
+    teach(segmenter, labels)
     tell(f"listening at http://{host}:{port}, described at http://{host}:{port}/docs")
     run(segmenter, host, port, limits, allow_host or ())

@@ -20,6 +20,7 @@ from ..segment.segmenter import Segmenter
 from ..settings import Settings
 from ..storage.files import locked_folder, sweep, write_atomically
 from ..storage.reading import brief
+from ..text.labels import Vocabulary
 from .building import Look, Progress, look_here, update
 from .nearest import update_codes
 from .presence import null_of, numbers
@@ -29,7 +30,7 @@ from .searching import EXACT_UP_TO, Found, Question, Searcher
 from .store import IndexStore, check_model
 
 if TYPE_CHECKING:
-    Words = str | Sequence[str | Sequence[str]] | Mapping[str, Any] | Tensor | np.ndarray
+    Words = str | Sequence[str | Sequence[str]] | Mapping[str, Any] | Tensor | np.ndarray | Vocabulary
 
 By = Literal["place", "picture"]
 LOOKED_FOR = 32
@@ -204,7 +205,7 @@ class Index:
         Args:
             words: as labels are: a word; a list of words, which all have to be there (a list inside it names
                 synonyms); a dict of names to words or vectors, as `Segmenter.vector_of` gives them of a region of an
-                example; or such a vector alone.
+                example; such a vector alone; or labels that were tuned.
             top: how many, the best first.
             without: words that shall not be there.
             under: a folder below the collection's, or a pattern of paths such as ``"2024/*.jpg"``.
@@ -225,21 +226,22 @@ class Index:
         settings = self.segmenter.settings.changed(**changes)
         with self._lock:
             self._searcher.refresh()
-            words, vectors, class_of_name, given = self._asked(words, settings)
+            wanted, vectors = self._asked(words, settings)
+            class_of_name, constants = [*wanted.class_of_name], wanted.constants_of_names()
             if without is not None:
-                _, away, class_of_other, _ = self._asked(without, settings)
+                others, away = self._asked(without, settings)
                 vectors = torch.cat([vectors, away])
-                class_of_name = (*class_of_name, *(len(words) + word for word in class_of_other))
-            question = Question(words, vectors.float().cpu().numpy(), np.array(class_of_name), given)
+                class_of_name += [len(wanted.labels) + word for word in others.class_of_name]
+                constants += others.constants_of_names()
+            of_names = np.array(class_of_name), np.array(constants, np.float32)
+            given = frozenset(wanted.class_of_name[index] for index, _ in wanted.vectors)
+            question = Question(wanted.labels, vectors.float().cpu().numpy(), *of_names, given)
             found = self._searcher.search(question, top, under, by == "picture")
             if found and self._null is None:
                 self._null = null_of(self._searcher, self.segmenter)
             return [self._hit(each, question) for each in found]
 
-    def _asked(
-        self, words: Words, settings: Settings
-    ) -> tuple[tuple[str, ...], Tensor, tuple[int, ...], frozenset[int]]:
-        """Words, their names' vectors and words, and which names were given as vectors."""
+    def _asked(self, words: Words, settings: Settings) -> tuple[Vocabulary, Tensor]:
         labels: Any = [words] if isinstance(words, str) else {"example": words} if hasattr(words, "shape") else words
         vocabulary, vectors = self.segmenter.text_embeddings(labels, settings.changed(background=False))
         width = self.store.width or vectors.shape[1]
@@ -248,8 +250,7 @@ class Index:
                 f"{vocabulary.labels[0]!r} is a vector of {vectors.shape[1]} values; expected {width}, the width of "
                 "the space that the index's model shares with text."
             )
-        given = frozenset(index for index, _ in vocabulary.vectors)
-        return vocabulary.labels, vectors, vocabulary.class_of_name, given
+        return vocabulary, vectors
 
     def _hit(self, found: Found, question: Question) -> Hit:
         scores = dict(zip(question.words, map(float, found.of_words), strict=False))

@@ -34,7 +34,7 @@ def numbers(null: Presence | None, regions: np.ndarray, question: Question) -> d
         return None
     found: dict[str, float] = {}
     for name in question.wanted.tolist():
-        if name in question.given:
+        if question.class_of_name[name] in question.given:
             continue
         word = question.words[question.class_of_name[name]]
         text = without(torch.from_numpy(question.vectors[[name]]), null.mean)[0]

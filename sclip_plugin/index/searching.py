@@ -29,14 +29,16 @@ class Question:
 
     Attributes:
         words: to be there.
-        vectors: (K, D) float32, unit, of all names, synonyms too.
+        vectors: (K, D) float32, of all names, synonyms too.
         class_of_name: (K,) of each name its word; those from ``len(words)`` on shall not be there.
-        given: the names that were given as vectors.
+        constants: (K,) of each name, what is added to its cosines.
+        given: the words that have names given as vectors.
     """
 
     words: tuple[str, ...]
     vectors: np.ndarray
     class_of_name: np.ndarray
+    constants: np.ndarray | float = 0.0
     given: frozenset[int] = frozenset()
 
     @property
@@ -48,7 +50,7 @@ class Question:
         """(n, K) to (n, words): of synonyms the best."""
         out = np.full((len(of_names), int(self.class_of_name.max()) + 1), -np.inf, np.float32)
         for name, word in enumerate(self.class_of_name):
-            out[:, word] = np.maximum(out[:, word], of_names[:, name])
+            out[:, word] = np.maximum(out[:, word], of_names[:, name] + self.constants[name])
         return out
 
     def ranked_by(self, of_words: np.ndarray) -> np.ndarray:

@@ -84,10 +84,10 @@ def _from_coco(content: Any) -> np.ndarray:
     entries = content["annotations"] if isinstance(content, dict) else content
     if not entries:
         raise ValueError("it has no masks")
-    return np.stack([_decoded(entry["segmentation"] if "segmentation" in entry else entry) for entry in entries])
+    return np.stack([decoded(entry["segmentation"] if "segmentation" in entry else entry) for entry in entries])
 
 
-def _decoded(run_lengths: dict[str, Any]) -> np.ndarray:
+def decoded(run_lengths: dict[str, Any]) -> np.ndarray:
     """COCO's run lengths as a mask (H, W). pycocotools trusts sizes and counts; a broken file ends the process."""
     height, width = run_lengths["size"]
     if height * width > (Image.MAX_IMAGE_PIXELS or math.inf):

@@ -107,6 +107,8 @@ def answer(question: Question, scores: Tensor, smoothing: MovingMean | None = No
             presence = presence_of(question, scores, smoothing)
             scores = scores[..., :-1].contiguous()
             absent = next(s for s in steps if isinstance(s, Present)).absent(presence, words.labels)
+        if words.vocabulary.constants:
+            scores = scores + scores.new_tensor(words.vocabulary.constants_of_names())
         for step in (step for step in steps if step.on == "patches" and step.needs_features):
             scores, kind = on_patches(step, scores, kind, question, shown), step.gives or kind
         if smoothing is not None:

@@ -111,8 +111,18 @@ class Chain:
         """The null by which a question reads presence, see `sclip_plugin.steps.presence.null_for`."""
         return null_for(settings, self.null, self.answers, self.encoder.dtype)
 
+    def features_by(self, settings: Settings) -> dict[str, Any]:
+        """What features depend on beside the model, by name, as values that JSON holds."""
+        normalisation = {"image_mean": self.encoder.mean.tolist(), "image_std": self.encoder.std.tolist()}
+        return {**settings.plain_features(), **normalisation}
+
     def words(self, vocabulary: Vocabulary, settings: Settings) -> Words:
-        """The names of a question with their embeddings."""
+        """The names of a question with their embeddings.
+
+        Raises:
+            LabelError: the vocabulary was tuned for another model, or for other features.
+        """
+        vocabulary.check(self, settings)
         templates = settings.templates
         text = self.text_bank.embed_vocabulary(vocabulary, templates)
         return Words(

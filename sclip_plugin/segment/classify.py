@@ -113,6 +113,7 @@ def classify(
             if view != "none":
                 seen = _embedded(encoded, masks, boxes, view)
                 cosines = (1 - weight) * cosines + weight * (seen @ text.to(segmenter.device).T)
+            cosines = cosines + cosines.new_tensor(vocabulary.constants_of_names())
             of_names = (cosines * settings.logit_scale).softmax(dim=1)
         index = torch.tensor(vocabulary.class_of_name, device=of_names.device).expand_as(of_names)
         empty = of_names.new_zeros(len(masks), len(vocabulary.labels))

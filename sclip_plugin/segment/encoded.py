@@ -100,7 +100,7 @@ class Encoded(Look):
         Returns:
             Cosines, float32.
         """
-        asked = {words: [words]} if isinstance(words, str) else words
+        asked: Any = {words: [words]} if isinstance(words, str) else words
         chosen = self.chosen(None, changes)
         vocabulary, text = self.segmenter.text_embeddings(asked, chosen)
         if len(vocabulary.names) != len(vocabulary.labels):
@@ -108,6 +108,8 @@ class Encoded(Look):
             text = torch.stack([text[of_class == i].mean(dim=0) for i in range(len(vocabulary.labels))])
         with torch.inference_mode():
             cosines = self.vectors.float() @ text.to(self.vectors.device).T
+            if vocabulary.constants:
+                cosines = cosines + cosines.new_tensor(vocabulary.constants)
             values = self.plan.stitched(cosines, self.size).full()
         maps = values.permute(2, 0, 1).contiguous().cpu().numpy()
         return maps[0] if isinstance(words, str) else maps

@@ -19,17 +19,18 @@ from ..protocols import load_benchmark, load_preset
 from ..settings import Settings
 from ..steps import Presence
 from ..text.labels import Labels, Vocabulary, parse_labels
-from .chain import Chain, OfModel
+from .chain import Chain
 from .encoded import Encoded
 from .encoding import Prepared
 from .regions import warn_of_unused_masks
 from .segmentation import Segmentation
 from .smoothing import MovingMean
+from .tuning import Tunes
 
 OnError = Literal["raise", "return", "skip"]
 
 
-class Segmenter(OfModel):
+class Segmenter(Tunes):
     """Segments pictures into any classes named in words, with a frozen CLIP.
 
     Args:
@@ -79,8 +80,7 @@ class Segmenter(OfModel):
         self.paths = paths
         self._preset_labels: dict[str, tuple[str, ...]] | None = None
         native = self.tower.native_grid[0] * self.tower.patch_size[0]
-        steps = () if presence is None else ("present",)
-        defaults = Settings(resize_short_side=native * 3 // 2, window=native, steps=steps)
+        defaults = Settings(resize_short_side=native * 3 // 2, window=native, steps=("present",) if presence else ())
         if preset is not None:
             loaded, shown = load_preset(preset), load_benchmark(preset.partition("/")[2]).class_names
             defaults, self._preset_labels = loaded.settings, dict(zip(shown, loaded.classes, strict=True))
@@ -230,7 +230,7 @@ class Segmenter(OfModel):
         """The classes and names of labels, and the names' unit embeddings (K, D) float32."""
         chosen = self.chosen(settings, changes)
         vocabulary = self.vocabulary_of(labels, chosen)
-        return vocabulary, self.text_bank.embed_vocabulary(vocabulary, chosen.templates)
+        return vocabulary, self.chain.words(vocabulary, chosen).text
 
     def vocabulary_of(self, labels: Labels | None, settings: Settings) -> Vocabulary:
         """The classes of a question: the labels given, or the preset's.
@@ -241,7 +241,7 @@ class Segmenter(OfModel):
         labels = self._preset_labels if labels is None else labels
         if labels is None:
             raise LabelError("no labels were given; expected a list of names such as ['cat', 'dog'], or a preset.")
-        return parse_labels(labels, settings.background)
+        return self.as_taught(parse_labels(labels, settings.background))
 
     def chosen(self, settings: Settings | None, changes: dict[str, Any]) -> Settings:
         """The settings of a call: the given ones, or the segmenter's own, with changes."""

@@ -145,18 +145,18 @@ class Presence:
     def numbers(self, cosines: Tensor, along: Tensor, words: Words) -> dict[str, float]:
         """How surely each class is in the picture, 0 to 1; 0.5 is the threshold.
 
-        Classes given as vectors, and the background vocabulary, have no number.
+        Classes with vectors or taught by pictures, and the background vocabulary, have no number.
 
         Args:
             cosines: (N, K), cosines of all patches of the picture and all names.
             along: (N,), cosines of the patches with `mean`.
             words: the names.
         """
-        vectors = {index for index, _ in words.vocabulary.vectors}
+        given = {words.class_of_name[index] for index, _ in words.vocabulary.vectors}
         asked = [
             index
             for index, label in enumerate(words.class_of_name)
-            if index not in vectors and words.labels[label] != BACKGROUND
+            if label not in given and words.labels[label] != BACKGROUND
         ]
         if not asked:
             return {}

@@ -8,24 +8,28 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import LabelError
 from ..storage.reading import TextFileError, brief, lines_of, load_json, load_yaml, read_text
 
+if TYPE_CHECKING:
+    from .tuned import Tuned
+
 _BETWEEN = re.compile(r"[,|]")
 
 
-def read_labels(path: str | os.PathLike[str]) -> list[list[str]] | dict[str, list[str]]:
+def read_labels(path: str | os.PathLike[str]) -> list[list[str]] | dict[str, list[str]] | Tuned:
     """The classes that a file names, in a form that `parse_labels` takes.
 
     Args:
         path: JSON or YAML (by its suffix): a list of names, in which a list holds synonyms, or a mapping of a label,
-            which is shown, to the names that stand for it. Any other file is text: one class a line, or all of them in
-            a single line between commas.
+            which is shown, to the names that stand for it. ``.safetensors``: labels that ``sclip tune`` made. Any
+            other file is text: one class a line, or all of them in a single line between commas.
 
     Returns:
-        A list of classes, each with its names, the first of which is its label; or a dict of labels to names.
+        A list of classes, each with its names, the first of which is its label; or a dict of labels to names; or a
+        `Tuned`.
 
     In a line, and in a text within JSON or YAML, commas and bars stand between synonyms; in a file of a single line,
     commas stand between classes. Empty lines, and lines that begin with ``#``, count for nothing. Files are UTF-8, or
@@ -45,6 +49,10 @@ def read_labels(path: str | os.PathLike[str]) -> list[list[str]] | dict[str, lis
         [['cat'], ['sofa', 'couch']]
     """
     path = Path(path)
+    if path.suffix.lower() == ".safetensors":
+        from .tuned import Tuned
+
+        return Tuned.load(path)
     classes: list[list[str]] | dict[str, list[str]]
     try:
         text = read_text(path)

@@ -7,19 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files as package_files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import LabelError, UnknownNameError
+from ..storage.reading import brief
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    Labels = Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str] | Tensor | np.ndarray] | str
+    Vector: TypeAlias = Tensor | np.ndarray
+    Entry: TypeAlias = str | Vector | Sequence[str | Vector]
+    Labels: TypeAlias = Sequence[str | Sequence[str | Vector]] | Mapping[str, Entry] | str | "Vocabulary"
 else:
     Labels = Any
 
 BACKGROUND = "background"
+WANTED = "expected a list of names such as ['cat', 'dog'], where a list inside names synonyms of one class"
 
 
 @cache
@@ -80,18 +84,27 @@ class Vocabulary:
         labels: one name a class, for people.
         names: all distinct names, each embedded once.
         class_of_name: (len(names),) class index of each name.
-        vectors: the names that are given as vectors instead of words: their index, and a unit vector (D,) float32.
+        vectors: the names that are given as vectors instead of words: their index, and a vector (D,) float32.
+        constants: (len(labels),) what is added to the cosines of each class's names; empty: nothing.
     """
 
     labels: tuple[str, ...]
     names: tuple[str, ...]
     class_of_name: tuple[int, ...]
     vectors: tuple[tuple[int, Any], ...] = field(default=(), compare=False, repr=False)
+    constants: tuple[float, ...] = field(default=(), repr=False)
 
     def identity(self) -> list[Any]:
         """All that the classes are made of, as values that JSON holds."""
         vectors = [[index, hashlib.sha256(vector.tobytes()).hexdigest()] for index, vector in self.vectors]
-        return [self.labels, self.names, self.class_of_name, vectors]
+        return [self.labels, self.names, self.class_of_name, vectors, *([self.constants] if self.constants else [])]
+
+    def constants_of_names(self) -> list[float]:
+        """The constant of each name's class."""
+        return [self.constants[index] for index in self.class_of_name] if self.constants else [0.0] * len(self.names)
+
+    def check(self, chain: Any, settings: Any) -> None:
+        """Refuse a model and settings that the classes were not made for; words are for any. See `Tuned`."""
 
 
 def parse_labels(labels: Labels, background: bool = False) -> Vocabulary:
@@ -99,8 +112,9 @@ def parse_labels(labels: Labels, background: bool = False) -> Vocabulary:
 
     Args:
         labels: a list of names, in which a list stands for one class with its synonyms (the first is shown); a dict of
-            label to synonyms; or a string with names between commas. In a dict a class may be given as a vector
-            instead of words: a tensor or an array, (D,) or (n, D), in the space that the model shares with text.
+            label to synonyms; or a string with names between commas. Among the synonyms of a class, or in place of
+            them, may be vectors: tensors or arrays, (D,) or (n, D), in the space that the model shares with text.
+            They become unit vectors. A `Vocabulary`, such as a `Tuned`, is returned as it is.
         background: add SCLIP's background vocabulary as one more class, named ``"background"``, at the end.
 
     Raises:
@@ -111,51 +125,61 @@ def parse_labels(labels: Labels, background: bool = False) -> Vocabulary:
         >>> parse_labels(["cat", ["sofa", "couch"]])
         Vocabulary(labels=('cat', 'sofa'), names=('cat', 'sofa', 'couch'), class_of_name=(0, 1, 1))
     """
-    vectors: dict[str, Any] = {}
-    wanted = "expected a list of names such as ['cat', 'dog'], where a list inside names synonyms of one class"
-    if isinstance(labels, str):
-        labels = [part for part in labels.split(",")]
-    if isinstance(labels, Mapping):
-        vectors = {label: _unit_vectors(label, value) for label, value in labels.items() if hasattr(value, "shape")}
-        words = {label: value for label, value in labels.items() if label not in vectors}
-        for label, value in words.items():
-            if not isinstance(value, Sequence):
-                raise LabelError(f"label {label!r} is {value!r}; {wanted}.")
-        texts = {label: [value] if isinstance(value, str) else list(value) for label, value in words.items()}
-        of_vectors = {label: [f"{label} [{i}]" for i in range(len(rows))] for label, rows in vectors.items()}
-        classes = [(label, {**texts, **of_vectors}[label]) for label in labels]
-    elif isinstance(labels, Sequence):
-        groups = [[entry] if isinstance(entry, str) else entry for entry in labels]
-        if not all(isinstance(group, Sequence) for group in groups):
-            raise LabelError(f"labels holds {next(g for g in groups if not isinstance(g, Sequence))!r}; {wanted}.")
-        classes = [(group[0] if group else "", list(group)) for group in groups]
-    else:
-        raise LabelError(f"labels is a {type(labels).__name__}; {wanted}.")
+    if isinstance(labels, Vocabulary):
+        if background:
+            raise LabelError("labels that were tuned have their own background; leave the setting background out.")
+        return labels
+    classes = _classes(labels)
     if background:
         classes.append((BACKGROUND, list(background_names())))
     if not classes:
-        raise LabelError(f"labels is empty; {wanted}.")
+        raise LabelError(f"labels is empty; {WANTED}.")
     shown: list[str] = []
     names: list[str] = []
     class_of_name: list[int] = []
     given: list[tuple[int, Any]] = []
-    for index, (label, synonyms) in enumerate(classes):
-        for name in [label, *synonyms]:
+    for index, (label, entries) in enumerate(classes):
+        words = [entry for entry in entries if not hasattr(entry, "shape")]
+        for name in [label, *words]:
             if not isinstance(name, str) or not name.strip():
-                raise LabelError(f"label {index} is {name!r}; {wanted}, none of them empty.")
+                raise LabelError(f"label {index} is {_brief(name)}; {WANTED}, none of them empty.")
             if not _is_text(name):
                 raise LabelError(f"label {index} is {name!r}, which is no text in UTF-8; write it in UTF-8.")
         label = label.strip()
         if label in shown:
             raise LabelError(f"label {label!r} is given twice; name each class once (synonyms go into one list).")
         shown.append(label)
+        rows = [row for entry in entries if hasattr(entry, "shape") for row in _unit_vectors(label, entry)]
         # Two classes may share a synonym; within a class a name counts once.
-        distinct = list(dict.fromkeys(name.strip() for name in synonyms)) or [label]
-        if label in vectors:
-            given += [(len(names) + i, row) for i, row in enumerate(vectors[label])]
+        distinct = list(dict.fromkeys(name.strip() for name in words)) or ([] if rows else [label])
+        given += [(len(names) + len(distinct) + i, row) for i, row in enumerate(rows)]
+        distinct += [f"{label} [{i}]" for i in range(len(rows))]
         names += distinct
         class_of_name += [index] * len(distinct)
     return Vocabulary(tuple(shown), tuple(names), tuple(class_of_name), tuple(given))
+
+
+def _classes(labels: Any) -> list[tuple[Any, list[Any]]]:
+    """Label and names or vectors of each class, in any of the forms of `parse_labels`."""
+    if isinstance(labels, str):
+        labels = labels.split(",")
+    if isinstance(labels, Mapping):
+        classes = [(label, value if isinstance(value, (list, tuple)) else [value]) for label, value in labels.items()]
+        for label, entries in classes:
+            if not all(isinstance(entry, str) or hasattr(entry, "shape") for entry in entries):
+                raise LabelError(f"label {label!r} is {_brief(labels[label])}; {WANTED}.")
+        return [(label, list(entries)) for label, entries in classes]
+    if not isinstance(labels, Sequence):
+        raise LabelError(f"labels is a {type(labels).__name__}; {WANTED}.")
+    groups = [[entry] if isinstance(entry, str) else entry for entry in labels]
+    for group in groups:
+        if not isinstance(group, Sequence):
+            raise LabelError(f"labels holds {_brief(group)}; {WANTED}.")
+    return [(group[0] if group else "", list(group)) for group in groups]
+
+
+def _brief(value: Any) -> str:
+    return f"a vector of shape {tuple(value.shape)}" if hasattr(value, "shape") else brief(value)
 
 
 def _unit_vectors(label: str, value: Any) -> Any:
@@ -164,9 +188,9 @@ def _unit_vectors(label: str, value: Any) -> Any:
 
     value = value.detach().cpu().float().numpy() if hasattr(value, "detach") else np.asarray(value)
     if value.ndim not in (1, 2) or not value.size or value.dtype.kind not in "fiu":
-        raise LabelError(f"label {label!r} is a vector of shape {value.shape}; expected numbers, (D,) or (n, D).")
+        raise LabelError(f"label {label!r} has a vector of shape {value.shape}; expected numbers, (D,) or (n, D).")
     rows = np.atleast_2d(value).astype(np.float32)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     if not np.isfinite(rows).all() or not (length > 0).all():
-        raise LabelError(f"label {label!r} is a vector with NaN or infinite values, or of length 0.")
+        raise LabelError(f"label {label!r} has a vector with NaN or infinite values, or of length 0.")
     return rows / length

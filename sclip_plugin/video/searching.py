@@ -20,8 +20,9 @@ from .segmenting import noted
 
 if TYPE_CHECKING:
     from ..segment.segmenter import Segmenter
+    from ..text.labels import Vocabulary
 
-    Words = str | Sequence[str | Sequence[str]] | Mapping[str, Any]
+    Words = str | Sequence[str | Sequence[str]] | Mapping[str, Any] | Vocabulary
 
 SEEN = 0.75
 """Words are seen where a frame's score is above three quarters of the way from the video's lowest to its highest."""
@@ -132,7 +133,8 @@ def search_frames(
     chosen = (settings or segmenter.settings).changed(**changes)
     labels: Any = [words] if isinstance(words, str) else words
     vocabulary, vectors = segmenter.text_embeddings(labels, chosen.changed(background=False))
-    question = Question(vocabulary.labels, vectors.float().cpu().numpy(), np.array(vocabulary.class_of_name))
+    of_names = np.array(vocabulary.class_of_name), np.array(vocabulary.constants_of_names(), np.float32)
+    question = Question(vocabulary.labels, vectors.float().cpu().numpy(), *of_names)
     waiting: deque[Frame] = deque()
     answers = segmenter.encode(noted(frames, waiting), chosen)
     return (_seen(waiting.popleft(), encoded, question, video) for encoded in answers)

@@ -32,12 +32,12 @@ def test_the_numbers_are_those_of_the_rule(built, seg):
     peaks = np.concatenate([(built._searcher.vectors(row) @ seen.T).max(axis=0) for row in rows])
     assert abs(null.median - np.sort(peaks)[(len(peaks) - 1) // 2]) < 1e-6
     text = seg.text_embeddings(["cat", "crab"])[1]
-    question = Question(("cat",), text.numpy(), np.array([0, 0]), frozenset({1}))
+    question = Question(("cat", "crab"), text.numpy(), np.array([0, 1]), np.zeros(2), frozenset({1}))
     regions = built._searcher.vectors(rows[0])
     height = ((regions @ without(text[:1], null.mean)[0].numpy()).max() - null.median) / null.spread
     found = numbers(null, regions, question)
     assert np.isclose(found["cat"], 1 / (1 + np.exp(-3 * (height - 3))), atol=1e-5)
-    both = numbers(null, regions, Question(("cat",), text.numpy(), np.array([0, 0])))
+    both = numbers(null, regions, Question(("cat",), text.numpy(), np.array([0, 0]), np.zeros(2)))
     assert both["cat"] >= found["cat"], "of synonyms the one that is there"
 
 

@@ -14,6 +14,7 @@ from sclip_plugin.device import CPU, fastest_dtype
 from sclip_plugin.errors import LabelError, PictureError, UnknownNameError
 from sclip_plugin.segment.segmenter import Segmenter
 from sclip_plugin.steps import make_step
+from sclip_plugin.text.labels import parse_labels
 
 LABELS = ["cat", ["person", "person in shirt"], "potted plant"]
 
@@ -59,6 +60,25 @@ def test_several_pictures_equal_one_by_one(segmenter):
         alone = segmenter(picture, LABELS)
         assert (alone.label_map == result.label_map).mean() > 0.9999
         golden.assert_equal(torch.from_numpy(result.scores), torch.from_numpy(alone.scores))
+
+
+def test_a_class_has_a_constant(segmenter):
+    """It is added to the cosines, so a threshold, a map and a mask see it too."""
+    picture, plain = noise(90, 70), parse_labels(LABELS)
+    constants = replace(plain, constants=(0.0, 0.01, -0.02))
+    encoded = segmenter.encode(picture, dtype=torch.float32)
+    cosines = encoded.similarity(LABELS)
+    shifted = cosines + np.array([0.0, 0.01, -0.02], np.float32)[:, None, None]
+    np.testing.assert_allclose(encoded.similarity(constants), shifted, atol=1e-6)
+    before, after = segmenter(picture, plain, logit_scale=1.0).scores, segmenter(picture, constants, logit_scale=1.0)
+    odds = np.log(after.scores[1:] / after.scores[:1]) - np.log(before[1:] / before[:1])
+    np.testing.assert_allclose(odds, np.array([0.01, -0.02])[:, None, None] + 0 * odds, atol=1e-4)
+    masks = np.ones((1, 70, 90), bool)
+    of_masks = [encoded.classify(masks, labels, logit_scale=1.0).scores[0] for labels in (plain, constants)]
+    assert np.log(of_masks[1][1:] / of_masks[1][0] * of_masks[0][0] / of_masks[0][1:]) == pytest.approx(
+        [0.01, -0.02], abs=1e-5
+    )
+    np.testing.assert_array_equal(encoded.segment(constants).label_map, segmenter(picture, constants).label_map)
 
 
 def test_a_stream_is_lazy(segmenter):

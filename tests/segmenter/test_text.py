@@ -205,6 +205,23 @@ class TestClassVectors:
         bank = TextBank(tower, cache_dir=False).embed_vocabulary(given, TEMPLATES)
         assert golden.relative_difference(bank, words[[0, 1, 2, 0]]) < 1e-6
 
+    def test_words_and_vectors_of_one_class(self, tower):
+        words = TextBank(tower, cache_dir=False).embed(("cat", "dog", "cow"), TEMPLATES)
+        given = parse_labels({"pet": ["cat", 2 * words[2], "dog"], "cow": words[:2]})
+        assert given.names == ("cat", "dog", "pet [0]", "cow [0]", "cow [1]")
+        assert given.class_of_name == (0, 0, 0, 1, 1)
+        bank = TextBank(tower, cache_dir=False).embed_vocabulary(given, TEMPLATES)
+        assert golden.relative_difference(bank, words[[0, 1, 2, 0, 1]]) < 1e-6
+        assert parse_labels([["pet", words[0]]]).names == ("pet", "pet [0]")
+
+    @pytest.mark.parametrize(
+        "labels", [{"a": ["b", {"c": torch.ones(999)}]}, ["a", torch.ones(999)], [[torch.ones(999), "a"]]]
+    )
+    def test_errors_show_no_vector(self, labels):
+        with pytest.raises(LabelError) as error:
+            parse_labels(labels)
+        assert len(str(error.value)) < 300
+
     def test_vectors_alone_need_no_words(self, tower):
         bank = TextBank(tower, cache_dir=False).embed_vocabulary(parse_labels({"a": torch.ones(64)}), TEMPLATES)
         torch.testing.assert_close(bank, torch.full((1, 64), 0.125))
