@@ -31,14 +31,14 @@ class Question:
         words: to be there.
         vectors: (K, D) float32, of all names, synonyms too.
         class_of_name: (K,) of each name its word; those from ``len(words)`` on shall not be there.
-        constants: (K,) of each name, what is added to its cosines.
+        constants: (K,) of each name, what is added to its cosines; None: nothing.
         given: the words that have names given as vectors.
     """
 
     words: tuple[str, ...]
     vectors: np.ndarray
     class_of_name: np.ndarray
-    constants: np.ndarray | float = 0.0
+    constants: np.ndarray | None = None
     given: frozenset[int] = frozenset()
 
     @property
@@ -49,8 +49,9 @@ class Question:
     def of_words(self, of_names: np.ndarray) -> np.ndarray:
         """(n, K) to (n, words): of synonyms the best."""
         out = np.full((len(of_names), int(self.class_of_name.max()) + 1), -np.inf, np.float32)
+        of_names = of_names if self.constants is None else of_names + self.constants
         for name, word in enumerate(self.class_of_name):
-            out[:, word] = np.maximum(out[:, word], of_names[:, name] + self.constants[name])
+            out[:, word] = np.maximum(out[:, word], of_names[:, name])
         return out
 
     def ranked_by(self, of_words: np.ndarray) -> np.ndarray:
