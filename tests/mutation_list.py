@@ -248,7 +248,7 @@ CHANGES = {
         ("mix * bank.visual[relevant] + (1 - mix) * text", "(1 - mix) * bank.visual[relevant] + mix * text"),
         ("weights * factor / len(features)", "weights * factor"),
         ("FUSED, PSEUDO = 1.5, 0.2", "FUSED, PSEUDO = 1.5, 0.3"),
-        ("area.clamp(min=1e-12) @", "1 @"),
+        ("masked_fill(~bank.shown.flatten(), -torch.inf)", "clone()"),
     ],
     "sclip_plugin/segment/anchored.py": [
         ("clamp(min=1e-9).sqrt()", "clamp(min=1e-9)"),

@@ -61,9 +61,8 @@ def bank_of(cells: Cells, columns: Sequence[int | None]) -> Bank:
         part = cells.picture(place)
         empty = torch.zeros(len(part.shares))
         shares = torch.stack([empty if c is None else part.shares[:, c].float() for c in columns])
-        area = shares.sum(dim=1, keepdim=True)
-        rows.append(F.normalize(shares / area.clamp(min=1e-12) @ F.normalize(part.features.float(), dim=1), dim=1))
-        shown.append(area[:, 0] > 0)
+        rows.append(F.normalize(shares @ F.normalize(part.features.float(), dim=1), dim=1))
+        shown.append(shares.sum(dim=1) > 0)
     return Bank(torch.stack(rows), torch.stack(shown))
 
 
