@@ -29,6 +29,7 @@ ROOMS = {
     "sclip_plugin/steps/short": "steps/test_lists.py",
     "sclip_plugin/steps/presence": "steps/test_presence.py",
     "sclip_plugin/index/presence": "index/test_presence.py",
+    "sclip_plugin/steps/rns": "steps/test_rns.py",
     "sclip_plugin/steps/registry": "steps/test_lists.py",
     "sclip_plugin/grammar": "test_grammar.py",
     "sclip_plugin/settings": "test_settings.py",
@@ -280,6 +281,12 @@ CHANGES = {
         ("return rows / length", "return rows"),
         ("dict.fromkeys(name.strip() for", "dict.fromkeys(name for"),
         ('_data_lines("scene_templates.txt")', "()"),
+    ],
+    "sclip_plugin/steps/rns.py": [
+        ("mix * bank.visual[relevant] + (1 - mix) * text", "(1 - mix) * bank.visual[relevant] + mix * text"),
+        ("weights * factor / len(features)", "weights * factor"),
+        ("FUSED, PSEUDO = 1.5, 0.2", "FUSED, PSEUDO = 1.5, 0.3"),
+        ("masked_fill(~bank.shown.flatten(), -torch.inf)", "clone()"),
     ],
     "sclip_plugin/segment/anchored.py": [
         ("clamp(min=1e-9).sqrt()", "clamp(min=1e-9)"),

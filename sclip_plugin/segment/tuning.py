@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import LabelError
+from ..errors import LabelError, ShapeError
 from ..imaging.pictures import Picture, read_picture
 from ..memory.examples import Cells
 from ..memory.store import picture_key
@@ -96,7 +97,9 @@ class Tunes(OfModel):
         parts = [] if add is None else [_examples_of(add, self.chain, how, vocabulary)]
         keys: deque[str] = deque()
         looks = self.encode(_noted(pictures, keys), how, dtype=torch.float32)  # type: ignore[attr-defined]
-        for look, mask in zip(looks, masks, strict=True):
+        for look, mask in zip_longest(looks, masks):
+            if look is None or mask is None:
+                raise ShapeError("pictures and masks differ in number; expected a mask for each picture.")
             label_map = mask.cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
             parts.append(Cells.of(keys.popleft(), look.features(), label_map, len(vocabulary.labels)))
         if not parts:
@@ -170,6 +173,8 @@ def _vocabulary(labels: Labels | None, add: Tuned | None, settings: Settings) ->
                 "labels to be tuned are words, and some are vectors; give names, and examples as pictures."
             )
     assert vocabulary is not None
+    if vocabulary.labels == (BACKGROUND,):
+        raise LabelError(f"the label {BACKGROUND!r} is everything but the others; expected others beside it.")
     return Vocabulary(vocabulary.labels, vocabulary.names, vocabulary.class_of_name)
 
 

@@ -157,7 +157,7 @@ def question(seed, count=1, absent=0):
     directions = np.random.default_rng(0).standard_normal((50, WIDTH))[rng.integers(0, 50, count)]
     vectors = directions + rng.standard_normal((count, WIDTH))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    return Question(tuple(map(str, range(count - absent))), vectors, np.arange(count))
+    return Question(tuple(map(str, range(count - absent))), vectors, np.arange(count), np.zeros(count))
 
 
 @pytest.fixture

@@ -316,11 +316,19 @@ def test_masks_that_are_none(mask, says, demo, pictures, labels):
         demo.tune(pictures[:1], [mask], labels)
 
 
+@pytest.mark.parametrize(("shown", "drawn"), [(1, 2), (2, 1)])
+def test_a_mask_for_each_picture(shown, drawn, demo, pictures, masks, labels):
+    with pytest.raises(ShapeError, match="a mask for each picture"):
+        demo.tune(pictures[:shown], masks[:drawn], labels)
+
+
 def test_labels_that_cannot_be_tuned(demo, pictures, masks, tuned):
     with pytest.raises(LabelError, match="some are vectors"):
         demo.tune(pictures[:1], masks[:1], {"cat": torch.ones(3)})
     with pytest.raises(LabelError, match="no labels"):
         demo.tune(pictures[:1], masks[:1])
+    with pytest.raises(LabelError, match="expected others beside it"):
+        demo.tune(pictures[:1], masks[:1], ["background"])
     with pytest.raises(LabelError, match="no pixel"):
         demo.tune(pictures[:1], [np.full((4, 4), -1)], ["cat"])
     with pytest.raises(LabelError, match="their own background"):
