@@ -216,6 +216,7 @@ CHANGES = {
     "sclip_plugin/masks/folder.py": [
         ("np.arange(len(counts)) % 2 == 1", "np.arange(len(counts)) % 2 == 0"),
         ("if len(counts) > 2 else 0", "if len(counts) > 1 else 0"),
+        ("np.asarray(upright(picture))", "np.asarray(picture)"),
     ],
     "sclip_plugin/index/results.py": [("PLACE = 0.75", "PLACE = 0.5")],
     "sclip_plugin/index/regions.py": [

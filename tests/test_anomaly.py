@@ -195,7 +195,11 @@ def test_areas(mvtec):
     assert list(categories(mvtec / "tile")) == ["tile"]
     result = evaluate_category(Bright(), "tile", found["tile"])
     assert (result.image_auroc, result.pixel_auroc, result.pictures, result.abnormal) == (1.0, 1.0, 4, 2)
-    (mvtec / "tile" / "ground_truth" / "scratch" / "000_mask.png").unlink()
+    mask, exif = mvtec / "tile" / "ground_truth" / "scratch" / "000_mask.png", Image.Exif()
+    exif[0x0112] = 6
+    Image.open(mask).transpose(Image.Transpose.ROTATE_90).save(mask, exif=exif)
+    assert evaluate_category(Bright(), "tile", found["tile"]).pixel_auroc == 1.0
+    mask.unlink()
     with pytest.raises(PictureNotFoundError, match="has no mask"):
         categories(mvtec)
     with pytest.raises(PictureNotFoundError, match="MVTec AD's layout"):
