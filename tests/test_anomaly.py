@@ -219,6 +219,13 @@ def test_the_commands(mvtec, tmp_path):
     for stem in ("000", "001"):
         assert json.loads((tmp_path / "out" / f"{stem}.anomaly.json").read_text())["object"] == "tile"
         assert Image.open(tmp_path / "out" / f"{stem}.anomaly.png").width >= 100
+    command = ["anomaly", pictures, "--object", "tile", "--model", "demo", "--out", str(tmp_path / "out")]
+    assert run.invoke(app, command).exit_code == 0  # its own results are replaced
+    own = tmp_path / "out" / "001.anomaly.png"
+    own.write_bytes(b"somebody's own")
+    answer = run.invoke(app, command)
+    assert answer.exit_code != 0 and own.read_bytes() == b"somebody's own"
+    assert "no result of sclip" in answer.output + str(answer.exception)
     answer = run.invoke(
         app, ["eval", "mvtec", "--data", str(mvtec), "--model", "demo", "--out", str(tmp_path / "eval")]
     )
