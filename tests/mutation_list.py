@@ -37,6 +37,7 @@ ROOMS = {
     "sclip_plugin/imaging/refine": "segmenter/test_refine.py segmenter/test_golden_parity.py",
     "sclip_plugin/imaging": "segmenter/test_pictures.py",
     "sclip_plugin/imaging/depth": "imaging/test_depth.py",
+    "sclip_plugin/imaging/marks": "test_cli_options.py",
     "sclip_plugin/imaging/opening": "segmenter/test_pictures.py imaging/test_depth.py",
     "sclip_plugin/imaging/regions": "masks/test_components.py steps/test_decisions.py",
     "sclip_plugin/imaging/tiles": "segmenter/test_windows.py",
@@ -242,6 +243,7 @@ CHANGES = {
         ("6: Image.Transpose.ROTATE_270", "6: Image.Transpose.ROTATE_90"),
         ("5: Image.Transpose.TRANSPOSE", "5: Image.Transpose.TRANSVERSE"),
     ],
+    "sclip_plugin/imaging/marks.py": [("path.exists() and not is_marked(path)", "False")],
     "sclip_plugin/imaging/pictures.py": [
         ('Image.new("RGBA", rows.size, "white")', 'Image.new("RGBA", rows.size, "black")'),
         ("(array.clip(0, 1) * 255 + 0.5)", "(array.clip(0, 1) * 255)"),
@@ -260,6 +262,7 @@ CHANGES = {
     "sclip_plugin/masks/folder.py": [
         ("np.arange(len(counts)) % 2 == 1", "np.arange(len(counts)) % 2 == 0"),
         ("if len(counts) > 2 else 0", "if len(counts) > 1 else 0"),
+        ("np.asarray(upright(picture))", "np.asarray(picture)"),
     ],
     "sclip_plugin/index/results.py": [("PLACE = 0.75", "PLACE = 0.5")],
     "sclip_plugin/index/regions.py": [

@@ -195,7 +195,11 @@ def test_areas(mvtec):
     assert list(categories(mvtec / "tile")) == ["tile"]
     result = evaluate_category(Bright(), "tile", found["tile"])
     assert (result.image_auroc, result.pixel_auroc, result.pictures, result.abnormal) == (1.0, 1.0, 4, 2)
-    (mvtec / "tile" / "ground_truth" / "scratch" / "000_mask.png").unlink()
+    mask, exif = mvtec / "tile" / "ground_truth" / "scratch" / "000_mask.png", Image.Exif()
+    exif[0x0112] = 6
+    Image.open(mask).transpose(Image.Transpose.ROTATE_90).save(mask, exif=exif)
+    assert evaluate_category(Bright(), "tile", found["tile"]).pixel_auroc == 1.0
+    mask.unlink()
     with pytest.raises(PictureNotFoundError, match="has no mask"):
         categories(mvtec)
     with pytest.raises(PictureNotFoundError, match="MVTec AD's layout"):
@@ -215,6 +219,13 @@ def test_the_commands(mvtec, tmp_path):
     for stem in ("000", "001"):
         assert json.loads((tmp_path / "out" / f"{stem}.anomaly.json").read_text())["object"] == "tile"
         assert Image.open(tmp_path / "out" / f"{stem}.anomaly.png").width >= 100
+    command = ["anomaly", pictures, "--object", "tile", "--model", "demo", "--out", str(tmp_path / "out")]
+    assert run.invoke(app, command).exit_code == 0  # its own results are replaced
+    own = tmp_path / "out" / "001.anomaly.png"
+    own.write_bytes(b"somebody's own")
+    answer = run.invoke(app, command)
+    assert answer.exit_code != 0 and own.read_bytes() == b"somebody's own"
+    assert "no result of sclip" in answer.output + str(answer.exception)
     answer = run.invoke(
         app, ["eval", "mvtec", "--data", str(mvtec), "--model", "demo", "--out", str(tmp_path / "eval")]
     )

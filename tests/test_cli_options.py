@@ -90,6 +90,8 @@ def test_compare_takes_methods_with_options(sclip, model, tmp_path):
         (["segment", "a.png", "-l", "lab/coco.names"], "write --labels @lab/coco.names"),
         (["compare", "a.png", "-l", "cat", "-o", "lab"], "is a folder"),
         (["compare", "a.png", "-l", "cat", "-o", "x.xyz"], "suffix '.xyz'"),
+        (["compare", "a.png", "-l", "cat", "-o", "a.png"], "is no result of sclip"),
+        (["label", "lab/x.png", "--masks", "slic", "-l", "cat", "-o", "lab"], "x.masks.png is there"),
         (["compare", "a.png", "-l", "cat", "--set", "nothing=1"], "unknown setting 'nothing'"),
         (["compare", "none.png", "-l", "cat"], "no such picture"),
     ],
@@ -97,6 +99,7 @@ def test_compare_takes_methods_with_options(sclip, model, tmp_path):
 def test_mistakes_are_said_before_a_model_is_read(sclip, tmp_path, arguments, words):
     (tmp_path / "lab").mkdir()
     (tmp_path / "lab/coco.names").write_text("cat\n")
+    (tmp_path / "lab/x.masks.png").write_bytes(b"somebody's own")
     code, printed, said = sclip(*arguments, "-m", "no-such-model")
     assert code == 2 and printed == ""
     assert words in said and "no-such-model" not in said and "Traceback" not in said

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import PictureNotFoundError
+from ..imaging.opening import opened, upright
 from ..imaging.pictures import read_picture
 from ..importing import needs
 from .detector import AnomalyDetector
@@ -103,5 +104,5 @@ def evaluate_category(
 
 
 def _read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
-    with Image.open(path) as mask:
-        return np.asarray(mask.convert("L").resize(size[::-1], Image.Resampling.NEAREST)) > 0
+    with opened(path) as mask:
+        return np.asarray(upright(mask).convert("L").resize(size[::-1], Image.Resampling.NEAREST)) > 0

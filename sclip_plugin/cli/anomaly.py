@@ -49,12 +49,15 @@ def anomaly(
 
     from ..anomaly import AnomalyDetector
     from ..errors import PictureError
+    from ..imaging.marks import check_replaceable, marked
     from ..storage.files import check_writable, save_image, save_json
 
     if prompts is None and not thing.strip():
         raise typer.BadParameter("Missing option '--object': what the pictures show, such as 'nut'; or give --prompts.")
     limit_pixels(max_pixels)
     found = find_pictures(pictures, out)
+    for _, stem in with_stems(found.pictures):
+        check_replaceable(out / f"{stem}.anomaly.png")
     check_writable(out)
     quiet_transformers()
     detector = AnomalyDetector.from_pretrained(
@@ -77,7 +80,7 @@ def anomaly(
         }  # fmt: skip
         target = out / f"{stem}.anomaly.png"
         target.parent.mkdir(parents=True, exist_ok=True)
-        save_image(result.heatmap(), target)
+        save_image(result.heatmap(), target, **marked("PNG"))
         save_json(said, out / f"{stem}.anomaly.json")
         say(json.dumps(said) if as_json else f"{result.score:.3f}  {picture.given} -> {target}")
     raise typer.Exit(1 if failed else 0)

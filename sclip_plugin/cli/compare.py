@@ -44,7 +44,7 @@ def compare(
     from ..draw import overlay as drawing
     from ..draw import sheet
     from ..grammar import split
-    from ..imaging.marks import marked
+    from ..imaging.marks import check_replaceable, marked
     from ..imaging.pictures import read_picture
     from ..methods import make_method, methods_alone
     from ..storage.files import check_writable, image_format, save_image
@@ -60,6 +60,7 @@ def compare(
     if out.is_dir():
         raise IsADirectoryError(f"--out {out} is a folder; give the name of a picture, such as {out / 'compare.png'}.")
     mark = marked(image_format(out))
+    check_replaceable(out)
     check_writable(out.parent)
     with NamedPicture.of(picture).open() as file:
         shown = read_picture(file)

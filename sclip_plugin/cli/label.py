@@ -53,6 +53,7 @@ def label(
     Example: sclip label photo.jpg --masks slic --labels "cat, sofa, wall" --model demo
     """
     from ..draw.overlay import overlay
+    from ..imaging.marks import check_replaceable, marked
     from ..imaging.pictures import read_picture
     from ..masks import find_masks, masks_of
     from ..masks.folder import read_masks
@@ -62,6 +63,8 @@ def label(
     parsed = parse_labels_option(labels)
     asked.check_labels(parsed)
     source = None if Path(masks).is_file() else find_masks(masks)
+    drawn = out / f"{picture.stem}.masks.png"
+    check_replaceable(drawn)
     check_writable(out)
     looks: dict[str, Any] = {"opacity": opacity, "style": style, "colours": read_colors(colors)}
     rgb = read_picture(picture)
@@ -77,8 +80,7 @@ def label(
             left, top, right, bottom = row["box"]
             place = f"{right - left} x {bottom - top} at {left}, {top}"
             say(f"{row['mask']:>4}  {row['label']:<24} {100 * row['score']:5.1f} %  {place}")
-    drawn = out / f"{picture.stem}.masks.png"
-    save_image(overlay(rgb, named.label_map(), named.labels, **looks), drawn)
+    save_image(overlay(rgb, named.label_map(), named.labels, **looks), drawn, **marked("PNG"))
     written = {"picture": str(picture), "masks": masks, "view": view, "weight": weight, "regions": rows}
     save_json({**written, "settings": encoded.settings.plain()}, out / f"{picture.stem}.masks.json")
     if not as_json:

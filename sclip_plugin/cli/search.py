@@ -64,6 +64,7 @@ def search(
     Example: sclip search photos.index "red umbrella" --without dog --out found.png
     """
     from ..errors import SettingError
+    from ..imaging.marks import check_replaceable
     from ..index.collection import Index, named_by
     from ..index.store import IndexStore
     from ..storage.files import image_format
@@ -72,6 +73,7 @@ def search(
         raise SettingError("nothing to find was given; expected words after the index, or --like PICTURE.")
     if out is not None:
         image_format(out)
+        check_replaceable(out)
     asked = parse_labels_option(words, "WORDS")
     absent = parse_labels_option(without, "--without")
     example = None if like is None else _example(like)

@@ -69,6 +69,18 @@ def is_marked(path: Path) -> bool:
         return False
 
 
+def check_replaceable(path: Path) -> None:
+    """Refuse to replace a picture that is not a result of ours.
+
+    Raises:
+        SettingError: a file is there, without the mark.
+    """
+    if path.exists() and not is_marked(path):
+        raise SettingError(
+            f"{path} is there, and is no result of sclip, so it is not replaced; move it away, or give another --out."
+        )
+
+
 def readable(label: str) -> str:
     """As much of a label as the name of a file can hold, on any system.
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..errors import FileFormatError, PictureError, PictureNotFoundError
 from ..fields import field_of
+from ..imaging.opening import opened, upright
 from .base import MaskSource
 from .registry import register_mask_source
 
@@ -24,9 +25,9 @@ SUFFIXES = (".png", ".npz", ".npy", ".json")
 class FolderMasks(MaskSource):
     """A file for each picture, by the picture's stem.
 
-    ``.png``: an id map, of 8 or 16 bits or a palette; 0 is no region. ``.npz``: one array, or that called
-    ``instance_mask``; ``.npy``: an id map (H, W) or masks (R, H, W). ``.json``: COCO's run-length encoding, a list of
-    ``{"segmentation": {"size", "counts"}}`` as SAM's script writes it, or under ``"annotations"``.
+    ``.png``: an id map, of 8 or 16 bits or a palette, turned by its EXIF orientation; 0 is no region. ``.npz``: one
+    array, or that called ``instance_mask``; ``.npy``: an id map (H, W) or masks (R, H, W). ``.json``: COCO's run-length
+    encoding, a list of ``{"segmentation": {"size", "counts"}}`` as SAM's script writes it, or under ``"annotations"``.
 
     Fields:
         path: the folder.
@@ -62,10 +63,10 @@ def read_masks(path: str | Path) -> np.ndarray:
     path = Path(path)
     try:
         if path.suffix == ".png":
-            with Image.open(path) as picture:
+            with opened(path) as picture:
                 if picture.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
                     raise ValueError(f"a picture of mode {picture.mode}; expected one channel of 8 or 16 bits")
-                return np.asarray(picture).astype(np.int32)
+                return np.asarray(upright(picture)).astype(np.int32)
         if path.suffix in (".npz", ".npy"):
             content: Any = np.load(path, allow_pickle=False)
             if path.suffix == ".npy":

@@ -81,6 +81,10 @@ def test_pictures_that_are_gone_are_said_and_not_drawn(photos, tmp_path):
     assert none.exit_code == 1 and "where it is now" in none.stderr and not sheet.exists()
     assert run("index", tmp_path / "moved", "--out", index).exit_code == 0
     assert run("search", index, "cat", "--out", sheet).exit_code == 0
+    for own in (sheet, tmp_path / "own.jpg"):
+        own.write_bytes(b"somebody's own")
+        assert "no result of sclip" in str(run("search", index, "cat", "--out", own).exception)
+        assert own.read_bytes() == b"somebody's own"
 
 
 @pytest.mark.parametrize(

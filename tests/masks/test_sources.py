@@ -105,6 +105,14 @@ def test_a_colour_picture_is_no_id_map(tmp_path):
         read_masks(tmp_path / "a.png")
 
 
+def test_an_id_map_is_turned_as_its_picture_is(tmp_path):
+    """The camera's orientation, kept by a tool that drew the map on the stored pixels."""
+    ids, exif = np.arange(6, dtype=np.uint8).reshape(2, 3), Image.Exif()
+    exif[0x0112] = 6  # a quarter to the right
+    Image.fromarray(ids).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_masks(tmp_path / "a.png"), np.rot90(ids, -1))
+
+
 def test_a_folder_needs_names_and_their_files(tmp_path):
     source = find_masks(str(tmp_path))
     with pytest.raises(PictureError, match="give its path"):
