@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -227,6 +227,9 @@ class Parts(Registry[Any]):
             said[option] = value
         said |= options
         self._check_options(cls, said)
+        for field in cls.options():
+            if field.name not in said and field.default is MISSING and field.default_factory is MISSING:
+                raise SettingError(f"{self.kind} {name} needs the option {field.name}: '{name}({field.name}=…)'.")
         return cls(**said)
 
     def canonical(self, given: Any) -> Any:

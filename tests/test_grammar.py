@@ -102,11 +102,19 @@ def test_what_is_wrong_in_a_text_is_said(registry, text, error):
         registry.make(text)
 
 
+FILES = [("memory", "second"), ("memory", "folder"), ("present", "null"), ("rns", "examples")]
+
+
 def base_of(registry, name: str, folder) -> Part:
     """A part with what it can't be made without."""
     if name == "memory":
         MemoryStore.create(folder / "bank", {})
         return registry.make(name, folder=str(folder / "bank"))
+    if name == "rns":
+        scene = sp.draw_scene(seed=0)
+        demo = sp.Segmenter.from_pretrained("demo")
+        demo.tune([scene.picture], [scene.label_map], list(scene.labels)).save(folder / "mine.safetensors")
+        return registry.make(name, examples=str(folder / "mine.safetensors"))
     return registry.make(name, **{"auxiliary": {"texts": "a.json"}, "enrich": {"bank": "a.pt"}}.get(name, {}))
 
 
@@ -128,6 +136,16 @@ def others(value, annotation):
         yield from (0.5, (0.1, 0.2, 0.3), """it's "a (folder), of mine" \\ ü""", 3)
 
 
+def test_an_option_that_is_missing_is_named(own_registries):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Holds(METHODS.base):
+        encoder: str
+
+    METHODS.register("holds-one")(Holds)
+    with pytest.raises(SettingError, match=r"holds-one\(encoder=…\)"):
+        METHODS.make("holds-one")
+
+
 @every_part
 def test_every_part_is_made_again_by_its_text(registry, name, tmp_path):
     """By default, and with each of its options changed alone, and with all of them."""
@@ -137,7 +155,7 @@ def test_every_part_is_made_again_by_its_text(registry, name, tmp_path):
     hints, every = plain_hints(type(base)), {}
     for field in base.options():
         # A segmenter in hand; a folder and a file that have to exist.
-        if (name, field.name) in (("memory", "second"), ("memory", "folder"), ("present", "null")):
+        if (name, field.name) in FILES:
             continue
         for value in others(getattr(base, field.name), hints.get(field.name)):
             try:

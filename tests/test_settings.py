@@ -129,7 +129,7 @@ def test_a_method_in_hand_becomes_its_text():
     assert own.identity() != own.changed(strength=3.0).identity()
 
 
-def test_a_method_that_holds_a_model_keeps_it():
+def test_a_method_that_holds_a_model_keeps_it(own_registries):
     @sp.register_method("holds-a-model")
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Holds(Method):
