@@ -52,7 +52,8 @@ def geotiff(
     chosen = None if bands is None else [int(part) for part in bands.split(",")]
     check_writable(out.parent)
     segmenter = make_segmenter(model, device, dtype, asked.preset, **asked.changes)
-    shares = segment_geotiff(segmenter, picture, out, parsed, tile=tile, margin=margin, bands=chosen)
+    asked_for = {"present": asked.changes["present"]} if "present" in asked.changes else {}
+    shares = segment_geotiff(segmenter, picture, out, parsed, tile=tile, margin=margin, bands=chosen, **asked_for)
     if as_json:
         say(json.dumps({"picture": str(picture), "file": str(out), "labels": shares}))
     elif not quiet:

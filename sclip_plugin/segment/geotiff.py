@@ -59,7 +59,8 @@ def segment_geotiff(
         margin: pixels around it that are looked at, too.
         bands: which are red, green and blue, from 1 on, or one for grey; None for those that the file says, else the
             first three, or the first.
-        **changes: settings, as for a segmenter's call.
+        **changes: settings, as for a segmenter's call. ``present`` is off unless it is given here: a word that is
+            absent from a tile may be in the raster.
 
     Returns:
         The share of each label, of the pixels that have data.
@@ -74,6 +75,7 @@ def segment_geotiff(
     if not 1 <= tile <= 2**14 or not 0 <= margin <= 2**12:
         raise SettingError(f"tile={tile}, margin={margin}; expected 1 to {2**14}, and 0 to {2**12} pixels.")
     _refuse_turned(source)
+    changes.setdefault("present", False)
     names = segmenter.text_embeddings(labels, **changes)[0].labels
     beside = Path(f"{os.path.realpath(target)}.aux.xml")
     try:

@@ -9,6 +9,7 @@ import pytest
 import rasterio
 from PIL import Image
 
+import sclip_plugin as sp
 from sclip_plugin.draw.colours import colours_of
 from sclip_plugin.errors import PictureError, SettingError
 from sclip_plugin.segment.geotiff import _tiles, segment_geotiff
@@ -43,6 +44,12 @@ def test_tiles_cover_every_pixel_once_and_are_read_at_one_size(size, tile, margi
         assert 0 <= read_columns.start <= columns.start < columns.stop <= read_columns.stop <= size[1]
         shapes.add((read_rows.stop - read_rows.start, read_columns.stop - read_columns.start))
     assert (covered == 1).all() and len(shapes) == 1
+
+
+def test_presence_of_a_tile_is_off_unless_asked_for(tmp_path):
+    demo, source = sp.Segmenter.from_pretrained("demo"), write(tmp_path / "a.tif", noise(high=40))
+    assert sum(segment_geotiff(demo, source, tmp_path / "out.tif", ["cat", "zebra"]).values()) == pytest.approx(1)
+    assert sum(segment_geotiff(demo, source, tmp_path / "out.tif", ["cat", "zebra"], present=0.9).values()) == 0
 
 
 def test_a_small_one_is_segmented_as_a_picture(segmenter, tmp_path):
