@@ -28,13 +28,16 @@ from .device import DTYPES, fastest_dtype
 from .errors import ModelLoadError, unknown_name
 
 DEMO = "demo"
+SAM3 = {"sam3": "Sam3Model", "sam3_video": "Sam3Model", "sam3_lite_text": "Sam3LiteTextModel"}
+"""The class of a SAM 3 by its config's ``model_type``; of the one for video its detector is taken."""
+
 SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
 
 
 @dataclass
 class LoadedModel:
-    """What a name stands for: a model in eval mode, its tokenizer, how its pictures are normalised, and the file of
-    its null of presence, where one ships."""
+    """What a name stands for: a model in eval mode, its tokenizer (of a SAM 3 its processor), how its pictures are
+    normalised, and the file of its null of presence, where one ships."""
 
     model: nn.Module
     tokenizer: Any
@@ -112,9 +115,14 @@ def _load_transformers(name: str) -> LoadedModel:
     try:
         config = transformers.AutoConfig.from_pretrained(source, **options)
         _check_class(name, config)
-        model, info = _from_pretrained(transformers, source, config, options)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-        mean, std = _normalisation(source, options["local_files_only"])
+        if config.model_type in SAM3:
+            kind = getattr(transformers, SAM3[config.model_type])
+            model, info = kind.from_pretrained(source, output_loading_info=True, **options)
+            tokenizer, mean, std = transformers.Sam3Processor.from_pretrained(source, **options), None, None
+        else:
+            model, info = _from_pretrained(transformers, source, config, options)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+            mean, std = _normalisation(source, options["local_files_only"])
     except ModelLoadError:
         raise
     except Exception as error:  # what the hub's client, a parser or a broken file raises is of many kinds

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import golden
 import numpy as np
+import sam3_golden
 import torch
+import transformers
 from evaluation.layouts import write_dataset
 from outside_models import transformers_model
 from PIL import Image
@@ -33,6 +35,7 @@ STAND_INS = {
     "facebook/dino-vitb16": "dino16",
     "facebook/dinov2-base": "dinov2",
     "facebook/sam-vit-base": "sam",
+    "facebook/sam3": "sam3",
 }
 # What would take a minute otherwise: SAM asked at 4 points in the place of 1,024, LPOSS on fewer patches.
 FEW_MASKS = "sam(model='facebook/sam-vit-base', points=2, pred_iou_thresh=0, stability_score_thresh=0)"
@@ -113,6 +116,10 @@ def furnish(folder: Path) -> None:
 
 def _save(folder: Path, model: str) -> None:
     folder.parent.mkdir(exist_ok=True)
+    if model == "sam3":
+        if hasattr(transformers, "Sam3Model"):
+            sam3_golden.saved(folder)
+        return
     if model == "demo":
         folder.symlink_to(sp.demo_model())
     elif model == "tiny_clip_openai":

@@ -20,7 +20,7 @@ from sclip_plugin.imaging.regions import region_at
 from sclip_plugin.importing import needs
 from sclip_plugin.index.collection import Index
 from sclip_plugin.index.sheet import with_places
-from sclip_plugin.methods import list_methods, make_method
+from sclip_plugin.methods import list_methods
 from sclip_plugin.segment.encoded import Encoded
 from sclip_plugin.segment.segmentation import Segmentation
 from sclip_plugin.segment.segmenter import Segmenter
@@ -127,12 +127,14 @@ class Page:
 
     def _works(self, name: str) -> bool:
         """Whether a method needs nothing beside the model: what a visitor types names no weights."""
+        own = self.segmenter.settings
         try:
-            method = make_method(name)
-            method.check_tower(self.segmenter.tower)
+            method = self.segmenter.chosen(own, {"method": name}).make_method()
         except SclipError:
             return False
-        return not method.needs_outside_model() and not (method.sees_regions and self.segmenter.settings.masks is None)
+        if name == own.method_name:
+            return True
+        return not method.needs_outside_model() and not (method.sees_regions and own.masks is None)
 
     def own(self, name: str) -> Any:
         """The segmenter's own value of a setting, or of a short form; False where a short form's step is not there."""

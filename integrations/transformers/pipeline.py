@@ -16,6 +16,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import groupby
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -77,10 +78,12 @@ class ZeroShotSegmentationPipeline(Pipeline):
         # transformers does not find them for every family that it has a tokenizer for (4.48: not for AltCLIP).
         self.tokenizer = self.tokenizer or _beside(self.model, AutoTokenizer)
         self.image_processor = self.image_processor or _beside(self.model, AutoImageProcessor)
+        sam3 = hasattr(self.model, "detector_model") or hasattr(self.model, "mask_decoder")
+        both = SimpleNamespace(tokenizer=self.tokenizer, image_processor=self.image_processor)
         # Settings become the segmenter's own, so that a call may change the method without inheriting its options.
         self.segmenter = Segmenter(
             self.model,
-            self.tokenizer,
+            both if sam3 else self.tokenizer,
             image_mean=getattr(self.image_processor, "image_mean", None),
             image_std=getattr(self.image_processor, "image_std", None),
             presence=presence_in(self.model.name_or_path),
@@ -175,7 +178,7 @@ class ZeroShotSegmentationPipeline(Pipeline):
         if output not in (None, "masks", "semantic"):
             raise SettingError(f"output={output!r}; expected 'masks' or 'semantic'.")
         if settings and hasattr(self, "segmenter"):
-            self.segmenter.settings.changed(**settings)
+            self.segmenter.chosen(None, settings)
         shared = {"settings": settings} if settings else {}
         preprocess = {**shared, **({} if timeout is None else {"timeout": timeout})}
         forward = {**shared, **({} if candidate_labels is None else {"candidate_labels": candidate_labels})}
@@ -195,7 +198,7 @@ class ZeroShotSegmentationPipeline(Pipeline):
                 _check(labels)
         if _is_encoded(inputs):
             return {"picture": (inputs, labels, "")}
-        chosen = self.segmenter.settings.changed(**settings or {})
+        chosen = self.segmenter.chosen(None, dict(settings or {}))
         prepared = self.segmenter.prepare(_load(inputs, timeout), chosen)
         name = getattr(prepared.picture, "filename", "")  # which pickling loses, and a folder of masks goes by
         if not _sees_picture(chosen):

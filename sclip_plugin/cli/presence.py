@@ -100,7 +100,7 @@ def learn_if_asked(segmenter: Segmenter, pictures: Sequence[NamedPicture], out: 
     from ..steps import Presence, Present
 
     step = next((step for step in segmenter.settings.make_steps() if isinstance(step, Present)), None)
-    if step is None or step.null is not None or segmenter.chain.null is not None:
+    if step is None or step.null is not None or segmenter.chain.knows_presence:
         return
     path = out / LEARNED
     if resume and path.exists():

@@ -40,7 +40,7 @@ class SegmenterPrediction:
             raise SettingError(
                 "the method is the preset's; name another with --method, not among the changed settings."
             )
-        self.chosen = preset.settings.changed(**(changes or {}))
+        self.chosen = segmenter.chosen(preset.settings, dict(changes or {}))
 
     def __call__(self, pictures: list[Image.Image]) -> Sequence[np.ndarray]:
         return [result.label_map for result in self.segmenter(pictures, self.labels, self.chosen)]

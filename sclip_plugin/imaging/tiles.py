@@ -71,7 +71,7 @@ class TiledMap:
             return None, part
         used = matrix[part].ne(0).any(dim=0).nonzero()
         first, last = int(used[0]), int(used[-1]) + 1
-        return matrix[part, first:last].to(self.values), slice(first, last)
+        return matrix[part, first:last].to(self.values.device, self.values.dtype), slice(first, last)
 
 
 def _parts(size: int, step: int) -> list[slice]:

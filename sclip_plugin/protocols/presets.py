@@ -15,6 +15,7 @@ from .benchmarks import Benchmark, BenchmarkFileError, Classes, list_benchmarks,
 # The preset a method is evaluated with when none is asked for; any other method borrows SCLIP's settings.
 PRESET_OF_METHOD = {
     "csa": "sclip",
+    "sam3": "sam3",
     "naclip": "naclip",
     "clearclip": "clearclip",
     "resclip": "resclip",

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -98,8 +98,7 @@ def presence_of(question: Question, cosines: Tensor, smoothing: MovingMean | Non
 @torch.inference_mode()
 def answer(question: Question, scores: Tensor, smoothing: MovingMean | None = None) -> Segmentation:
     """The segmentation from what `scores_of` gives of all windows' patches, side by side (gh, gw, K)."""
-    look, words, settings, beside = question.look, question.words, question.settings, question.beside
-    steps, shown = settings.make_steps(), question.shown()
+    look, words, steps, shown = question.look, question.words, question.settings.make_steps(), question.shown()
     kind: Kind = "cosine"
     with without_autocast(scores.device):
         presence, absent = None, frozenset[int]()
@@ -113,14 +112,38 @@ def answer(question: Question, scores: Tensor, smoothing: MovingMean | None = No
             scores, kind = on_patches(step, scores, kind, question, shown), step.gives or kind
         if smoothing is not None:
             scores = smoothing(scores)
-        maps: TiledMap | None = None
+    return finished(question, lambda size: look.plan.stitched(scores, size), kind, presence, absent)
+
+
+@torch.inference_mode()
+def finished(
+    question: Question,
+    at: Callable[[tuple[int, int]], TiledMap],
+    kind: Kind,
+    presence: Mapping[str, float] | None,
+    absent: frozenset[int],
+    result: type[Segmentation] = Segmentation,
+) -> Segmentation:
+    """The segmentation from scores of pixels: steps on pixels, the decision, steps on labels.
+
+    Args:
+        question: what is asked.
+        at: function from (height, width) to the scores of names at that size.
+        kind: kind of the scores.
+        presence: of each class; None: not asked for.
+        absent: indices of the classes that paint nothing.
+        result: the class of the result.
+    """
+    look, words, settings = question.look, question.words, question.settings
+    steps, shown, limits = settings.make_steps(), question.shown(), question.beside.limits
+    with without_autocast(question.beside.device):
         for step in (step for step in steps if step.on == "pixels"):
-            maps, kind = on_pixels(step, scores, maps, kind, question, shown), step.gives or kind
-        decided = decide(_at(look, scores, maps, look.size, beside.limits), kind, question, shown, absent)
+            at, kind = on_pixels(step, at, kind, question, shown).resized, step.gives or kind
+        decided = decide(dataclasses.replace(at(look.size), limits=limits), kind, question, shown, absent)
         for step in (step for step in steps if step.on == "labels" and len(absent) < len(words.labels)):
             decided = on_labels(step, decided)
     picture = _of_size(look.picture, look.size)
-    return Segmentation(words.labels, decided.labels, picture, decided.scores, settings, presence)
+    return result(words.labels, decided.labels, picture, decided.scores, settings, presence)
 
 
 def on_patches(step: Step, scores: Tensor, kind: Kind, question: Question, shown: Shown) -> Tensor:
@@ -156,7 +179,7 @@ def on_patches(step: Step, scores: Tensor, kind: Kind, question: Question, shown
 
 
 def on_pixels(
-    step: Step, scores: Tensor, maps: TiledMap | None, kind: Kind, question: Question, shown: Shown
+    step: Step, at: Callable[[tuple[int, int]], TiledMap], kind: Kind, question: Question, shown: Shown
 ) -> TiledMap:
     """The scores of pixels after a step on pixels.
 
@@ -170,16 +193,15 @@ def on_pixels(
         shown=shown,
         model=beside.identity,
         limits=beside.limits,
-        at=lambda size: _at(look, scores, maps, size, beside.limits),
+        at=lambda size: dataclasses.replace(at(size), limits=beside.limits),
         cut=look.plan.size,
         size=look.size,
-        device=scores.device,
+        device=beside.device,
     )
     stepped = step(given)
-    if not isinstance(stepped, TiledMap) or stepped.values.shape[2] != scores.shape[2]:
-        raise ShapeError(
-            f"the step {step.called()} gave {stepped!r:.100}; expected a TiledMap of {scores.shape[2]} names."
-        )
+    names = len(question.words.vocabulary.names)
+    if not isinstance(stepped, TiledMap) or stepped.values.shape[2] != names:
+        raise ShapeError(f"the step {step.called()} gave {stepped!r:.100}; expected a TiledMap of {names} names.")
     return stepped
 
 
@@ -215,12 +237,6 @@ def on_labels(step: Step, decided: Decided) -> Decided:
             f"{decided.labels.shape}."
         )
     return stepped
-
-
-def _at(look: Look, scores: Tensor, maps: TiledMap | None, size: tuple[int, int], limits: Budget | None) -> TiledMap:
-    """Scores of pixels at a size: those of the last step on pixels, or stitched from the windows."""
-    found = look.plan.stitched(scores, size) if maps is None else maps.resized(size)
-    return dataclasses.replace(found, limits=limits)
 
 
 def _of_size(picture: Image.Image | None, size: tuple[int, int]) -> Image.Image | None:

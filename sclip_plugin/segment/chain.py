@@ -107,6 +107,27 @@ class Chain:
         said = [self.weights(), settings.identity(), pixels, vocabulary.identity(), words, null and null.identity()]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
+    @property
+    def knows_presence(self) -> bool:
+        """Whether presence needs no null that is learned from pictures."""
+        return self.null is not None
+
+    def defaults(self) -> Settings:
+        """The settings of a segmenter where none are given."""
+        tower = self.encoder.tower
+        native = tower.native_grid[0] * tower.patch_size[0]
+        steps = () if self.null is None else ("present",)
+        return Settings(resize_short_side=native * 3 // 2, window=native, steps=steps)
+
+    def checked(self, settings: Settings) -> Settings:
+        """The settings.
+
+        Raises:
+            SettingError, UnsupportedModelError: the model can't have them.
+        """
+        settings.make_method().check_tower(self.encoder.tower)
+        return settings
+
     def null_for(self, settings: Settings) -> Presence | None:
         """The null by which a question reads presence, see `sclip_plugin.steps.presence.null_for`."""
         return null_for(settings, self.null, self.answers, self.encoder.dtype)

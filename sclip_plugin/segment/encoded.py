@@ -244,7 +244,7 @@ class Encoded(Look):
 
     def chosen(self, settings: Settings | None, changes: dict[str, Any]) -> Settings:
         """The settings of a question; those that features depend on must equal the encoding's."""
-        chosen = (settings or self.settings).changed(**changes)
+        chosen = self.segmenter.chosen(settings or self.settings, changes)
         for name in self.settings.deciding_features():
             name = "window_stride" if name == "stride" else name
             ours, asked = getattr(self.settings, name), getattr(chosen, name)

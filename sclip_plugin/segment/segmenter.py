@@ -19,10 +19,10 @@ from ..protocols import load_benchmark, load_preset
 from ..settings import Settings
 from ..steps import Presence
 from ..text.labels import Labels, Vocabulary, parse_labels
-from .chain import Chain
 from .encoded import Encoded
 from .encoding import Prepared
 from .regions import warn_of_unused_masks
+from .sam3 import chain_of
 from .segmentation import Segmentation
 from .smoothing import MovingMean
 from .tuning import Tunes
@@ -31,11 +31,11 @@ OnError = Literal["raise", "return", "skip"]
 
 
 class Segmenter(Tunes):
-    """Segments pictures into any classes named in words, with a frozen CLIP.
+    """Segments pictures into any classes named in words, with a frozen CLIP, or with SAM 3.
 
     Args:
-        model: a whole CLIP of transformers, open_clip or OpenAI. It is put into eval mode and not changed otherwise.
-        tokenizer: the model's tokenizer: of transformers, of ``open_clip.get_tokenizer``, or ``clip.tokenize``.
+        model: a whole CLIP of transformers, open_clip or OpenAI, or a ``Sam3Model``. It is put into eval mode.
+        tokenizer: of transformers, of ``open_clip.get_tokenizer``, ``clip.tokenize``, or a SAM 3's ``Sam3Processor``.
         image_mean, image_std: normalisation of pictures with values 0 to 1; None: CLIP's.
         preset: settings and labels of a published evaluation, ``"sclip/voc21"``; see `sclip_plugin.protocols.presets`.
         settings: all settings; None: the preset's. Without either, the window is the model's native size, the stride
@@ -76,11 +76,10 @@ class Segmenter(Tunes):
         presence: Presence | str | Path | None = None,
         **changes: Any,
     ) -> None:
-        self.chain = Chain.of(model, tokenizer, image_mean, image_std, cache_dir, budget, presence)
+        self.chain = chain_of(model, tokenizer, image_mean, image_std, cache_dir, budget, presence)
         self.paths = paths
         self._preset_labels: dict[str, tuple[str, ...]] | None = None
-        native = self.tower.native_grid[0] * self.tower.patch_size[0]
-        defaults = Settings(resize_short_side=native * 3 // 2, window=native, steps=("present",) if presence else ())
+        defaults = self.chain.defaults()
         if preset is not None:
             loaded, shown = load_preset(preset), load_benchmark(preset.partition("/")[2]).class_names
             defaults, self._preset_labels = loaded.settings, dict(zip(shown, loaded.classes, strict=True))
@@ -247,4 +246,4 @@ class Segmenter(Tunes):
         """The settings of a call: the given ones, or the segmenter's own, with changes."""
         if settings is not None and not isinstance(settings, Settings):
             raise ArgumentTypeError(f"settings is a {type(settings).__name__}; expected sclip_plugin.Settings(...).")
-        return (self.settings if settings is None else settings).changed(**changes)
+        return self.chain.checked((self.settings if settings is None else settings).changed(**changes))

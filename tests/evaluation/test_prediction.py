@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import sam3_golden
 from PIL import Image
 
 from sclip_plugin.errors import SettingError, UnknownNameError
@@ -20,6 +21,9 @@ def tokenizer():
 def test_every_preset_gives_the_segmenters_own_settings(tiny_segmenter, tokenizer, name):
     from sclip_plugin.segment.segmenter import Segmenter
 
+    if load_preset(name).settings.method_name == "sam3":
+        tokenizer = sam3_golden.processor()
+        tiny_segmenter = Segmenter(sam3_golden.tiny(), tokenizer)
     predict = SegmenterPrediction(tiny_segmenter, load_preset(name))
     ours = predict.settings("model")
     theirs = Segmenter(tiny_segmenter.model, tokenizer, preset=name, cache_dir=False)
