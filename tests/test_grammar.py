@@ -46,6 +46,7 @@ FORMS = [
     (STEPS, "sam:my/weights", "sam(model='my/weights')"),
     (STEPS, "lposs(k=40, guide='C:\\\\weights, (new)')", "lposs(guide='C:\\\\weights, (new)', k=40)"),
     (MASK_SOURCES, "slic:300", "slic(segments=300)"),
+    (MASK_SOURCES, "sam3:folder('cat, dog')", "sam3(words='cat, dog', model='folder')"),
     (MASK_SOURCES, "sam:facebook/sam-vit-huge(points=16)", "sam(model='facebook/sam-vit-huge', points=16)"),
 ]
 
@@ -110,6 +111,8 @@ def base_of(registry, name: str, folder) -> Part:
     if name == "memory":
         MemoryStore.create(folder / "bank", {})
         return registry.make(name, folder=str(folder / "bank"))
+    if name == "sam3" and registry is MASK_SOURCES:
+        return registry.make("sam3('cat')")
     if name == "rns":
         scene = sp.draw_scene(seed=0)
         demo = sp.Segmenter.from_pretrained("demo")

@@ -1,4 +1,4 @@
-"""Masks by models of transformers: SAM and its kin everywhere in the picture, and panoptic models."""
+"""Masks by models of transformers: SAM and its kin everywhere in the picture, SAM 3 by words, panoptic models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import MissingPackageError, ModelLoadError
+from ..errors import MissingPackageError, ModelLoadError, SettingError
 from ..fields import field_of
 from ..importing import needs
 from .base import MaskSource
@@ -106,6 +106,50 @@ class PanopticMasks(MaskSource):
         return ids
 
 
+@register_mask_source("sam3")
+@dataclass(frozen=True, kw_only=True)
+class Sam3Masks(MaskSource):
+    """SAM 3's instances of a list of words, one pass of its detector a word: ``sam3:NAME('cat, sofa')``.
+
+    Fields:
+        words: names between commas.
+        model: a hub id or folder.
+        conf: instances with a lower or equal score are left out.
+
+    Source: transformers' post-processing of SAM 3's instances.
+    """
+
+    summary = "SAM 3's instances of words (transformers): sam3:NAME('cat, sofa')"
+    words: str = field_of("", "names between commas, such as 'cat, sofa'")
+    model: str = field_of("facebook/sam3", "a hub id or folder of transformers", holds="model")
+    conf: float = field_of(0.3, "instances with a lower or equal score are left out", low=0, high=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self._names():
+            raise SettingError("sam3 masks need words; expected names between commas: \"sam3:NAME('cat, sofa')\".")
+
+    def _names(self) -> list[str]:
+        return [name.strip() for name in self.words.split(",") if name.strip()]
+
+    @torch.inference_mode()
+    def __call__(self, picture: Image.Image) -> np.ndarray:
+        processor, model = _sam3(self.model)
+        size = (picture.height, picture.width)
+        pixels = processor(images=picture, return_tensors="pt")["pixel_values"].to(model.device)
+        seen, masks = model.get_vision_features(pixels), [np.zeros((0, *size), bool)]
+        for name in self._names():
+            text = processor.tokenizer(
+                name, padding="max_length", max_length=32, truncation=True, return_tensors="pt"
+            ).to(model.device)
+            out = model(vision_embeds=seen, input_ids=text["input_ids"], attention_mask=text["attention_mask"])
+            found = processor.post_process_instance_segmentation(out, threshold=self.conf, target_sizes=[size])[0]
+            if len(found["masks"]):  # without one they have the detector's size
+                masks.append(found["masks"].bool().cpu().numpy())
+        together = np.concatenate(masks)
+        return together[together.any(axis=(1, 2))]
+
+
 @functools.lru_cache(maxsize=2)
 def _generator(name: str) -> Any:
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -123,6 +167,16 @@ def _mobile_sam(weights: str) -> Any:
             f"MobileSAM's weights '{weights}' could not be read; expected its mobile_sam.pt: {str(error)[:300]}"
         ) from error
     return model.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@functools.lru_cache(maxsize=2)
+def _sam3(name: str) -> tuple[Any, Any]:
+    def load(transformers: Any, source: str) -> tuple[Any, Any]:
+        model = transformers.Sam3Model.from_pretrained(source, trust_remote_code=False).eval()
+        processor = transformers.Sam3Processor.from_pretrained(source, trust_remote_code=False)
+        return processor, model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    return _loaded(name, load)
 
 
 @functools.lru_cache(maxsize=2)

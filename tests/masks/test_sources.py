@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+import sam3_golden
 import torch
 from outside_models import transformers_model
 from PIL import Image
@@ -177,10 +178,30 @@ def test_segments_of_a_panoptic_model(mask2former):
     assert ids.shape == SCENE.label_map.shape and ids.dtype == np.int32 and ids.min() >= 0
 
 
+def test_instances_of_sam3_are_those_of_a_segmenter(tmp_path):
+    folder = sam3_golden.saved(tmp_path)
+    seg = sp.Segmenter.from_pretrained(folder, device="cpu", method="sam3(conf=0.15)")
+    found = [item for word in ("cat", "dog") for item in seg(SCENE.picture, [word]).instances()]
+    masks = find_masks(f"sam3:{folder}('cat, , dog', conf=0.15)")(SCENE.picture)
+    assert len(masks) == len(found) > 1
+    ours = sorted(mask.sum() for mask in masks)
+    # transformers resizes probabilities, the segmenter logits: the edges of a mask differ by a few pixels.
+    np.testing.assert_allclose(ours, sorted(item.area for item in found), rtol=0.1, atol=40)
+    assert len(find_masks(f"sam3:{folder}('cat', conf=1.0)")(SCENE.picture)) == 0
+    demo = sp.Segmenter.from_pretrained("demo")
+    voted = demo(SCENE.picture, ["crab", "sky"], masks=f"sam3:{folder}('cat', conf=0.15)", steps="vote")
+    assert voted.label_map.shape == SCENE.label_map.shape
+
+
+def test_sam3_without_words_is_refused():
+    with pytest.raises(SettingError, match="need words"):
+        find_masks("sam3:folder")
+
+
 def test_a_model_that_is_not_there_is_said(tmp_path):
-    for kind in ("sam", "panoptic"):
+    for kind, words in (("sam", ""), ("panoptic", ""), ("sam3", "('cat')")):
         with pytest.raises(ModelLoadError, match="the mask model"):
-            find_masks(f"{kind}:{tmp_path}")(SCENE.picture)
+            find_masks(f"{kind}:{tmp_path}{words}")(SCENE.picture)
 
 
 CALLS: list[str] = []
