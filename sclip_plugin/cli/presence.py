@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +19,10 @@ from .settings import Asked, with_settings
 from .terminal import say, tell
 
 if TYPE_CHECKING:
+    from ..evaluation.processes import Processes
+    from ..evaluation.sets import EvaluationSet
     from ..segment.segmenter import Segmenter
+    from ..settings import Settings
     from ..steps import Presence
 
 ENOUGH = 20
@@ -96,24 +102,66 @@ def learn_if_asked(segmenter: Segmenter, pictures: Sequence[NamedPicture], out: 
 
     What was learned lies in ``out``, so that a resumed run goes on with the same.
     """
-    from ..errors import FileFormatError, SettingError
-    from ..steps import Presence, Present
+    if segmenter.chain.null is None and needs_null(segmenter.settings):
+        null = kept_or_learned(
+            segmenter, segmenter.settings, lambda: learned(segmenter, pictures), out / LEARNED, resume
+        )
+        segmenter.settings = segmenter.settings.changed(present=null)
 
-    step = next((step for step in segmenter.settings.make_steps() if isinstance(step, Present)), None)
-    if step is None or step.null is not None or segmenter.chain.null is not None:
-        return
-    path = out / LEARNED
+
+def needs_null(settings: Settings) -> bool:
+    """Whether presence is asked for, and no null is named."""
+    from ..steps import Present
+
+    return any(isinstance(step, Present) and step.null is None for step in settings.make_steps())
+
+
+def kept_or_learned(
+    segmenter: Segmenter, settings: Settings, learn: Callable[[], Presence], path: Path, resume: bool
+) -> Presence:
+    """The null in a file of an earlier run where it fits, else one that is learned now and kept there."""
+    from ..errors import FileFormatError, SettingError
+    from ..steps import Presence
+
     if resume and path.exists():
         try:
-            segmenter.settings = segmenter.settings.changed(present=Presence.load(path))
-            segmenter.chain.null_for(segmenter.settings)
-            return
+            null = Presence.load(path)
+            segmenter.chain.null_for(settings.changed(present=null))
+            return null
         except (FileFormatError, SettingError) as error:
             tell(f"{path} is not used: {error}")
-    null = learned(segmenter, pictures)
+    null = learn()
+    path.parent.mkdir(parents=True, exist_ok=True)
     null.save(path)
-    segmenter.settings = segmenter.settings.changed(present=null)
     tell(f"presence: learned from {null.pictures} of the pictures, since the model came without; see 'sclip presence'")
+    return null
+
+
+def null_of_set(
+    segmenter: Segmenter, settings: Settings, data: EvaluationSet, folder: Path, resume: bool, processes: Processes
+) -> Presence | None:
+    """The null for an evaluation that asks for presence, where the model came with none for these settings.
+
+    It is learned from a fixed sample of the set's pictures, by one process for all.
+    """
+    from ..evaluation.datasets import MaskError
+    from ..steps import Presence
+
+    own = segmenter.chain.null
+    if not needs_null(settings) or (own is not None and own.features == settings.feature_identity()):
+        return None
+
+    def read() -> Iterator[Any]:
+        names = iter(sorted(data.names, key=lambda name: hashlib.sha256(name.encode()).digest()))
+        for name in itertools.islice(names, ENOUGH):
+            with contextlib.suppress(OSError, MaskError):
+                yield data.load(name)[0]
+
+    null = None
+    if processes.first:
+        build = functools.partial(Presence.build, segmenter, read(), settings=settings)
+        null = kept_or_learned(segmenter, settings, build, folder / LEARNED, resume)
+    return processes.gather(null)[0]
 
 
 def _is_ours(path: Path) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .calibration import Answer, Calibration, calibrations
 from .datasets import MISSING, UNREADABLE_PICTURE, MaskError, Problem
 from .metric import IoUTotals, count_picture
 from .picture_log import PictureLog, PictureRecord
@@ -41,6 +42,7 @@ class EvaluationResult:
         problems: pictures left out, and why; what is wrong with the data set otherwise.
         expected: how many pictures the whole set has, as far as is known.
         seconds: how long this run computed, and for how many pictures (the others were there from an earlier run).
+        calibration: how often scores of ``"pixels"``, and of ``"presence"`` where it was asked for, are right.
     """
 
     benchmark: str
@@ -54,6 +56,7 @@ class EvaluationResult:
     computed: int = 0
     expected: int = 0
     published: tuple = field(default=())
+    calibration: dict[str, Calibration] = field(default_factory=dict)
 
     @property
     def miou(self) -> float:
@@ -86,7 +89,8 @@ def evaluate(
 
     Args:
         data: from `folder_set` or `demo_set`.
-        predict: gives (H, W) integers for each RGB picture of a list, positions in the benchmark's classes or -1.
+        predict: gives (H, W) integers for each RGB picture of a list, positions in the benchmark's classes or -1. Its
+            method ``answers``, where it has one, gives an `Answer` for each: then calibration is reported, too.
         settings: plain values that the figures depend on (model, method, ...); a run goes on only with equal ones.
         output: folder for partial results (``pictures-*.jsonl``) and maps; None keeps nothing.
         resume: go on from what the folder holds; otherwise start anew.
@@ -187,8 +191,11 @@ def _summed(
 ) -> EvaluationResult:
     benchmark = data.benchmark
     totals = IoUTotals(benchmark.num_classes, benchmark.ignore_index)
+    calibration: dict[str, Calibration] = {}
     for record in records:
         totals.merge(record.counts)
+        for kind, seen in record.calibration.items():
+            calibration.setdefault(kind, Calibration()).table += seen.table
     return EvaluationResult(
         benchmark=benchmark.name,
         title=benchmark.title,
@@ -201,6 +208,7 @@ def _summed(
         computed=computed,
         expected=max(benchmark.pictures or 0, len(data.names) + sum(p.kind in MISSING for p in data.problems)),
         published=benchmark.published,
+        calibration=calibration,
     )
 
 
@@ -225,11 +233,15 @@ def _run(
             return Problem(UNREADABLE_PICTURE, name, str(error))
         return name, picture, target
 
-    def keep(name: str, label_map: np.ndarray, target: np.ndarray) -> PictureRecord:
-        counts = count_picture(label_map, target, data.benchmark.num_classes, data.benchmark.ignore_index)
-        record = PictureRecord(name, counts, data.source_hash(name) if data.source_hash else "")
+    ignore = data.benchmark.ignore_index
+    asked: Any = getattr(predict, "answers", None) or (lambda given: [Answer(np.asarray(m)) for m in predict(given)])
+
+    def keep(name: str, answer: Answer, target: np.ndarray) -> PictureRecord:
+        counts = count_picture(answer.label_map, target, data.benchmark.num_classes, ignore)
+        source = data.source_hash(name) if data.source_hash else ""
+        record = PictureRecord(name, counts, source, calibrations(answer, target, ignore))
         if maps_of:
-            _save_map(maps_of, name, label_map, data.benchmark.class_names)
+            _save_map(maps_of, name, answer.label_map, data.benchmark.class_names)
         if log:
             log.append(record)  # last: what is in the log is done
         return record
@@ -239,9 +251,9 @@ def _run(
         loaded: list[tuple[str, Image.Image, np.ndarray]] = []
 
         def give_to_model() -> None:
-            label_maps = predict([picture for _, picture, _ in loaded])
-            for (name, _, target), label_map in zip(loaded, label_maps, strict=True):
-                waiting.append(keeper.submit(keep, name, np.asarray(label_map), target))
+            answers = asked([picture for _, picture, _ in loaded])
+            for (name, _, target), answer in zip(loaded, answers, strict=True):
+                waiting.append(keeper.submit(keep, name, answer, target))
             loaded.clear()
 
         for item in map_ahead(load, names, workers):
