@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..defaults import DEFAULT_MODEL
-from .options import Device, Dtype, Model, make_segmenter
+from .options import Device, Dtype, Labels, Model, make_segmenter, parse_labels_option
 from .pictures import MaxPixels, NamedPicture, find_pictures, limit_pixels
 from .settings import Asked, with_settings
 from .terminal import say, tell
@@ -36,11 +36,6 @@ presence_app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-@presence_app.callback()
-def main() -> None:
-    """``build`` stays a command of its own where it is the only one."""
 
 
 @presence_app.command("build")
@@ -72,6 +67,68 @@ def build(
     null = learned(segmenter, found.pictures)
     null.save(out)
     say(f"learned from {null.pictures} pictures -> {out}; use it with --present {out}")
+
+
+@presence_app.command("fit")
+@with_settings("steps", "threshold", "refine", "present", "background", "logit_scale", preset=False)
+def fit(
+    examples: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders and files of annotated pictures: COCO JSON, labelme, Label Studio, CVAT, YOLO, PNG masks."
+        ),
+    ],
+    labels: Labels = None,
+    null: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The null, of 'sclip presence build'; default: the model's own.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The file to write; default: that of --null.")] = None,
+    model: Model = DEFAULT_MODEL,
+    max_pixels: MaxPixels = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    *,
+    asked: Asked,
+) -> None:
+    """Move threshold and slope of a null by three or more annotated pictures, so that 0.8 is right in 80 %.
+
+    Everything that is offered must be annotated wherever it is. Pictures are left out in turn to see whether it helps;
+    if it does not, nothing is written.
+
+    Exit code: 0; 1 if some examples were left out (they are listed); 2 if nothing could start.
+
+    Example: sclip presence fit annotated/ --null presence.safetensors --model openai/clip-vit-base-patch16
+    """
+    from ..errors import SettingError
+    from ..evaluation.report import calibration_line
+    from ..examples.presence import fit as fit_null
+    from ..examples.reading import read_examples
+    from ..steps import Presence
+    from ..text.labels import parse_labels
+
+    limit_pixels(max_pixels)
+    out = out or null
+    if out is None:
+        raise SettingError("--out is missing; the null that came with the model stays as it is.")
+    if out.exists() and not _is_ours(out):
+        raise SettingError(f"{out} exists, and is no file of 'sclip presence'; name another with --out.")
+    before = None if null is None else Presence.load(null)
+    parsed = parse_labels_option(labels)
+    read = read_examples(examples, None if parsed is None else list(parse_labels(parsed).labels))
+    fitted = fit_null(make_segmenter(model, device, dtype, None, **asked.changes), read, before, parsed)
+    for problem in fitted.problems:
+        tell(problem)
+    say(
+        f"{fitted.pictures} pictures; as it was: {calibration_line('presence', fitted.before)}",
+        f"fitted, on pictures left out: {calibration_line('presence', fitted.after)}",
+    )
+    if fitted.gains:
+        fitted.null.save(out)
+        say(f"threshold {fitted.null.threshold:.2f}, slope {fitted.null.slope:.2f} -> {out}")
+    else:
+        say("left-out pictures do not gain, so nothing was written; more examples may help")
+    if fitted.problems:
+        raise typer.Exit(1)
 
 
 def learned(segmenter: Segmenter, pictures: Sequence[NamedPicture]) -> Presence:
