@@ -226,7 +226,7 @@ CHANGES = {
         ("if null.features != settings.feature_identity():", "if False:"),
         ("if not alike(torch.tensor(answers()), null.answers, dtype):", "if False:"),
         ("and words.labels[label] != BACKGROUND", ""),
-        ("((numbers - truth) ** 2).sum()", "(numbers - truth).abs().sum()"),
+        ("2 * ((numbers - truth)", "200 * ((numbers - truth)"),
         ("+ (threshold - self.threshold) ** 2 / 2", ""),
         ("+ (factor / math.log(2)) ** 2 / 2", ""),
     ],
@@ -245,7 +245,11 @@ CHANGES = {
         ("(truth != ignore_index) & (labels >= 0)", "(truth != ignore_index)"),
         ("target[target != ignore_index]", "target"),
     ],
-    "sclip_plugin/index/presence.py": [("HIGHER = 0.5", "HIGHER = 1.0"), ("max(number, found", "min(number, found")],
+    "sclip_plugin/index/presence.py": [
+        ("HIGHER = 0.5", "HIGHER = 1.0"),
+        ("max(number, found", "min(number, found"),
+        (".features == digest.hexdigest()", ".features != digest.hexdigest()"),
+    ],
     "sclip_plugin/imaging/resampling.py": [
         ("min(long_side / max(height, width), short_side", "max(long_side / max(height, width), short_side"),
         ("int(height * factor + 0.5)", "int(height * factor)"),

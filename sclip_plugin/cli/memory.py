@@ -23,7 +23,7 @@ memory_app = typer.Typer(
 
 
 @memory_app.command("build")
-@with_settings("steps", "threshold", "refine", "background", "logit_scale", "templates", preset=False)
+@with_settings("steps", "threshold", "refine", "background", "ignore", "logit_scale", "templates", preset=False)
 def build(
     pictures: Annotated[list[str], typer.Argument(help="Files, folders (searched for pictures), or patterns.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the memory bank; an existing bank is extended.")],

@@ -39,7 +39,7 @@ presence_app = typer.Typer(
 
 
 @presence_app.command("build")
-@with_settings("steps", "threshold", "refine", "present", "background", "logit_scale", preset=False)
+@with_settings("steps", "threshold", "refine", "present", "background", "ignore", "logit_scale", preset=False)
 def build(
     pictures: Annotated[list[str], typer.Argument(help="Files, folders (searched for pictures), or patterns.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write, such as presence.safetensors.")],
@@ -70,7 +70,7 @@ def build(
 
 
 @presence_app.command("fit")
-@with_settings("steps", "threshold", "refine", "present", "background", "logit_scale", preset=False)
+@with_settings("steps", "threshold", "refine", "present", "background", "ignore", "logit_scale", preset=False)
 def fit(
     examples: Annotated[
         list[str],
@@ -174,12 +174,13 @@ def needs_null(settings: Settings) -> bool:
 
 
 def kept_or_learned(
-    segmenter: Segmenter, settings: Settings, learn: Callable[[], Presence], path: Path, resume: bool
+    segmenter: Segmenter, settings: Settings, learn: Callable[[], Presence], place: str | Path, resume: bool = False
 ) -> Presence:
     """The null in a file of an earlier run where it fits, else one that is learned now and kept there."""
     from ..errors import FileFormatError, SettingError
     from ..steps import Presence
 
+    path = Path(place)
     if resume and path.exists():
         try:
             null = Presence.load(path)
@@ -190,7 +191,7 @@ def kept_or_learned(
     null = learn()
     path.parent.mkdir(parents=True, exist_ok=True)
     null.save(path)
-    tell(f"presence: learned from {null.pictures} of the pictures, since the model came without; see 'sclip presence'")
+    tell(f"presence: learned from {null.pictures} pictures, since the model came without; kept in {path}")
     return null
 
 

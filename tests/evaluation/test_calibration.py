@@ -105,7 +105,7 @@ def test_the_command_learns_a_null_once_where_none_came(tmp_path):
 
     first, again = run(), run()
     assert first.exit_code == 0, first.output
-    assert "learned from 6 of the pictures" in first.stderr and "learned" not in again.stderr
+    assert "learned from 6 pictures" in first.stderr and "learned" not in again.stderr
     assert "presence of words: precision" in first.stdout and "(0 now" in again.stdout
     assert (tmp_path / "demo" / "demo-naclip" / "presence.safetensors").is_file()
     wrong = CliRunner().invoke(eval_app, ["mvtec", "--present", "yes"])
