@@ -35,8 +35,8 @@ class SCLIPSegmentor(nn.Module):
     Built from a config by ``detectron2.modeling.build_model``, or from a segmenter in hand.
 
     Args:
-        segmenter: the model and its settings. A ``threshold`` and ``ignore`` leave pixels without a class and are refused:
-            ``sem_seg`` has no place for them.
+        segmenter: the model and its settings. ``threshold`` and ``ignore`` leave pixels without a class, and are
+            refused: ``sem_seg`` has no place for them.
         classes: as for `sclip_plugin.text.labels.parse_labels`; None for those of the segmenter's preset, or for later.
         input_format: channels of the pictures that `forward` gets: ``"RGB"``, ``"BGR"``, or ``"L"`` for one.
 
