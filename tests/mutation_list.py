@@ -30,6 +30,8 @@ ROOMS = {
     "sclip_plugin/steps/presence": "steps/test_presence.py examples/test_presence.py",
     "sclip_plugin/index/presence": "index/test_presence.py",
     "sclip_plugin/examples/presence": "examples/test_presence.py",
+    "sclip_plugin/evaluation/comparison": "evaluation/test_comparison.py",
+    "sclip_plugin/evaluation/cost": "evaluation/test_comparison.py",
     "sclip_plugin/evaluation/calibration": "evaluation/test_calibration.py",
     "sclip_plugin/steps/rns": "steps/test_rns.py",
     "sclip_plugin/steps/registry": "steps/test_lists.py",
@@ -239,6 +241,12 @@ CHANGES = {
         ("threshold=0.0, slope=PROBE", "threshold=1.0, slope=PROBE"),
         ("FEWEST, FOLDS = 3", "FEWEST, FOLDS = 2"),
     ],
+    "sclip_plugin/evaluation/comparison.py": [
+        ("all((method, name) in found for name in sets)", "True"),
+        ("if text == show(best)", "if text > show(best)"),
+        ("if not math.isnan(value)", "if True"),
+    ],
+    "sclip_plugin/evaluation/cost.py": [('RESET = "5"', 'RESET = "1"'), ('"VmHWM:"', '"VmPeak:"')],
     "sclip_plugin/evaluation/calibration.py": [
         ("(scores - right) ** 2", "np.abs(scores - right)"),
         ("np.arange(1, BINS) / BINS", "np.arange(BINS) / BINS"),

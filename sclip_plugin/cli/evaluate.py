@@ -199,9 +199,10 @@ def _evaluate(
     ray: str | None,
     labels: str | None,
 ) -> None:
+    from ..evaluation.comparison import Comparison
     from ..evaluation.prediction import SegmenterPrediction
     from ..evaluation.progress import duration, shown_progress
-    from ..evaluation.report import KINDS, calibration_line, comparison_table, how_many, show, worst_sheet, write_report
+    from ..evaluation.report import KINDS, calibration_line, how_many, show, worst_sheet, write_report
     from ..evaluation.runner import evaluate
     from ..segment.segmenter import Segmenter
     from ..storage.files import check_writable, sweep
@@ -259,17 +260,12 @@ def _evaluate(
                 say(f"  the {worst} worst: {folder / 'worst.png'}")
     if not processes.first:
         return
-    table = comparison_table(results, missing)
+    comparison = Comparison(results, missing)
+    say("", *comparison.markdown().splitlines())
     if len(runs) > 1 or missing:
-        from ..evaluation.report import to_dict
-        from ..storage.files import save_json, write_atomically
-
-        write_atomically(out / _slug(model) / "table.md", table.encode())
-        content = [{k: v for k, v in to_dict(r).items() if k not in ("per_picture", "classes")} for r in results]
-        save_json({"runs": content, "missing": dict(missing)}, out / _slug(model) / "table.json")
+        say("", f"-> {', '.join(map(str, comparison.write(out / _slug(model))))}")
     else:
-        table += "\n" + _class_table(results[0])
-    say("", *table.splitlines())
+        say("", *_class_table(results[0]).splitlines())
     if any(result.problems for result in results):
         raise typer.Exit(1)
 

@@ -36,12 +36,16 @@ class PictureRecord:
         counts: (3, C) int64, as `count_picture` gives them.
         source: hash of the picture and its mask; "" where the set can't tell.
         calibration: as `calibrations` gives it.
+        seconds: how long the model took; of a batch, its share. 0: unknown.
+        peak: bytes of memory that the run had taken at most, see `PeakMemory`. 0: unknown.
     """
 
     name: str
     counts: Counts
     source: str = ""
     calibration: dict[str, Calibration] = field(default_factory=dict)
+    seconds: float = 0.0
+    peak: int = 0
 
     @property
     def miou(self) -> float:
@@ -61,7 +65,8 @@ class PictureRecord:
         classes = np.flatnonzero(self.counts.any(axis=0))
         counts = {str(index): self.counts[:, index].tolist() for index in classes.tolist()}
         tables = {kind: each.table.tolist() for kind, each in self.calibration.items()}
-        return {"name": self.name, "source": self.source, "counts": counts, "calibration": tables}
+        cost = {"seconds": self.seconds, "peak": self.peak}
+        return {"name": self.name, "source": self.source, "counts": counts, "calibration": tables, **cost}
 
     @classmethod
     def from_dict(cls, line: dict[str, Any], num_classes: int) -> PictureRecord:
@@ -70,7 +75,7 @@ class PictureRecord:
         for index, values in line["counts"].items():
             counts[:, int(index)] = values
         tables = {kind: Calibration(np.array(table)) for kind, table in line["calibration"].items()}
-        return cls(line["name"], counts, line["source"], tables)
+        return cls(line["name"], counts, line["source"], tables, line["seconds"], line["peak"])
 
 
 class PictureLog:

@@ -50,6 +50,11 @@ class SegmenterPrediction:
         """The label maps with scores of pixels, and presence where it is asked for."""
         return [Answer.of(result) for result in self.segmenter(pictures, self.labels, self.chosen)]
 
+    @property
+    def device(self) -> Any:
+        """The model's, whose memory `evaluate` watches."""
+        return self.segmenter.device
+
     def settings(self, model: str) -> dict[str, Any]:
         """What the figures depend on, as plain values, for `evaluate`."""
         return {

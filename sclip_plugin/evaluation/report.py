@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ def to_dict(result: EvaluationResult) -> dict[str, Any]:
         "settings": result.settings,
         "seconds": round(result.seconds, 3),
         "computed": result.computed,
+        "seconds_a_picture": None if math.isnan(result.seconds_a_picture) else result.seconds_a_picture,
+        "peak_memory": result.peak_memory or None,
         "per_picture": [
             {"name": record.name, "miou": percent(record.miou), "accuracy": percent(record.accuracy)}
             for record in result.records
@@ -108,29 +110,6 @@ def _calibration_lines(calibration: dict[str, Calibration]) -> list[str]:
                 lines.append(f"| {part['from']:.1f} | {part['count']} | {part['score']:.3f} | {part['right']:.3f} |")
         lines.append("")
     return lines[:-1]
-
-
-def comparison_table(results: Sequence[EvaluationResult], missing: Sequence[tuple[str, str]] = ()) -> str:
-    """Several runs as one Markdown table, each beside the published figure for its method.
-
-    Args:
-        results: the runs.
-        missing: benchmarks that were not run, each with the reason.
-    """
-    lines = ["| benchmark | method | mIoU | published | aAcc | pictures |", "|---|---|---|---|---|---|"]
-    for result in results:
-        figures = relevant_figures(result)
-        published = "; ".join(f"{figure.miou} ({figure.method})" for figure in figures) or "-"
-        left_out = f", {len(result.problems)} problems" if result.problems else ""
-        lines.append(
-            f"| {result.benchmark} | {result.settings.get('method', '-')} | {show(result.miou)} | {published} | "
-            f"{show(result.totals.aacc)} | {how_many(result)}{left_out} |"
-        )
-    lines += [f"| {name} | - | - | - | - | {reason} |" for name, reason in missing]
-    if len(results) > 1 and len({result.settings.get("method") for result in results}) == 1:
-        mean = float(np.mean([result.miou for result in results]))
-        lines.append(f"| average of {len(results)} | | {show(mean)} | | | |")
-    return "\n".join(lines) + "\n"
 
 
 def how_many(result: EvaluationResult) -> str:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from .calibration import Answer, Calibration, calibrations
+from .cost import PeakMemory
 from .datasets import MISSING, UNREADABLE_PICTURE, MaskError, Problem
 from .metric import IoUTotals, count_picture
 from .picture_log import PictureLog, PictureRecord
@@ -62,6 +64,17 @@ class EvaluationResult:
     def miou(self) -> float:
         """Mean IoU over the set, from 0 to 1."""
         return self.totals.miou
+
+    @property
+    def seconds_a_picture(self) -> float:
+        """Median time that the model took for a picture, nan where unknown."""
+        known = [record.seconds for record in self.records if record.seconds]
+        return float(np.median(known)) if known else float("nan")
+
+    @property
+    def peak_memory(self) -> int:
+        """Bytes that the run took at most, 0 where unknown; see `sclip_plugin.evaluation.cost.PeakMemory`."""
+        return max((record.peak for record in self.records), default=0)
 
     def worst(self, count: int) -> list[PictureRecord]:
         """The pictures with the lowest IoU of their own, the worst first."""
@@ -223,23 +236,15 @@ def _run(
     problems: list[Problem],
 ) -> Iterator[PictureRecord]:
     """Records of the pictures as they are done; pictures that cannot be used are added to ``problems``."""
-
-    def load(name: str) -> tuple[str, Image.Image, np.ndarray] | Problem:
-        try:
-            picture, target = data.load(name)
-        except MaskError as error:
-            return Problem(error.kind, name, str(error))
-        except OSError as error:
-            return Problem(UNREADABLE_PICTURE, name, str(error))
-        return name, picture, target
-
     ignore = data.benchmark.ignore_index
     asked: Any = getattr(predict, "answers", None) or (lambda given: [Answer(np.asarray(m)) for m in predict(given)])
 
-    def keep(name: str, answer: Answer, target: np.ndarray) -> PictureRecord:
+    memory = PeakMemory(getattr(predict, "device", None))
+
+    def keep(name: str, answer: Answer, target: np.ndarray, seconds: float, peak: int) -> PictureRecord:
         counts = count_picture(answer.label_map, target, data.benchmark.num_classes, ignore)
         source = data.source_hash(name) if data.source_hash else ""
-        record = PictureRecord(name, counts, source, calibrations(answer, target, ignore))
+        record = PictureRecord(name, counts, source, calibrations(answer, target, ignore), seconds, peak)
         if maps_of:
             _save_map(maps_of, name, answer.label_map, data.benchmark.class_names)
         if log:
@@ -251,12 +256,14 @@ def _run(
         loaded: list[tuple[str, Image.Image, np.ndarray]] = []
 
         def give_to_model() -> None:
+            start = time.perf_counter()
             answers = asked([picture for _, picture, _ in loaded])
+            cost = (time.perf_counter() - start) / len(loaded), memory.read()
             for (name, _, target), answer in zip(loaded, answers, strict=True):
-                waiting.append(keeper.submit(keep, name, answer, target))
+                waiting.append(keeper.submit(keep, name, answer, target, *cost))
             loaded.clear()
 
-        for item in map_ahead(load, names, workers):
+        for item in map_ahead(partial(_loaded, data), names, workers):
             if isinstance(item, Problem):
                 problems.append(item)
                 continue
@@ -269,6 +276,16 @@ def _run(
             give_to_model()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _loaded(data: EvaluationSet, name: str) -> tuple[str, Image.Image, np.ndarray] | Problem:
+    try:
+        picture, target = data.load(name)
+    except MaskError as error:
+        return Problem(error.kind, name, str(error))
+    except OSError as error:
+        return Problem(UNREADABLE_PICTURE, name, str(error))
+    return name, picture, target
 
 
 def map_path(output: Path, name: str) -> Path:
