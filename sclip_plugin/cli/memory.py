@@ -10,6 +10,7 @@ import typer
 from ..defaults import DEFAULT_MODEL
 from .options import Device, Dtype, Model, make_segmenter
 from .pictures import MaxPixels, find_pictures, limit_pixels
+from .presence import learned
 from .settings import Asked, with_settings
 from .terminal import Quiet, say, tell
 
@@ -48,6 +49,7 @@ def build(
     from ..errors import PictureError
     from ..imaging.pictures import read_picture
     from ..steps.memory import MemoryBank
+    from ..steps.presence import FEWEST, KEPT
     from ..storage.files import check_writable
 
     limit_pixels(max_pixels)
@@ -74,5 +76,8 @@ def build(
 
     bank = MemoryBank.build(segmenter, read(), out, guide=guide, second=other, progress=progress)
     say(f"{len(bank)} regions of {len(bank.store.pictures())} pictures -> {out}")
+    if len(found.pictures) - len(failed) >= FEWEST:
+        learned(segmenter, found.pictures).save(out / KEPT)
+        say(f"presence: learned from them, too; --present yes with this memory uses {out / KEPT}")
     if failed:
         raise typer.Exit(1)

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from ..steps import Presence
 
 ENOUGH = 20
-LEARNED = "presence.safetensors"
-"""File of the null that ``sclip segment`` learned from its own pictures, in the folder for results."""
 
 presence_app = typer.Typer(
     help="Learn what tells words that are in a picture from those that are not.",
@@ -159,18 +157,20 @@ def learn_if_asked(segmenter: Segmenter, pictures: Sequence[NamedPicture], out: 
 
     What was learned lies in ``out``, so that a resumed run goes on with the same.
     """
+    from ..steps.presence import KEPT
+
     if segmenter.chain.null is None and needs_null(segmenter.settings):
-        null = kept_or_learned(
-            segmenter, segmenter.settings, lambda: learned(segmenter, pictures), out / LEARNED, resume
-        )
+        null = kept_or_learned(segmenter, segmenter.settings, lambda: learned(segmenter, pictures), out / KEPT, resume)
         segmenter.settings = segmenter.settings.changed(present=null)
 
 
 def needs_null(settings: Settings) -> bool:
-    """Whether presence is asked for, and no null is named."""
+    """Whether presence is asked for, and no null is named, nor lies with a memory that is."""
     from ..steps import Present
+    from ..steps.presence import null_of_memory
 
-    return any(isinstance(step, Present) and step.null is None for step in settings.make_steps())
+    asked = any(isinstance(step, Present) and step.null is None for step in settings.make_steps())
+    return asked and null_of_memory(settings) is None
 
 
 def kept_or_learned(
@@ -204,6 +204,7 @@ def null_of_set(
     """
     from ..evaluation.datasets import MaskError
     from ..steps import Presence
+    from ..steps.presence import KEPT
 
     own = segmenter.chain.null
     if not needs_null(settings) or (own is not None and own.features == settings.feature_identity()):
@@ -218,7 +219,7 @@ def null_of_set(
     null = None
     if processes.first:
         build = functools.partial(Presence.build, segmenter, read(), settings=settings)
-        null = kept_or_learned(segmenter, settings, build, folder / LEARNED, resume)
+        null = kept_or_learned(segmenter, settings, build, folder / KEPT, resume)
     return processes.gather(null)[0]
 
 

@@ -15,7 +15,7 @@ import typer
 from ..defaults import DEFAULT_MODEL
 from .drawing import Colors, Opacity, Style, read_colors
 from .options import Device, Dtype, Labels, Model, make_segmenter, parse_labels_option, tell_of_long_bank
-from .presence import ENOUGH, LEARNED, kept_or_learned, needs_null
+from .presence import ENOUGH, kept_or_learned, needs_null
 from .settings import Asked, with_settings
 from .terminal import AsJson, Quiet, say, tell
 
@@ -274,6 +274,7 @@ def _files_of(video: Video, out: Path, search: bool) -> dict[str, str]:
         SettingError: one of them is there, and of another film, or somebody else's.
     """
     from ..errors import SettingError
+    from ..steps.presence import KEPT
     from ..video.writing import comment_of
 
     table, overlay = ("search.csv", "search.mp4") if search else ("labels.csv", "overlay.mp4")
@@ -294,7 +295,7 @@ def _files_of(video: Video, out: Path, search: bool) -> dict[str, str]:
                 f"{files['table']} would be replaced, and is no result of this program; give another --out, or move it "
                 "away."
             )
-    return {kind: str(path) for kind, path in files.items()} | {"null": str(out / f"{video.path.stem}.{LEARNED}")}
+    return {kind: str(path) for kind, path in files.items()} | {"null": str(out / f"{video.path.stem}.{KEPT}")}
 
 
 def _rank(time: float, found: list[Moment]) -> int | None:

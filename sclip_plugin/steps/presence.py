@@ -39,6 +39,8 @@ FEWEST = 5
 """Pictures that a null needs, and the number of classes below which there is too little competition."""
 PATCHES_A_PEAK = 80
 FORMAT = "sclip_plugin presence 1"
+KEPT = "presence.safetensors"
+"""File of a null that was learned from pictures at hand: in the folder of results, of an index, or of a memory."""
 WORDS = tuple(
     "apple ball bed bench bicycle bird boat book bottle bowl bridge bus cake car cat chair cloud cow cup dog door "
     "elephant fence field fire fish flower fruit glass grass hat horse house lamp leaf man mountain person phone plane "
@@ -284,6 +286,13 @@ def _read(path: str, changed: int) -> Presence:
     return Presence.load(path)
 
 
+def null_of_memory(settings: Any) -> Presence | None:
+    """The null that was learned with the memory bank that the settings name."""
+    folders = [Path(step.folder) for step in settings.make_steps() if step.called() == "memory"]
+    path = next((folder / KEPT for folder in folders if (folder / KEPT).is_file()), None)
+    return None if path is None else _read(str(path), path.stat().st_mtime_ns)
+
+
 @register_step("present")
 @dataclass(frozen=True, kw_only=True)
 class Present(Step):
@@ -295,7 +304,7 @@ class Present(Step):
     Fields:
         threshold: classes of a lower presence paint nothing. 0: report presence, and paint all.
         null: the null of the model, a file of ``sclip presence build`` or a `Presence`; default: the one that came with
-            the model.
+            the model, else that of the memory bank among the steps.
 
     Example:
         >>> import sclip_plugin as sp
@@ -351,7 +360,7 @@ def null_for(settings: Any, own: Presence | None, answers: Any, dtype: torch.dty
     step = next((step for step in settings.make_steps() if isinstance(step, Present)), None)
     if step is None:
         return None
-    null = step.own_null()
+    null = step.own_null() or (null_of_memory(settings) if own is None else None)
     if null is None:
         if own is None:
             raise SettingError(
