@@ -95,7 +95,7 @@ def fit(
 
     Exit code: 0; 1 if some examples were left out (they are listed); 2 if nothing could start.
 
-    Example: sclip presence fit annotated/ --null presence.safetensors --model openai/clip-vit-base-patch16
+    Example: sclip presence fit examples/ --null presence.safetensors --model openai/clip-vit-base-patch16
     """
     from ..errors import SettingError
     from ..evaluation.report import calibration_line
