@@ -3,6 +3,7 @@
     python benchmarks/presence.py                    # 100 held-out scenes by the null that ships with the demo
     python benchmarks/presence.py --skip 200 --size 320x200
     python benchmarks/presence.py --learn 20         # a null learned from so many training scenes
+    python benchmarks/presence.py --seed 3 --rates   # other scenes, in other styles, too; precision and recall alone
 
 One default for all rows. The scenes are 216 x 144; all 50 words are offered but where a row says otherwise.
 """
@@ -19,6 +20,7 @@ from PIL import Image, ImageFilter
 
 import sclip_plugin as sp
 from sclip_plugin.demo import CLASSES, demo_model, held_out_scenes
+from sclip_plugin.demo.scenes import HELD_OUT_FIRST_SEED, compose
 
 
 def noisy(picture, seed=0):
@@ -50,7 +52,28 @@ KINDS = {
     "JPEG 12": as_jpeg,
     "tint": tinted,
     "grey": lambda picture: picture.convert("L").convert("RGB"),
+    "dark": lambda picture: picture.point(lambda value: value // 2),
+    "mirrored": lambda picture: picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "quarter": lambda picture: resized(picture, 0.25),
 }
+STYLES = {
+    "small things": (5, (14, 28)),
+    "large things": (2, (70, 110)),
+    "many things": (9, (28, 60)),
+    "one thing": (1, (28, 60)),
+    "no thing": (0, (28, 60)),
+}
+"""How many things are tried to be placed, and their smallest and largest longer side in pixels."""
+
+
+class Drawn:
+    """A scene in another style than the demo was trained with."""
+
+    def __init__(self, seed, style, size):
+        things, longest = STYLES[style]
+        canvas, _, things, grounds = compose(np.random.default_rng(seed), size, things, longest=longest)
+        self.picture = Image.fromarray(canvas.round().astype(np.uint8))
+        self.labels = (*things, *grounds)
 
 
 def rates(found):
@@ -116,12 +139,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", type=int, default=100)
     parser.add_argument("--skip", type=int, default=100, help="leave out so many held-out scenes in front")
+    parser.add_argument("--seed", type=int, default=0, help="other scenes than those of 0; with it --skip is 0")
+    parser.add_argument("--rates", action="store_true", help="precision and recall alone, of all styles")
     parser.add_argument("--size", default="216x144")
     parser.add_argument("--learn", type=int, help="learn the null from so many training scenes")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     size = tuple(map(int, asked.size.split("x")))
-    scenes = list(itertools.islice(held_out_scenes(asked.skip + asked.scenes, size), asked.skip, None))
+    first = HELD_OUT_FIRST_SEED + 1_000_000 * asked.seed
+    if asked.seed:
+        scenes = [sp.draw_scene(first + index, size) for index in range(asked.scenes)]
+    else:
+        scenes = list(itertools.islice(held_out_scenes(asked.skip + asked.scenes, size), asked.skip, None))
     segmenter = sp.Segmenter.from_pretrained("demo")
     if asked.learn:
         pictures = (sp.draw_scene(seed=seed, size=(216, 144)).picture for seed in range(asked.learn))
@@ -130,6 +159,12 @@ def main():
     for name, change in KINDS.items():
         found = [(called(segmenter(change(scene.picture), list(CLASSES))), set(scene.labels)) for scene in scenes]
         print(f"{name:12} {'{:9.3f} {:6.3f} {:12.2f}'.format(*rates(found))}", flush=True)
+    for style in STYLES if asked.rates else ():
+        drawn = [Drawn(first + index, style, size) for index in range(asked.scenes)]
+        found = [(called(segmenter(scene.picture, list(CLASSES))), set(scene.labels)) for scene in drawn]
+        print(f"{style:12} {'{:9.3f} {:6.3f} {:12.2f}'.format(*rates(found))}", flush=True)
+    if asked.rates:
+        return
     for count in (1, 3, 10, 30):
         print(f"{count:2} absent words offered: false in {offered_absent(segmenter, scenes, count):.0%} of scenes")
     alone = np.mean([bool(called(segmenter(s.picture, [s.labels[i % len(s.labels)]]))) for i, s in enumerate(scenes)])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .errors import SettingError, unknown_name
 from .fields import check_fields, field_of
 from .grammar import Part, plain_identity
-from .text.labels import imagenet_templates, parse_templates
+from .text.labels import imagenet_templates, parse_ignored, parse_templates
 
 if TYPE_CHECKING:
     from .masks import MaskSource
@@ -48,6 +48,8 @@ class Settings:
             `MaskSource`. None: no regions.
         templates: prompts with ``{}`` for the name; anything that `parse_templates` takes.
         background: add SCLIP's background vocabulary as one more class, ``"background"``.
+        ignore: words that compete with the labels, and are no labels: ``"ball, cup"``, or a list. Their pixels stay
+            unlabelled, and results and exports do not name them.
         logit_scale: factor on cosines before the softmax over names.
         steps: steps on scores and on the label map, in order: a text such as ``"pamr, closing(3), vote"``, or a list
             of texts and `Step` objects. Steps on patches come first, then those on pixels, then those on labels.
@@ -95,6 +97,9 @@ class Settings:
         help="prompts: imagenet (80 templates), scene (five more), plain (one), or your own text with {} for the name",
     )
     background: bool = field_of(False, "add the class 'background' for everything else")
+    ignore: tuple[str, ...] = field_of(
+        (), "words that compete with the labels, such as 'ball, cup'; their pixels stay unlabelled"
+    )
     logit_scale: float = field_of(40.0, "factor on the cosines before the softmax over names", above=0, high=1e6)
     steps: tuple[str | Step, ...] = field_of(
         (), "steps on scores and labels, in order, such as 'pamr, closing(3), vote'"
@@ -106,6 +111,7 @@ class Settings:
         from .steps import listed
 
         object.__setattr__(self, "templates", parse_templates(self.templates))
+        object.__setattr__(self, "ignore", parse_ignored(self.ignore))
         check_fields(self, "")
         object.__setattr__(self, "method", METHODS.canonical(self.method))
         object.__setattr__(self, "steps", listed(self.steps))

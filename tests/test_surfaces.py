@@ -25,6 +25,7 @@ SETTINGS = {
     "masks": {"masks": "slic(segments=30)", "steps": "vote"},
     "templates": {"templates": ("a drawing of a {}.",)},
     "background": {"background": True},
+    "ignore": {"ignore": ("grass",)},
     "logit_scale": {"logit_scale": 15.0, "threshold": 0.5},
     "steps": {"steps": "pamr(steps=2), benchmark(prob=0.4), closing(3)"},
     "threshold": {"threshold": 0.6},

@@ -23,8 +23,8 @@ from sclip_plugin.text.labels import Labels
 CONFIGS = Path(__file__).parent / "configs"
 
 # A key for each field of `sclip_plugin.settings.Settings`, and for ``refine``. Every pixel of a semantic segmentation
-# has a class, so there is no ``threshold`` below which it has none.
-SETTINGS = (*(field.name.upper() for field in dataclasses.fields(Settings)), "REFINE")
+# has a class, so there is no ``threshold`` below which it has none, and no word to ``ignore``.
+SETTINGS = (*(field.name.upper() for field in dataclasses.fields(Settings) if field.name != "ignore"), "REFINE")
 
 
 def add_sclip_config(cfg: CfgNode) -> None:

@@ -35,8 +35,8 @@ class SCLIPSegmentor(nn.Module):
     Built from a config by ``detectron2.modeling.build_model``, or from a segmenter in hand.
 
     Args:
-        segmenter: the model and its settings. A ``threshold``, which leaves pixels without a class, is refused:
-            ``sem_seg`` has no place for them.
+        segmenter: the model and its settings. ``threshold`` and ``ignore`` leave pixels without a class, and are
+            refused: ``sem_seg`` has no place for them.
         classes: as for `sclip_plugin.text.labels.parse_labels`; None for those of the segmenter's preset, or for later.
         input_format: channels of the pictures that `forward` gets: ``"RGB"``, ``"BGR"``, or ``"L"`` for one.
 
@@ -45,7 +45,7 @@ class SCLIPSegmentor(nn.Module):
         clip: the segmenter's model, so that its weights are this module's.
 
     Raises:
-        ValueError: an unknown format, or a threshold.
+        ValueError: an unknown format, a threshold, or ignored words.
 
     Example:
         >>> import sclip_plugin as sp
@@ -61,11 +61,12 @@ class SCLIPSegmentor(nn.Module):
             raise SettingError(
                 f"input_format (INPUT.FORMAT) is {input_format!r}; expected one of {', '.join(FORMATS)}."
             )
-        leaving = next((step for step in segmenter.settings.make_steps() if step.name == "threshold"), None)
-        if leaving is not None:
+        settings = segmenter.settings
+        leaving = [f"the step {step.as_text()}" for step in settings.make_steps() if step.name == "threshold"]
+        if leaving := leaving + [f"ignore={settings.ignore}"] * bool(settings.ignore):
             raise SettingError(
-                f"the segmenter has the step {leaving.as_text()}, which leaves pixels without a class, but every pixel "
-                "of sem_seg has one; use the step benchmark(prob=…), which gives such pixels to class 0."
+                f"the segmenter has {leaving[0]}, which leaves pixels without a class, but every pixel of sem_seg has "
+                "one; use the step benchmark(prob=…), which gives such pixels to class 0, or more classes."
             )
         self.segmenter = segmenter
         self.clip = segmenter.model

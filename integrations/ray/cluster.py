@@ -89,6 +89,7 @@ def rooted_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
         "masks": lambda value: find_masks(value).with_absolute_paths(),
         "steps": lambda value: tuple(make_step(step).with_absolute_paths() for step in listed(value)),
         "refine": lambda value: make_step(value).with_absolute_paths() if isinstance(value, str) else value,
+        "present": lambda value: absolute(value) if isinstance(value, str) else value,
     }
     out = {}
     for name, value in changes.items():

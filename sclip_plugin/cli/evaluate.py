@@ -14,6 +14,7 @@ from ..defaults import DEFAULT_MODEL
 from ..errors import SettingError
 from .anomaly import evaluate_anomalies
 from .options import Changes, Device, Dtype, Taught, parse_changes, quiet_transformers, teach, tell_of_long_bank
+from .presence import null_of_set
 from .ray import Ray, RayGroup
 from .terminal import say, shown, tell
 
@@ -74,6 +75,13 @@ def evaluate_command(
         str | None,
         typer.Option(help="Settings: sclip, naclip, clearclip, resclip, scclip; by default the method's own."),
     ] = None,
+    present: Annotated[
+        str | None,
+        typer.Option(
+            help="Ask for presence, and report how often it is right: yes, a threshold, or a file of 'sclip presence'. "
+            "Where the model came without, it is learned from twenty of the pictures."
+        ),
+    ] = None,
     change: Changes = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for results; each run gets its own folder inside.")
@@ -107,6 +115,8 @@ def evaluate_command(
     processes = Processes.start()
     if labels is not None and (ray is not None or benchmark == "mvtec"):
         raise SettingError("--labels goes with benchmarks of classes on this machine; not with --ray, nor with mvtec.")
+    if present is not None and benchmark == "mvtec":
+        raise SettingError("--present goes with benchmarks of classes; not with mvtec.")
     if ray is not None and (check is not None or benchmark == "mvtec" or processes.world > 1):
         raise SettingError("--ray goes with benchmarks of classes; not with --check, mvtec, or torchrun.")
     try:
@@ -118,7 +128,8 @@ def evaluate_command(
             return
         if benchmark is None:
             raise typer.BadParameter("name a benchmark (voc21, ..., demo, all, or a YAML file), or give --check DATA.")
-        runs, missing = _plan(benchmark, data, method, preset, parse_changes(change or []), scenes)
+        changes = parse_changes([*([] if present is None else [f"present={present}"]), *(change or [])])
+        runs, missing = _plan(benchmark, data, method, preset, changes, scenes)
         model = model or ("demo" if benchmark == "demo" else DEFAULT_MODEL)
         options = {"limit": limit, "save_maps": save_maps, "resume": resume, "batch": batch, "workers": workers}
         _evaluate(runs, missing, model, device, dtype, out, worst, options, processes, ray, labels)
@@ -188,9 +199,10 @@ def _evaluate(
     ray: str | None,
     labels: str | None,
 ) -> None:
+    from ..evaluation.comparison import Comparison
     from ..evaluation.prediction import SegmenterPrediction
     from ..evaluation.progress import duration, shown_progress
-    from ..evaluation.report import comparison_table, how_many, show, worst_sheet, write_report
+    from ..evaluation.report import KINDS, calibration_line, how_many, show, worst_sheet, write_report
     from ..evaluation.runner import evaluate
     from ..segment.segmenter import Segmenter
     from ..storage.files import check_writable, sweep
@@ -213,6 +225,10 @@ def _evaluate(
     for run in runs:
         predict = SegmenterPrediction(segmenter, run.preset, run.changes)
         folder = out / _slug(model) / run.name
+        null = null_of_set(segmenter, predict.chosen, run.data, folder, options["resume"], processes)
+        if null is not None:
+            run = dataclasses.replace(run, changes={**run.changes, "present": null})
+            predict = SegmenterPrediction(segmenter, run.preset, run.changes)
         if processes.first:
             tell_of_long_bank(sum(map(len, predict.labels)), len(predict.chosen.templates))
         settings = predict.settings(model)
@@ -231,6 +247,8 @@ def _evaluate(
             f"{run.name}: mIoU {show(result.miou)}, aAcc {show(result.totals.aacc)} over {how_many(result)} "
             f"pictures ({result.computed} now, {duration(result.seconds)}) -> {folder / 'results.md'}"
         )
+        for kind, seen in result.calibration.items():
+            say(f"  {KINDS[kind]}: {calibration_line(kind, seen)}")
         for problem in result.problems:
             tell(f"  {problem}")
         if worst:
@@ -242,17 +260,12 @@ def _evaluate(
                 say(f"  the {worst} worst: {folder / 'worst.png'}")
     if not processes.first:
         return
-    table = comparison_table(results, missing)
+    comparison = Comparison(results, missing)
+    say("", *comparison.markdown().splitlines())
     if len(runs) > 1 or missing:
-        from ..evaluation.report import to_dict
-        from ..storage.files import save_json, write_atomically
-
-        write_atomically(out / _slug(model) / "table.md", table.encode())
-        content = [{k: v for k, v in to_dict(r).items() if k not in ("per_picture", "classes")} for r in results]
-        save_json({"runs": content, "missing": dict(missing)}, out / _slug(model) / "table.json")
+        say("", f"-> {', '.join(map(str, comparison.write(out / _slug(model))))}")
     else:
-        table += "\n" + _class_table(results[0])
-    say("", *table.splitlines())
+        say("", *_class_table(results[0]).splitlines())
     if any(result.problems for result in results):
         raise typer.Exit(1)
 

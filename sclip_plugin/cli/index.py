@@ -29,7 +29,7 @@ DtypeOfIndex = Annotated[
 ]
 
 
-@with_settings("steps", "threshold", "refine", "background", "logit_scale", "templates", preset=False)
+@with_settings("steps", "threshold", "refine", "background", "ignore", "logit_scale", "templates", preset=False)
 def index(
     folder: Annotated[Path, typer.Argument(help="Folder of the pictures, with its subfolders.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the index; an existing index is updated.")],

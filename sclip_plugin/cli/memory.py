@@ -10,6 +10,7 @@ import typer
 from ..defaults import DEFAULT_MODEL
 from .options import Device, Dtype, Model, make_segmenter
 from .pictures import MaxPixels, find_pictures, limit_pixels
+from .presence import learned
 from .settings import Asked, with_settings
 from .terminal import Quiet, say, tell
 
@@ -23,7 +24,7 @@ memory_app = typer.Typer(
 
 
 @memory_app.command("build")
-@with_settings("steps", "threshold", "refine", "background", "logit_scale", "templates", preset=False)
+@with_settings("steps", "threshold", "refine", "background", "ignore", "logit_scale", "templates", preset=False)
 def build(
     pictures: Annotated[list[str], typer.Argument(help="Files, folders (searched for pictures), or patterns.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the memory bank; an existing bank is extended.")],
@@ -48,6 +49,7 @@ def build(
     from ..errors import PictureError
     from ..imaging.pictures import read_picture
     from ..steps.memory import MemoryBank
+    from ..steps.presence import FEWEST, KEPT
     from ..storage.files import check_writable
 
     limit_pixels(max_pixels)
@@ -74,5 +76,8 @@ def build(
 
     bank = MemoryBank.build(segmenter, read(), out, guide=guide, second=other, progress=progress)
     say(f"{len(bank)} regions of {len(bank.store.pictures())} pictures -> {out}")
+    if len(found.pictures) - len(failed) >= FEWEST:
+        learned(segmenter, found.pictures).save(out / KEPT)
+        say(f"presence: learned from them, too; --present yes with this memory uses {out / KEPT}")
     if failed:
         raise typer.Exit(1)

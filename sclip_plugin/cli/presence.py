@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..defaults import DEFAULT_MODEL
-from .options import Device, Dtype, Model, make_segmenter
+from .options import Device, Dtype, Labels, Model, make_segmenter, parse_labels_option
 from .pictures import MaxPixels, NamedPicture, find_pictures, limit_pixels
 from .settings import Asked, with_settings
 from .terminal import say, tell
 
 if TYPE_CHECKING:
+    from ..evaluation.processes import Processes
+    from ..evaluation.sets import EvaluationSet
     from ..segment.segmenter import Segmenter
+    from ..settings import Settings
     from ..steps import Presence
 
 ENOUGH = 20
-LEARNED = "presence.safetensors"
-"""File of the null that ``sclip segment`` learned from its own pictures, in the folder for results."""
 
 presence_app = typer.Typer(
     help="Learn what tells words that are in a picture from those that are not.",
@@ -32,13 +36,8 @@ presence_app = typer.Typer(
 )
 
 
-@presence_app.callback()
-def main() -> None:
-    """``build`` stays a command of its own where it is the only one."""
-
-
 @presence_app.command("build")
-@with_settings("steps", "threshold", "refine", "present", "background", "logit_scale", preset=False)
+@with_settings("steps", "threshold", "refine", "present", "background", "ignore", "logit_scale", preset=False)
 def build(
     pictures: Annotated[list[str], typer.Argument(help="Files, folders (searched for pictures), or patterns.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write, such as presence.safetensors.")],
@@ -66,6 +65,68 @@ def build(
     null = learned(segmenter, found.pictures)
     null.save(out)
     say(f"learned from {null.pictures} pictures -> {out}; use it with --present {out}")
+
+
+@presence_app.command("fit")
+@with_settings("steps", "threshold", "refine", "present", "background", "ignore", "logit_scale", preset=False)
+def fit(
+    examples: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders and files of annotated pictures: COCO JSON, labelme, Label Studio, CVAT, YOLO, PNG masks."
+        ),
+    ],
+    labels: Labels = None,
+    null: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The null, of 'sclip presence build'; default: the model's own.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The file to write; default: that of --null.")] = None,
+    model: Model = DEFAULT_MODEL,
+    max_pixels: MaxPixels = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    *,
+    asked: Asked,
+) -> None:
+    """Move threshold and slope of a null by three or more annotated pictures, so that 0.8 is right in 80 %.
+
+    Everything that is offered must be annotated wherever it is. Pictures are left out in turn to see whether it helps;
+    if it does not, nothing is written.
+
+    Exit code: 0; 1 if some examples were left out (they are listed); 2 if nothing could start.
+
+    Example: sclip presence fit examples/ --null presence.safetensors --model openai/clip-vit-base-patch16
+    """
+    from ..errors import SettingError
+    from ..evaluation.report import calibration_line
+    from ..examples.presence import fit as fit_null
+    from ..examples.reading import read_examples
+    from ..steps import Presence
+    from ..text.labels import parse_labels
+
+    limit_pixels(max_pixels)
+    out = out or null
+    if out is None:
+        raise SettingError("--out is missing; the null that came with the model stays as it is.")
+    if out.exists() and not _is_ours(out):
+        raise SettingError(f"{out} exists, and is no file of 'sclip presence'; name another with --out.")
+    before = None if null is None else Presence.load(null)
+    parsed = parse_labels_option(labels)
+    read = read_examples(examples, None if parsed is None else list(parse_labels(parsed).labels))
+    fitted = fit_null(make_segmenter(model, device, dtype, None, **asked.changes), read, before, parsed)
+    for problem in fitted.problems:
+        tell(problem)
+    say(
+        f"{fitted.pictures} pictures; as it was: {calibration_line('presence', fitted.before)}",
+        f"fitted, on pictures left out: {calibration_line('presence', fitted.after)}",
+    )
+    if fitted.gains:
+        fitted.null.save(out)
+        say(f"threshold {fitted.null.threshold:.2f}, slope {fitted.null.slope:.2f} -> {out}")
+    else:
+        say("left-out pictures do not gain, so nothing was written; more examples may help")
+    if fitted.problems:
+        raise typer.Exit(1)
 
 
 def learned(segmenter: Segmenter, pictures: Sequence[NamedPicture]) -> Presence:
@@ -96,24 +157,71 @@ def learn_if_asked(segmenter: Segmenter, pictures: Sequence[NamedPicture], out: 
 
     What was learned lies in ``out``, so that a resumed run goes on with the same.
     """
-    from ..errors import FileFormatError, SettingError
-    from ..steps import Presence, Present
+    from ..steps.presence import KEPT
 
-    step = next((step for step in segmenter.settings.make_steps() if isinstance(step, Present)), None)
-    if step is None or step.null is not None or segmenter.chain.knows_presence:
-        return
-    path = out / LEARNED
+    if not segmenter.chain.knows_presence and needs_null(segmenter.settings):
+        null = kept_or_learned(segmenter, segmenter.settings, lambda: learned(segmenter, pictures), out / KEPT, resume)
+        segmenter.settings = segmenter.settings.changed(present=null)
+
+
+def needs_null(settings: Settings) -> bool:
+    """Whether presence is asked for, and no null is named, nor lies with a memory that is."""
+    from ..steps import Present
+    from ..steps.presence import null_of_memory
+
+    asked = any(isinstance(step, Present) and step.null is None for step in settings.make_steps())
+    return asked and null_of_memory(settings) is None
+
+
+def kept_or_learned(
+    segmenter: Segmenter, settings: Settings, learn: Callable[[], Presence], place: str | Path, resume: bool = False
+) -> Presence:
+    """The null in a file of an earlier run where it fits, else one that is learned now and kept there."""
+    from ..errors import FileFormatError, SettingError
+    from ..steps import Presence
+
+    path = Path(place)
     if resume and path.exists():
         try:
-            segmenter.settings = segmenter.settings.changed(present=Presence.load(path))
-            segmenter.chain.null_for(segmenter.settings)
-            return
+            null = Presence.load(path)
+            segmenter.chain.null_for(settings.changed(present=null))
+            return null
         except (FileFormatError, SettingError) as error:
             tell(f"{path} is not used: {error}")
-    null = learned(segmenter, pictures)
+    null = learn()
+    path.parent.mkdir(parents=True, exist_ok=True)
     null.save(path)
-    segmenter.settings = segmenter.settings.changed(present=null)
-    tell(f"presence: learned from {null.pictures} of the pictures, since the model came without; see 'sclip presence'")
+    tell(f"presence: learned from {null.pictures} pictures, since the model came without; kept in {path}")
+    return null
+
+
+def null_of_set(
+    segmenter: Segmenter, settings: Settings, data: EvaluationSet, folder: Path, resume: bool, processes: Processes
+) -> Presence | None:
+    """The null for an evaluation that asks for presence, where the model came with none for these settings.
+
+    It is learned from a fixed sample of the set's pictures, by one process for all.
+    """
+    from ..evaluation.datasets import MaskError
+    from ..steps import Presence
+    from ..steps.presence import KEPT
+
+    own = segmenter.chain.null
+    fits = segmenter.chain.knows_presence if own is None else own.features == settings.feature_identity()
+    if fits or not needs_null(settings):
+        return None
+
+    def read() -> Iterator[Any]:
+        names = iter(sorted(data.names, key=lambda name: hashlib.sha256(name.encode()).digest()))
+        for name in itertools.islice(names, ENOUGH):
+            with contextlib.suppress(OSError, MaskError):
+                yield data.load(name)[0]
+
+    null = None
+    if processes.first:
+        build = functools.partial(Presence.build, segmenter, read(), settings=settings)
+        null = kept_or_learned(segmenter, settings, build, folder / KEPT, resume)
+    return processes.gather(null)[0]
 
 
 def _is_ours(path: Path) -> bool:

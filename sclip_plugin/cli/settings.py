@@ -15,7 +15,7 @@ from ..settings import Settings
 from .options import Labelled, parse_changes
 
 LOOKING, WORDS, ANSWERING = "Looking at pictures", "Words", "Answering"
-OF_WORDS = ("templates", "background")
+OF_WORDS = ("templates", "background", "ignore")
 FLAGS = {"resize_short_side": "--resize", "method": "--method"}
 SHORT = {
     "threshold": (float, "Leave pixels with a lower best score unlabelled: adds the step threshold."),

@@ -16,7 +16,7 @@ from .settings import Asked, with_settings
 from .terminal import AsJson, Quiet, say, tell
 
 
-@with_settings("steps", "threshold", "refine", "background", preset=False)
+@with_settings("steps", "threshold", "refine", "background", "ignore", preset=False)
 def tune(
     examples: Annotated[
         list[str],

@@ -15,18 +15,20 @@ import typer
 from ..defaults import DEFAULT_MODEL
 from .drawing import Colors, Opacity, Style, read_colors
 from .options import Device, Dtype, Labels, Model, make_segmenter, parse_labels_option, tell_of_long_bank
+from .presence import ENOUGH, kept_or_learned, needs_null
 from .settings import Asked, with_settings
 from .terminal import AsJson, Quiet, say, tell
 
 if TYPE_CHECKING:
     from ..segment.segmenter import Segmenter
+    from ..steps import Presence
     from ..video.reading import Video
     from ..video.searching import Moment
 
 MARK = "sclip_plugin result"
 SHOWN = 20  # moments that are printed; the table has all
 LABEL_COLUMNS = ("time", "frame", "label", "index", "share", "score", "presence")
-WORD_COLUMNS = ("time", "frame", "word", "score", "left", "top", "right", "bottom", "moment")
+WORD_COLUMNS = ("time", "frame", "word", "score", "presence", "left", "top", "right", "bottom", "moment")
 
 
 @with_settings("masks")
@@ -63,8 +65,8 @@ def video(
     NAME.overlay.mp4 shows these frames in colours, with a legend.
 
     With --search: the moments in which the words are seen are printed, the best first. NAME.search.csv has for each
-    frame and word the score, the box of its place, and the moment's rank where it is in one; NAME.search.mp4 outlines
-    the places in the moments, and fades the rest.
+    frame and word the score, the presence, the box of its place, and the moment's rank where it is in one;
+    NAME.search.mp4 outlines the places in the moments, and fades the rest.
 
     The output video has no sound and runs at --fps frames per second, so it lasts as long as the input.
 
@@ -82,7 +84,7 @@ def video(
     if search is not None and labels is not None:
         raise SettingError("--labels and --search were both given; expected one: labels segment, search finds moments.")
     of_labels = {"smoothing": smoothing, "style": style != "fill", "opacity": opacity != 0.55}
-    of_labels |= {name: name in asked.changes for name in ("background", "threshold", "refine", "steps")}
+    of_labels |= {name: name in asked.changes for name in ("background", "ignore", "threshold", "refine", "steps")}
     if search is not None and any(of_labels.values()):
         unused = next(name for name, value in of_labels.items() if value)
         raise SettingError(f"--{unused} is about --labels; with --search leave it out.")
@@ -104,6 +106,10 @@ def video(
         tell_of_long_bank(len(vocabulary.names), len(segmenter.settings.templates))
         if model == "demo":
             tell("demo is a small model that knows drawn things only; for photographs name another with --model.")
+    if search is None and not segmenter.chain.knows_presence and needs_null(segmenter.settings):
+        null = kept_or_learned(segmenter, segmenter.settings, lambda: _learned(segmenter, opened, fps), files["null"])
+        segmenter.settings = segmenter.settings.changed(present=null)
+    files.pop("null", None)
     run = _Run(segmenter, opened, parsed, fps, files, drawn, quiet, as_json)
     if search is None:
         run.segment(smoothing)
@@ -197,8 +203,9 @@ class _Run:
             # What is shown where is known at the end only, so the frames are read a second time.
             for frame, each, rank in zip(self.video.frames(self.fps, lambda _: None), seen, ranks, strict=False):
                 for word, score in each.hit.scores.items():
-                    place = [f"{each.time:.3f}", each.index, word, f"{score:.4f}", *each.hit.boxes[word]]
-                    rows.writerow([*place, rank or ""])
+                    there = (each.hit.presence or {}).get(word)
+                    numbers = [f"{score:.4f}", "" if there is None else f"{there:.4f}"]
+                    rows.writerow([f"{each.time:.3f}", each.index, word, *numbers, *each.hit.boxes[word], rank or ""])
                 shown = outlined(frame.picture, places(each.hit), words, colours) if rank else frame.picture
                 overlay.add(canvas(shown, each.hit.scores))
                 advance(len(seen))
@@ -207,10 +214,12 @@ class _Run:
                 say(json.dumps({"rank": rank, **moment.to_dict()}))
             elif not self.quiet:
                 left, top, right, bottom = moment.hit.box
-                box = f"{right - left} x {bottom - top} at {left}, {top}"
+                box = f"{right - left} x {bottom - top} at {left}, {top}" if moment.hit.is_there else "not there"
                 say(
                     f"{moment.score:6.3f}  {moment.start:.1f} to {moment.end:.1f} s, best at {moment.time:.1f} s  {box}"
                 )
+        if not any(moment.hit.is_there for moment in found):
+            tell("nothing like it was found: these moments are the best of none.")
         more = f", {len(found) - SHOWN} more in the table" if len(found) > SHOWN else ""
         self._report(len(seen), f"{len(found)} moment{'s' * (len(found) != 1)}{more}", files)
 
@@ -244,6 +253,15 @@ class _Run:
             say(f"{self.video.path}: {count} frame{'s' * (count != 1)}, {what} -> {', '.join(files.values())}")
 
 
+def _learned(segmenter: Segmenter, video: Video, fps: float) -> Presence:
+    """The null of frames at equal distances, so that an answer does not depend on the frames before."""
+    from ..steps import Presence
+    from ..video.reading import spread
+
+    frames = spread(video.frames(fps, lambda _: None), ENOUGH)
+    return Presence.build(segmenter, [frame.picture for frame in frames])
+
+
 def _comment(video: Video) -> str:
     """What an overlay video says of itself: which film it shows, without the folders that lead there."""
     return f"{MARK} of {video.path.name}, {video.path.stat().st_size} bytes"
@@ -256,6 +274,7 @@ def _files_of(video: Video, out: Path, search: bool) -> dict[str, str]:
         SettingError: one of them is there, and of another film, or somebody else's.
     """
     from ..errors import SettingError
+    from ..steps.presence import KEPT
     from ..video.writing import comment_of
 
     table, overlay = ("search.csv", "search.mp4") if search else ("labels.csv", "overlay.mp4")
@@ -276,7 +295,7 @@ def _files_of(video: Video, out: Path, search: bool) -> dict[str, str]:
                 f"{files['table']} would be replaced, and is no result of this program; give another --out, or move it "
                 "away."
             )
-    return {kind: str(path) for kind, path in files.items()}
+    return {kind: str(path) for kind, path in files.items()} | {"null": str(out / f"{video.path.stem}.{KEPT}")}
 
 
 def _rank(time: float, found: list[Moment]) -> int | None:

@@ -12,13 +12,14 @@ import hashlib
 import json
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import SclipError
+from .calibration import Calibration
 from .metric import Counts
 
 
@@ -34,11 +35,17 @@ class PictureRecord:
         name: as in `Sample`.
         counts: (3, C) int64, as `count_picture` gives them.
         source: hash of the picture and its mask; "" where the set can't tell.
+        calibration: as `calibrations` gives it.
+        seconds: how long the model took; of a batch, its share. 0: unknown.
+        peak: bytes of memory that the run had taken at most, see `PeakMemory`. 0: unknown.
     """
 
     name: str
     counts: Counts
     source: str = ""
+    calibration: dict[str, Calibration] = field(default_factory=dict)
+    seconds: float = 0.0
+    peak: int = 0
 
     @property
     def miou(self) -> float:
@@ -57,7 +64,9 @@ class PictureRecord:
         """As plain values: only classes that occur."""
         classes = np.flatnonzero(self.counts.any(axis=0))
         counts = {str(index): self.counts[:, index].tolist() for index in classes.tolist()}
-        return {"name": self.name, "source": self.source, "counts": counts}
+        tables = {kind: each.table.tolist() for kind, each in self.calibration.items()}
+        cost = {"seconds": self.seconds, "peak": self.peak}
+        return {"name": self.name, "source": self.source, "counts": counts, "calibration": tables, **cost}
 
     @classmethod
     def from_dict(cls, line: dict[str, Any], num_classes: int) -> PictureRecord:
@@ -65,7 +74,8 @@ class PictureRecord:
         counts = np.zeros((3, num_classes), np.int64)
         for index, values in line["counts"].items():
             counts[:, int(index)] = values
-        return cls(line["name"], counts, line["source"])
+        tables = {kind: Calibration(np.array(table)) for kind, table in line["calibration"].items()}
+        return cls(line["name"], counts, line["source"], tables, line["seconds"], line["peak"])
 
 
 class PictureLog:

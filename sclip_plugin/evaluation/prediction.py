@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..errors import SettingError
 from ..protocols.presets import Preset
+from .calibration import Answer
 
 if TYPE_CHECKING:
     from ..segment.segmenter import Segmenter
@@ -44,6 +45,15 @@ class SegmenterPrediction:
 
     def __call__(self, pictures: list[Image.Image]) -> Sequence[np.ndarray]:
         return [result.label_map for result in self.segmenter(pictures, self.labels, self.chosen)]
+
+    def answers(self, pictures: list[Image.Image]) -> list[Answer]:
+        """The label maps with scores of pixels, and presence where it is asked for."""
+        return [Answer.of(result) for result in self.segmenter(pictures, self.labels, self.chosen)]
+
+    @property
+    def device(self) -> Any:
+        """The model's, whose memory `evaluate` watches."""
+        return self.segmenter.device
 
     def settings(self, model: str) -> dict[str, Any]:
         """What the figures depend on, as plain values, for `evaluate`."""

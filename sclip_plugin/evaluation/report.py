@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,19 @@ import numpy as np
 from PIL import Image
 
 from ..protocols.benchmarks import PublishedFigure
+from .calibration import Calibration
 from .runner import EvaluationResult, Predict
 from .sets import EvaluationSet
 from .wording import unique_names
 
+KINDS = {"presence": "presence of words", "pixels": "scores of pixels"}
+
 
 def to_dict(result: EvaluationResult) -> dict[str, Any]:
-    """All of a run as plain values, for JSON: figures in per cent, exact counts, pictures, problems, settings."""
+    """All of a run as plain values, for JSON: figures in per cent, exact counts, pictures, problems, settings.
+
+    Calibration is in shares from 0 to 1, as scores are.
+    """
     totals = result.totals
     names = unique_names(result.class_names)
     return {
@@ -44,9 +50,12 @@ def to_dict(result: EvaluationResult) -> dict[str, Any]:
         "published": [
             {"method": figure.method, "miou": figure.miou, "source": figure.source} for figure in result.published
         ],
+        "calibration": {kind: seen.to_dict() for kind, seen in result.calibration.items()},
         "settings": result.settings,
         "seconds": round(result.seconds, 3),
         "computed": result.computed,
+        "seconds_a_picture": None if math.isnan(result.seconds_a_picture) else result.seconds_a_picture,
+        "peak_memory": result.peak_memory or None,
         "per_picture": [
             {"name": record.name, "miou": percent(record.miou), "accuracy": percent(record.accuracy)}
             for record in result.records
@@ -77,33 +86,30 @@ def to_markdown(result: EvaluationResult) -> str:
     for index, name in enumerate(unique_names(result.class_names)):
         iou, accuracy = show(totals.iou[index]), show(totals.accuracy[index])
         lines.append(f"| {name} | {iou} | {accuracy} | {int(totals.counts[2][index])} |")
+    if result.calibration:
+        lines += ["", *_calibration_lines(result.calibration)]
     if result.problems:
         lines += ["", f"## {len(result.problems)} problems", ""]
         lines += [f"- {problem}" for problem in result.problems]
     return "\n".join(lines) + "\n"
 
 
-def comparison_table(results: Sequence[EvaluationResult], missing: Sequence[tuple[str, str]] = ()) -> str:
-    """Several runs as one Markdown table, each beside the published figure for its method.
+def calibration_line(kind: str, seen: Calibration) -> str:
+    """A calibration in a line; precision and recall of presence alone, at 0.5."""
+    found = f"precision {seen.precision:.3f}, recall {seen.recall:.3f}, " if kind == "presence" else ""
+    return f"{found}Brier {seen.brier:.4f}, gap {seen.gap:.4f}"
 
-    Args:
-        results: the runs.
-        missing: benchmarks that were not run, each with the reason.
-    """
-    lines = ["| benchmark | method | mIoU | published | aAcc | pictures |", "|---|---|---|---|---|---|"]
-    for result in results:
-        figures = relevant_figures(result)
-        published = "; ".join(f"{figure.miou} ({figure.method})" for figure in figures) or "-"
-        left_out = f", {len(result.problems)} problems" if result.problems else ""
-        lines.append(
-            f"| {result.benchmark} | {result.settings.get('method', '-')} | {show(result.miou)} | {published} | "
-            f"{show(result.totals.aacc)} | {how_many(result)}{left_out} |"
-        )
-    lines += [f"| {name} | - | - | - | - | {reason} |" for name, reason in missing]
-    if len(results) > 1 and len({result.settings.get("method") for result in results}) == 1:
-        mean = float(np.mean([result.miou for result in results]))
-        lines.append(f"| average of {len(results)} | | {show(mean)} | | | |")
-    return "\n".join(lines) + "\n"
+
+def _calibration_lines(calibration: dict[str, Calibration]) -> list[str]:
+    lines = ["## What scores mean", "", "![reliability](reliability.png)", ""]
+    for kind, seen in calibration.items():
+        lines += [f"**{KINDS[kind].capitalize()}**: {calibration_line(kind, seen)}, {seen.count:,} scores.", ""]
+        lines += ["| scores from | number | mean score | right |", "|---|---|---|---|"]
+        for part in seen.to_dict()["bins"]:
+            if part["count"]:
+                lines.append(f"| {part['from']:.1f} | {part['count']} | {part['score']:.3f} | {part['right']:.3f} |")
+        lines.append("")
+    return lines[:-1]
 
 
 def how_many(result: EvaluationResult) -> str:
@@ -158,12 +164,21 @@ def worst_sheet(result: EvaluationResult, data: EvaluationSet, predict: Predict,
 
 
 def write_report(result: EvaluationResult, folder: Path) -> list[Path]:
-    """Write ``results.json`` and ``results.md`` into a folder; returns their paths."""
-    from ..storage.files import save_json, write_atomically
+    """Write ``results.json`` and ``results.md`` into a folder, and ``reliability.png`` where scores are known.
+
+    Returns: their paths.
+    """
+    from ..draw.reliability import reliability
+    from ..storage.files import save_image, save_json, write_atomically
 
     save_json(to_dict(result), folder / "results.json")
     write_atomically(folder / "results.md", to_markdown(result).encode())
-    return [folder / "results.json", folder / "results.md"]
+    paths = [folder / "results.json", folder / "results.md"]
+    if result.calibration:
+        panels = [(KINDS[k], calibration_line(k, seen), seen.table[:, :3]) for k, seen in result.calibration.items()]
+        save_image(reliability(panels), folder / "reliability.png")
+        paths.append(folder / "reliability.png")
+    return paths
 
 
 def percent(share: float) -> float:

@@ -10,12 +10,15 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from .calibration import Answer, Calibration, calibrations
+from .cost import PeakMemory
 from .datasets import MISSING, UNREADABLE_PICTURE, MaskError, Problem
 from .metric import IoUTotals, count_picture
 from .picture_log import PictureLog, PictureRecord
@@ -41,6 +44,7 @@ class EvaluationResult:
         problems: pictures left out, and why; what is wrong with the data set otherwise.
         expected: how many pictures the whole set has, as far as is known.
         seconds: how long this run computed, and for how many pictures (the others were there from an earlier run).
+        calibration: how often scores of ``"pixels"``, and of ``"presence"`` where it was asked for, are right.
     """
 
     benchmark: str
@@ -54,11 +58,23 @@ class EvaluationResult:
     computed: int = 0
     expected: int = 0
     published: tuple = field(default=())
+    calibration: dict[str, Calibration] = field(default_factory=dict)
 
     @property
     def miou(self) -> float:
         """Mean IoU over the set, from 0 to 1."""
         return self.totals.miou
+
+    @property
+    def seconds_a_picture(self) -> float:
+        """Median time that the model took for a picture, nan where unknown."""
+        known = [record.seconds for record in self.records if record.seconds]
+        return float(np.median(known)) if known else float("nan")
+
+    @property
+    def peak_memory(self) -> int:
+        """Bytes that the run took at most, 0 where unknown; see `sclip_plugin.evaluation.cost.PeakMemory`."""
+        return max((record.peak for record in self.records), default=0)
 
     def worst(self, count: int) -> list[PictureRecord]:
         """The pictures with the lowest IoU of their own, the worst first."""
@@ -86,7 +102,8 @@ def evaluate(
 
     Args:
         data: from `folder_set` or `demo_set`.
-        predict: gives (H, W) integers for each RGB picture of a list, positions in the benchmark's classes or -1.
+        predict: gives (H, W) integers for each RGB picture of a list, positions in the benchmark's classes or -1. Its
+            method ``answers``, where it has one, gives an `Answer` for each: then calibration is reported, too.
         settings: plain values that the figures depend on (model, method, ...); a run goes on only with equal ones.
         output: folder for partial results (``pictures-*.jsonl``) and maps; None keeps nothing.
         resume: go on from what the folder holds; otherwise start anew.
@@ -187,8 +204,11 @@ def _summed(
 ) -> EvaluationResult:
     benchmark = data.benchmark
     totals = IoUTotals(benchmark.num_classes, benchmark.ignore_index)
+    calibration: dict[str, Calibration] = {}
     for record in records:
         totals.merge(record.counts)
+        for kind, seen in record.calibration.items():
+            calibration.setdefault(kind, Calibration()).table += seen.table
     return EvaluationResult(
         benchmark=benchmark.name,
         title=benchmark.title,
@@ -201,6 +221,7 @@ def _summed(
         computed=computed,
         expected=max(benchmark.pictures or 0, len(data.names) + sum(p.kind in MISSING for p in data.problems)),
         published=benchmark.published,
+        calibration=calibration,
     )
 
 
@@ -215,21 +236,17 @@ def _run(
     problems: list[Problem],
 ) -> Iterator[PictureRecord]:
     """Records of the pictures as they are done; pictures that cannot be used are added to ``problems``."""
+    ignore = data.benchmark.ignore_index
+    asked: Any = getattr(predict, "answers", None) or (lambda given: [Answer(np.asarray(m)) for m in predict(given)])
 
-    def load(name: str) -> tuple[str, Image.Image, np.ndarray] | Problem:
-        try:
-            picture, target = data.load(name)
-        except MaskError as error:
-            return Problem(error.kind, name, str(error))
-        except OSError as error:
-            return Problem(UNREADABLE_PICTURE, name, str(error))
-        return name, picture, target
+    memory = PeakMemory(getattr(predict, "device", None))
 
-    def keep(name: str, label_map: np.ndarray, target: np.ndarray) -> PictureRecord:
-        counts = count_picture(label_map, target, data.benchmark.num_classes, data.benchmark.ignore_index)
-        record = PictureRecord(name, counts, data.source_hash(name) if data.source_hash else "")
+    def keep(name: str, answer: Answer, target: np.ndarray, seconds: float, peak: int) -> PictureRecord:
+        counts = count_picture(answer.label_map, target, data.benchmark.num_classes, ignore)
+        source = data.source_hash(name) if data.source_hash else ""
+        record = PictureRecord(name, counts, source, calibrations(answer, target, ignore), seconds, peak)
         if maps_of:
-            _save_map(maps_of, name, label_map, data.benchmark.class_names)
+            _save_map(maps_of, name, answer.label_map, data.benchmark.class_names)
         if log:
             log.append(record)  # last: what is in the log is done
         return record
@@ -239,12 +256,14 @@ def _run(
         loaded: list[tuple[str, Image.Image, np.ndarray]] = []
 
         def give_to_model() -> None:
-            label_maps = predict([picture for _, picture, _ in loaded])
-            for (name, _, target), label_map in zip(loaded, label_maps, strict=True):
-                waiting.append(keeper.submit(keep, name, np.asarray(label_map), target))
+            start = time.perf_counter()
+            answers = asked([picture for _, picture, _ in loaded])
+            cost = (time.perf_counter() - start) / len(loaded), memory.read()
+            for (name, _, target), answer in zip(loaded, answers, strict=True):
+                waiting.append(keeper.submit(keep, name, answer, target, *cost))
             loaded.clear()
 
-        for item in map_ahead(load, names, workers):
+        for item in map_ahead(partial(_loaded, data), names, workers):
             if isinstance(item, Problem):
                 problems.append(item)
                 continue
@@ -257,6 +276,16 @@ def _run(
             give_to_model()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _loaded(data: EvaluationSet, name: str) -> tuple[str, Image.Image, np.ndarray] | Problem:
+    try:
+        picture, target = data.load(name)
+    except MaskError as error:
+        return Problem(error.kind, name, str(error))
+    except OSError as error:
+        return Problem(UNREADABLE_PICTURE, name, str(error))
+    return name, picture, target
 
 
 def map_path(output: Path, name: str) -> Path:

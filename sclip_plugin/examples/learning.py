@@ -89,13 +89,13 @@ def learn(
     if labels is None:
         labels = examples.categories if add is None else Vocabulary(add.labels, add.names, add.class_of_name)
     vocabulary = parse_labels(labels, segmenter.settings.background)
-    table = _classes_of(examples.categories, vocabulary)
+    table = classes_of(examples.categories, vocabulary)
     problems, maps, pixels = list(examples.problems), [], Counter[str]()
     unnamed: Counter[str] = Counter()
     for item in examples.items:
         try:
             label_map = item.label_map(examples.categories)
-            read_picture(_source(item))
+            read_picture(source_of(item))
         except (FileFormatError, PictureError, OSError) as error:
             problems.append(f"left out: {error}")
             continue
@@ -116,7 +116,7 @@ def learn(
 
     def read() -> Iterator[Any]:
         for done, (item, _) in enumerate(maps, start=1):
-            picture = read_picture(_source(item))
+            picture = read_picture(source_of(item))
             picture.filename = item.name if isinstance(item.picture, bytes) else str(item.picture)  # type: ignore[attr-defined]
             yield picture
             if progress is not None:
@@ -126,11 +126,12 @@ def learn(
     return Learnt(tuned, len(maps), {name: pixels[name] for name in vocabulary.labels}, tuple(problems))
 
 
-def _source(item: Annotated) -> Any:
+def source_of(item: Annotated) -> Any:
+    """What `read_picture` takes of an example."""
     return io.BytesIO(item.picture) if isinstance(item.picture, bytes) else item.picture
 
 
-def _classes_of(categories: list[str], vocabulary: Vocabulary) -> list[int | None]:
+def classes_of(categories: list[str], vocabulary: Vocabulary) -> list[int | None]:
     """The class of each category; None if there is none."""
     classes = {name.casefold(): index for name, index in zip(vocabulary.names, vocabulary.class_of_name, strict=True)}
     classes |= {label.casefold(): index for index, label in enumerate(vocabulary.labels)}

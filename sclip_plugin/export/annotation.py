@@ -25,6 +25,8 @@ from .registry import register_format
 class LabelStudio(Format):
     """``tasks.json`` with predictions as brush masks, and ``config.xml``, the labelling interface that they fit.
 
+    The score of a mask is the presence of its label where it is known, else the mean score of its pixels.
+
     Pictures are named as Label Studio's local storage serves them: ``/data/local-files/?d=`` and the file's path. URLs
     stay as they are.
     """
@@ -40,7 +42,7 @@ class LabelStudio(Format):
 
     def write(self, item: Item) -> list[Path]:
         height, width = item.result.size
-        scores = item.result.mean_scores()
+        scores = {**item.result.mean_scores(), **(item.result.presence or {})}
         shared: dict[str, Any] = {"original_width": width, "original_height": height, "image_rotation": 0}
         shared |= {"from_name": "label", "to_name": "image", "type": "brushlabels"}
         results = [

@@ -17,7 +17,7 @@ from .registry import register_format
 
 @register_format("coco")
 class Coco(Format):
-    """Run lengths: exactly the pixels."""
+    """Run lengths: exactly the pixels. The score of an annotation is the presence of its label, where known."""
 
     help = "COCO JSON over all pictures, masks as run lengths (exact)"
     common = "annotations.json"
@@ -44,6 +44,7 @@ class Coco(Format):
                     "area": instance.area,
                     "bbox": [left, top, right - left, bottom - top],
                     "iscrowd": 0,
+                    **({} if instance.presence is None else {"score": instance.presence}),
                 }
             )
         return []

@@ -35,7 +35,9 @@ class GeoJson(Format):
             if place is not None:
                 geometry = _on_earth(shape, *place)
             geometry = shapely.geometry.mapping(_anticlockwise(shapely.geometry.shape(geometry)))
-            properties = {"label": instance.label, "index": instance.index, "pixels": instance.area}
+            properties: dict[str, Any] = {"label": instance.label, "index": instance.index, "pixels": instance.area}
+            if instance.presence is not None:
+                properties["presence"] = instance.presence
             features.append({"type": "Feature", "properties": properties, "geometry": geometry})
         path = self.path(item)
         save_json({"type": "FeatureCollection", "features": features}, path, indent=None)

@@ -31,6 +31,7 @@ class Instance:
         mask: (bottom - top, right - left) bool, its pixels inside the box.
         size: (height, width) of the picture.
         score: the mean score of its label over its pixels; None where there are no scores.
+        presence: how surely its label is in the picture, 0 to 1; None where unknown.
     """
 
     label: str
@@ -39,6 +40,7 @@ class Instance:
     mask: np.ndarray = field(repr=False)
     size: tuple[int, int] = field(repr=False)
     score: float | None = None
+    presence: float | None = None
 
     @property
     def area(self) -> int:
@@ -123,22 +125,25 @@ class Instances(Sequence[Instance]):
         return list(needs("shapely", "export").coverage_simplify(exact, tolerance))
 
     def to_supervision(self) -> Any:
-        """As ``supervision.Detections``: boxes, masks, class ids, confidence where scores are known, class names."""
+        """As ``supervision.Detections``: boxes, masks, class ids, names; confidence and presence where known."""
         supervision = needs("supervision", "export")
         scores = [item.score for item in self._items]
         masks = np.zeros((len(self), *self.size), bool)
         for mask, (left, top, right, bottom), item in zip(masks, self.boxes(), self._items, strict=True):
             mask[top:bottom, left:right] = item.mask
+        data = {"class_name": np.array([item.label for item in self._items], dtype=str)}
+        if any(item.presence is not None for item in self._items):  # nan: not known of this label
+            data["presence"] = np.array([item.presence for item in self._items], np.float32)
         return supervision.Detections(
             xyxy=self.boxes().astype(np.float32),
             mask=masks,
             class_id=np.array([item.index for item in self._items], int),
             confidence=None if None in scores else np.array(scores, np.float32),
-            data={"class_name": np.array([item.label for item in self._items], dtype=str)},
+            data=data,
         )
 
     def to_fiftyone(self) -> Any:
-        """As ``fiftyone.Detections``: names, relative boxes, masks inside them, confidence where scores are known."""
+        """As ``fiftyone.Detections``: names, relative boxes, masks inside them; confidence and presence where known."""
         fiftyone = needs("fiftyone")
         height, width = self.size
         return fiftyone.Detections(
@@ -148,6 +153,7 @@ class Instances(Sequence[Instance]):
                     bounding_box=[left / width, top / height, (right - left) / width, (bottom - top) / height],
                     mask=item.mask,
                     confidence=item.score,
+                    **({} if item.presence is None else {"presence": item.presence}),
                 )
                 for item in self._items
                 for left, top, right, bottom in [item.box]
@@ -171,7 +177,9 @@ def find_instances(
         top, left, bottom, right = thing.bbox
         index = int(label_map[top, left + int(thing.image[0].argmax())])
         score = None if means is None else float(means[thing.label])
-        items.append(Instance(result.labels[index], index, (left, top, right, bottom), thing.image, result.size, score))
+        label, box = result.labels[index], (left, top, right, bottom)
+        there = (result.presence or {}).get(label)
+        items.append(Instance(label, index, box, thing.image, result.size, score, there))
     return Instances(items, result.size)
 
 

@@ -18,6 +18,7 @@ class Result(Protocol):
     label_map: np.ndarray
     picture: Image.Image | None
     settings: dict[str, Any]
+    presence: dict[str, float] | None
 
     @property
     def size(self) -> tuple[int, int]: ...

@@ -263,6 +263,7 @@ class Index:
             grid=self.store.map(found.row),
             cosines=self._searcher.regions(found.row, question)[:, : len(question.words)],
             presence=numbers(self._null, self._searcher.vectors(found.row), question),
+            null=self._null,
         )
 
 

@@ -5,11 +5,19 @@ The null is learned from the index itself: a fixed sample of its pictures, and e
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
+from ..errors import FileFormatError
 from ..segment.segmenter import Segmenter
-from ..steps.presence import FEWEST, WORDS, Presence, without
+from ..settings import Settings
+from ..steps.presence import FEWEST, KEPT, WORDS, Presence, without
 from .searching import Question, Searcher
 
 SAMPLE = 256
@@ -19,13 +27,32 @@ best of them stands out more often. Measured on the demo: precision 0.98 and rec
 
 
 def null_of(searcher: Searcher, segmenter: Segmenter) -> Presence | None:
-    """The null of an index; None where it has fewer than five pictures."""
+    """The null of an index; None where it has fewer than five pictures.
+
+    It lies in the index's folder, and serves as long as model, templates and sample are the same.
+    """
     store = searcher.store
     rows = sorted(searcher.rows.tolist(), key=lambda row: store.rows[row].sha256 or b"")[:SAMPLE]
-    if len(rows) < FEWEST:
+    digest = hashlib.sha256(json.dumps([segmenter.model_identity(), segmenter.settings.templates]).encode())
+    digest.update(b"".join(store.rows[row].sha256 or b"" for row in rows))
+    with contextlib.suppress(FileFormatError):
+        if (kept := Presence.load(store.folder / KEPT)).features == digest.hexdigest():
+            return kept
+    learned = null_of_regions([searcher.vectors(row) for row in rows], segmenter, segmenter.settings)
+    if learned is None:
         return None
-    text = segmenter.text_embeddings(list(WORDS))[1].float().cpu()
-    return Presence.learned([torch.from_numpy(searcher.vectors(row)) for row in rows], text)
+    learned = dataclasses.replace(learned, features=digest.hexdigest())
+    with contextlib.suppress(OSError):  # an index that can't be written to is searched all the same
+        learned.save(store.folder / KEPT)
+    return learned
+
+
+def null_of_regions(regions: Sequence[np.ndarray], segmenter: Segmenter, settings: Settings) -> Presence | None:
+    """The null of pictures or frames with these regions, (R, D) each; None of fewer than five."""
+    if len(regions) < FEWEST:
+        return None
+    text = segmenter.text_embeddings(list(WORDS), settings, background=False)[1].float().cpu()
+    return Presence.learned([torch.from_numpy(each) for each in regions], text)
 
 
 def numbers(null: Presence | None, regions: np.ndarray, question: Question) -> dict[str, float] | None:

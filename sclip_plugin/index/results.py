@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from ..errors import LabelError
 from ..importing import needs
+from ..steps.presence import Presence
 
 PLACE = 0.75
 """A word's place is where its heat is above three quarters of the way from the picture's lowest to its highest."""
@@ -32,6 +33,7 @@ class Hit:
         size: (height, width) of the picture, upright as its EXIF orientation says.
         presence: of each word how surely it is in the picture, 0 to 1, 0.5 the threshold; None in a collection of
             fewer than five pictures. Vectors have none.
+        null: what it was read by: learned from the collection's pictures, or the film's frames.
     """
 
     path: str
@@ -42,6 +44,7 @@ class Hit:
     grid: np.ndarray = dataclasses.field(repr=False)
     cosines: np.ndarray = dataclasses.field(repr=False)
     presence: dict[str, float] | None = None
+    null: Presence | None = dataclasses.field(default=None, repr=False)
 
     @property
     def is_there(self) -> bool:
@@ -111,5 +114,6 @@ class Hit:
             "size": list(self.size),
             "scores": self.scores,
             "presence": self.presence,
+            "null": self.null and {"pictures": self.null.pictures, "identity": self.null.identity()},
             "boxes": {word: list(box) for word, box in self.boxes.items()},
         }

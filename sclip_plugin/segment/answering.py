@@ -20,7 +20,7 @@ from ..device import Budget, without_autocast
 from ..errors import NotFiniteError, ShapeError
 from ..imaging.tiles import TiledMap
 from ..settings import Settings
-from ..steps import Decided, NameScores, PatchScores, PixelScores, Presence, Present, Shown, Step, Words
+from ..steps import Decided, FirstClasses, NameScores, PatchScores, PixelScores, Presence, Present, Shown, Step, Words
 from ..steps.scores import Kind
 from .checking import UNLABELLED
 from .encoding import Look, key_of
@@ -143,7 +143,12 @@ def finished(
         for step in (step for step in steps if step.on == "labels" and len(absent) < len(words.labels)):
             decided = on_labels(step, decided)
     picture = _of_size(look.picture, look.size)
-    return result(words.labels, decided.labels, picture, decided.scores, settings, presence)
+    if not words.vocabulary.ignored:
+        return result(words.labels, decided.labels, picture, decided.scores, settings, presence)
+    kept = words.labels[: -words.vocabulary.ignored]
+    labels = np.where(decided.labels < len(kept), decided.labels, UNLABELLED)
+    there = None if presence is None else {label: presence[label] for label in kept if label in presence}
+    return result(kept, labels, picture, FirstClasses(decided.scores, len(kept)), settings, there)
 
 
 def on_patches(step: Step, scores: Tensor, kind: Kind, question: Question, shown: Shown) -> Tensor:

@@ -204,6 +204,7 @@ class Chain:
         self, prepared: Iterable[Any], vocabulary: Vocabulary, settings: Settings, smoothing: MovingMean | None = None
     ) -> Iterator[Segmentation | PictureError]:
         """Segment prepared pictures in order; an error in place of a picture is passed on."""
+        vocabulary = vocabulary.beside(settings.ignore)
         words, beside, null = self.words(vocabulary, settings), self.beside(), self.null_for(settings)
         looks: Iterator[Look | PictureError]
         features = any(step.on == "patches" and step.needs_features for step in settings.make_steps())
@@ -226,7 +227,7 @@ class Chain:
         Raises:
             SettingError: a step needs the picture, which is unknown.
         """
-        look = self._with_pixels(look, settings)
+        look, vocabulary = self._with_pixels(look, settings), vocabulary.beside(settings.ignore)
         asked = Question(look, self.words(vocabulary, settings), settings, self.beside(), self.null_for(settings))
         return answer(asked, scores_of(asked))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ..errors import LabelError, SettingError, ShapeError
 from ..imaging.pictures import Picture, is_read, read_picture
-from ..steps.scores import ClassScores, GivenScores, NameScores
+from ..steps.scores import ClassScores, FirstClasses, GivenScores, NameScores
 
 UNLABELLED = -1
 LABELS_LIMIT = 2**15 - 1
@@ -63,6 +64,8 @@ def checked_scores(scores: np.ndarray | Tensor | ClassScores | None, shape: tupl
     """
     if isinstance(scores, NameScores):
         return scores.on_cpu()
+    if isinstance(scores, FirstClasses) and isinstance(scores.scores, NameScores):
+        return replace(scores, scores=scores.scores.on_cpu())
     if isinstance(scores, GivenScores):
         scores = scores.values
     if scores is None or isinstance(scores, ClassScores):

@@ -90,7 +90,7 @@ class Sam3Segmentation(Segmentation):
         rows, columns = _operators(tuple(maps.seen[0][0].semantic.shape), self.size)
         found = []
         for word, index in zip(maps.seen[0], words.class_of_name, strict=True):
-            if self.labels[index] in painted:
+            if index < len(self.labels) and self.labels[index] in painted:
                 for logits, score in zip(word.masks, word.scores.tolist(), strict=True):
                     found += _instance(self.labels[index], index, (rows @ logits @ columns.T > 0).numpy(), score)
         found = [item for item in found if item.area >= min_area]

@@ -108,15 +108,15 @@ class Segmentation:
         """
         return None if self._scores is None else self._scores.full(self.size)
 
-    def score_tiles(self, device: str | torch.device = "cpu") -> Tiles:
-        """Class scores at the picture's own size, a tile at a time: rows and columns, and (classes, h, w).
+    def score_tiles(self, device: str | torch.device = "cpu", size: tuple[int, int] | None = None) -> Tiles:
+        """Class scores at the picture's own size or another, a tile at a time: rows and columns, and (classes, h, w).
 
         Raises:
             SettingError: there are no scores.
         """
         if self._scores is None:
             raise _no_scores()
-        return self._scores.tiles(self.size, torch.device(device))
+        return self._scores.tiles(size or self.size, torch.device(device))
 
     def mask(self, label: str) -> np.ndarray:
         """(H, W) bool: the pixels of one label."""

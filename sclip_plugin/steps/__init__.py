@@ -6,12 +6,13 @@ from . import memory, rns, pearl, pamr, decisions, sam  # noqa: F401, I001
 from .base import Decided, PatchScores, PixelScores, Shown, Step, Words
 from .presence import Presence, Present
 from .registry import STEPS, list_steps, listed, make_step, register_step
-from .scores import ClassScores, GivenScores, NameScores
+from .scores import ClassScores, FirstClasses, GivenScores, NameScores
 
 __all__ = [
     "STEPS",
     "ClassScores",
     "Decided",
+    "FirstClasses",
     "GivenScores",
     "NameScores",
     "PatchScores",

@@ -118,6 +118,21 @@ class NameScores(ClassScores):
 
 
 @dataclass(frozen=True)
+class FirstClasses(ClassScores):
+    """The scores of the first ``count`` classes of others."""
+
+    scores: ClassScores
+    count: int
+
+    def classes(self) -> int:
+        return self.count
+
+    def tiles(self, size: tuple[int, int], device: torch.device | None = None) -> Tiles:
+        for place, tile in self.scores.tiles(size, device):
+            yield place, tile[: self.count]
+
+
+@dataclass(frozen=True)
 class GivenScores(ClassScores):
     """Given class scores, (classes, h, w), of the picture's size or smaller."""
 

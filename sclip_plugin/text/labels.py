@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files as package_files
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -86,6 +86,7 @@ class Vocabulary:
         class_of_name: (len(names),) class index of each name.
         vectors: the names that are given as vectors instead of words: their index, and a vector (D,) float32.
         constants: (len(labels),) what is added to the cosines of each class's names; empty: nothing.
+        ignored: so many classes at the end compete with the others and are left out of results.
     """
 
     labels: tuple[str, ...]
@@ -93,6 +94,7 @@ class Vocabulary:
     class_of_name: tuple[int, ...]
     vectors: tuple[tuple[int, Any], ...] = field(default=(), compare=False, repr=False)
     constants: tuple[float, ...] = field(default=(), repr=False)
+    ignored: int = field(default=0, repr=False)
 
     def identity(self) -> list[Any]:
         """All that the classes are made of, as values that JSON holds."""
@@ -103,8 +105,48 @@ class Vocabulary:
         """The constant of each name's class."""
         return [self.constants[index] for index in self.class_of_name] if self.constants else [0.0] * len(self.names)
 
+    def beside(self, ignored: Sequence[str]) -> Vocabulary:
+        """The same with classes at the end that compete and are left out of results.
+
+        Raises:
+            LabelError: one of them is a label, or the labels were tuned.
+        """
+        if not ignored:
+            return self
+        if type(self) is not Vocabulary:
+            raise LabelError("ignore goes with words, not with labels that were tuned; tune with the word as a label.")
+        if twice := [word for word in ignored if word in self.labels]:
+            raise LabelError(f"{twice[0]!r} is among the labels and in ignore; expected it in one of them.")
+        count = len(self.labels)
+        return replace(
+            self,
+            labels=self.labels + tuple(ignored),
+            names=self.names + tuple(ignored),
+            class_of_name=self.class_of_name + tuple(range(count, count + len(ignored))),
+            ignored=len(ignored),
+        )
+
     def check(self, chain: Any, settings: Any) -> None:
         """Refuse a model and settings that the classes were not made for; words are for any. See `Tuned`."""
+
+
+def parse_ignored(words: Any) -> tuple[str, ...]:
+    """Words to ignore: a text with commas, or a list.
+
+    Raises:
+        LabelError: one is empty, or no text.
+
+    Example:
+        >>> from sclip_plugin.text.labels import parse_ignored
+        >>> parse_ignored("ball, cup")
+        ('ball', 'cup')
+    """
+    if words is None or (isinstance(words, (list, tuple, str)) and not words):
+        return ()
+    vocabulary = parse_labels(words)
+    if vocabulary.labels != vocabulary.names:
+        raise LabelError(f"ignore={brief(words)}; expected words such as 'ball, cup', without synonyms or vectors.")
+    return vocabulary.labels
 
 
 def parse_labels(labels: Labels, background: bool = False) -> Vocabulary:

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -234,6 +234,25 @@ class _Decoding:
         if duration is not None and duration - end > max(SHORT, SHORT_SHARE * duration):
             return f"it ends at {end:.2f} s, and should at {duration:.2f} s{self.reason()}"
         return f"{self._failed} frames are broken, the first {self._first_failure}" if self._failed else ""
+
+
+def spread(frames: Iterable[Frame], most: int) -> list[Frame]:
+    """Frames at equal distances, ``most`` or a little more than half as many, the same of the same video.
+
+    Example:
+        >>> from sclip_plugin.video.reading import spread
+        >>> spread(range(100), 8)
+        [0, 16, 32, 48, 64, 80, 96]
+    """
+    kept: list[Frame] = []
+    step = 1
+    for number, frame in enumerate(frames):
+        if number % step:
+            continue
+        kept.append(frame)
+        if len(kept) > most:
+            kept, step = kept[::2], 2 * step
+    return kept
 
 
 def checked_rate(fps: float) -> Fraction:

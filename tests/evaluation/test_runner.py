@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from sclip_plugin.evaluation import IoUTotals, read_mask
+from sclip_plugin.evaluation.comparison import Comparison
 from sclip_plugin.evaluation.datasets import DatasetError
 from sclip_plugin.evaluation.picture_log import PictureLog, PictureRecord, ResumeError
-from sclip_plugin.evaluation.report import comparison_table, to_dict, to_markdown, worst_sheet, write_report
+from sclip_plugin.evaluation.report import to_dict, to_markdown, worst_sheet, write_report
 from sclip_plugin.evaluation.runner import evaluate, map_path
 from sclip_plugin.evaluation.sets import demo_set, folder_set, locate
 from sclip_plugin.protocols import load_benchmark
@@ -208,7 +209,7 @@ class TestResuming:
     def test_part_of_a_set_is_said_beside_published_figures(self, data):
         result = run(data, limit=4)
         assert "4 of 1,449 pictures" in to_markdown(result) and to_dict(result)["expected"] == 1449
-        assert "| 4 of 1,449 |" in comparison_table([result])
+        assert "| 4 of 1,449 |" in Comparison([result]).markdown()
 
     def test_other_settings_are_refused(self, data, tmp_path):
         run(data, tmp_path, settings={"method": "csa", "logit_scale": 40})
@@ -313,9 +314,9 @@ class TestReports:
 
     def test_a_table_of_runs_beside_the_published_figures(self, data):
         result = run(data, settings={"method": "csa", "published_as": "SCLIP"})
-        table = comparison_table([result], [("cityscapes", "not in 'data'")])
+        table = Comparison([result], [("cityscapes", "not in 'data'")]).markdown()
         assert f"| voc20 | csa | {result.miou * 100:.2f} | 81.54 (SCLIP); 80.4 (SCLIP) |" in table
-        assert "| cityscapes | - | - | - | - | not in 'data' |" in table
+        assert "| cityscapes | - | - | - | - | not in 'data' | - | - |" in table
 
     def test_the_worst_pictures_stand_beside_their_ground_truth(self, data):
         result = run(data)

@@ -1,5 +1,7 @@
 """The things in a label map, and what they are given to."""
 
+import json
+
 import numpy as np
 import pytest
 import shapely
@@ -87,3 +89,24 @@ def test_fiftyone_takes_them():
         assert (left * 200, top * 150) == pytest.approx(thing.box[:2]) and width * 200 == pytest.approx(
             thing.box[2] - thing.box[0]
         )
+
+
+def test_presence_is_a_score_where_formats_have_a_place(tmp_path):
+    made = sp.Segmentation(LABELS, blobs(), scores=np.full((5, 15, 20), 0.25), presence={LABELS[0]: 0.75})
+    things = made.instances("classes")
+    said = {thing.label: thing.presence for thing in things}
+    assert said[LABELS[0]] == 0.75 and said[LABELS[1]] is None
+    detections = made.to_supervision()
+    known = detections.data["presence"][detections.class_id == 0]
+    assert (known == 0.75).all() and np.isnan(detections.data["presence"][detections.class_id == 1]).all()
+    assert "presence" not in result(blobs()).to_supervision().data
+    coco = json.loads(made.export(tmp_path / "coco", "coco")[0].read_text())
+    scores = {each["category_id"]: each.get("score") for each in coco["annotations"]}
+    assert scores[1] == 0.75 and scores[2] is None
+    geojson = json.loads(made.export(tmp_path / "map.geojson", "geojson")[0].read_text())
+    found = {each["properties"]["index"]: each["properties"].get("presence") for each in geojson["features"]}
+    assert found[0] == 0.75 and found[1] is None
+    (tasks, _) = made.export(tmp_path / "ls", "labelstudio")
+    (prediction,) = json.loads(tasks.read_text())[0]["predictions"]
+    by_label = {each["value"]["brushlabels"][0]: each["score"] for each in prediction["result"]}
+    assert by_label[LABELS[0]] == 0.75 and by_label[LABELS[1]] == 0.25

@@ -31,7 +31,7 @@ def test_a_folder_is_indexed_and_searched(photos, tmp_path, scenes):
     assert run("index", photos, "--out", index, "-q").stdout == ""  # nor is the sheet a picture of the folder
     rows = run("search", index, f"{word}|thing", "--without", "road", "--under", "odd", "--json").stdout.splitlines()
     assert len(rows) == 6 and all(json.loads(row)["path"].startswith("odd/") for row in rows)
-    assert set(json.loads(rows[0])) == {"path", "file", "score", "size", "scores", "presence", "boxes"}
+    assert set(json.loads(rows[0])) == {"path", "file", "score", "size", "scores", "presence", "null", "boxes"}
     assert len(run("search", index, word, "--by", "picture", "--json").stdout.splitlines()) == 12
 
 

@@ -1,11 +1,13 @@
 """Which hits hold the word at all."""
 
+import dataclasses
+
 import numpy as np
 
 import sclip_plugin as sp
 from sclip_plugin.index.presence import null_of, numbers
 from sclip_plugin.index.searching import Question
-from sclip_plugin.steps.presence import WORDS, without
+from sclip_plugin.steps.presence import WORDS, Presence, without
 
 
 def test_hits_say_whether_the_word_is_there(built, scenes):
@@ -49,3 +51,22 @@ def test_vectors_and_small_collections_have_no_presence(built, seg, scenes, tmp_
         scenes[index].picture.save(tmp_path / "few" / f"{index}.png")
     few = sp.Index.build(seg, tmp_path / "few", tmp_path / "index")
     assert few.search("zebra")[0].presence is None and few.search("zebra")[0].is_there
+
+
+def test_the_null_is_kept_for_the_same_pictures_alone(built, seg, scenes, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for index in range(6):
+        scenes[index].picture.save(tmp_path / "photos" / f"{index}.png")
+    index = sp.Index.build(seg, tmp_path / "photos", tmp_path / "index")
+    said = index.search("zebra")[0].to_dict()["null"]
+    path = tmp_path / "index" / "presence.safetensors"
+    kept = path.read_bytes()
+    assert said == {"pictures": 6, "identity": Presence.load(path).identity()}
+    marked = dataclasses.replace(Presence.load(path), threshold=9.0)
+    marked.save(path)
+    assert sp.Index(tmp_path / "index", seg).search("zebra")[0].null.threshold == 9.0, "read, not learned again"
+    scenes[6].picture.save(tmp_path / "photos" / "6.png")
+    more = sp.Index.build(seg, tmp_path / "photos", tmp_path / "index").search("zebra")[0]
+    assert more.null.pictures == 7 and more.null.threshold == 2.0
+    path.write_bytes(b"broken")
+    assert sp.Index(tmp_path / "index", seg).search("zebra")[0].null.pictures == 7 and path.read_bytes() != kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 
 import golden
@@ -307,6 +308,42 @@ def test_the_command(tmp_path, capsys):
     asked += [str(tmp_path / "out"), "--masks", "slic(segments=6)", "--steps", f"memory({str(tmp_path / 'bank')!r})"]
     assert CliRunner().invoke(app, asked).exit_code == 0
     assert str(tmp_path / "bank") in (tmp_path / "out" / "0.json").read_text()
+
+
+def test_a_memory_brings_its_null(tmp_path):
+    import shutil
+
+    from typer.testing import CliRunner
+
+    import sclip_plugin as sp
+    from sclip_plugin.cli.program import app
+    from sclip_plugin.steps import Presence
+
+    transformers_model("corrclip").save_pretrained(tmp_path / "dino")
+    shutil.copytree(sp.demo_model(), tmp_path / "model")
+    (tmp_path / "model" / "presence.safetensors").unlink()
+    (tmp_path / "in").mkdir()
+    for seed in range(5):
+        sp.draw_scene(seed=seed).picture.save(tmp_path / "in" / f"{seed}.png")
+    model = ["--model", str(tmp_path / "model"), "--masks", "slic(segments=6)"]
+    built = ["memory", "build", str(tmp_path / "in"), "--out", str(tmp_path / "bank"), *model]
+    result = CliRunner().invoke(app, [*built, "--guide", str(tmp_path / "dino")])
+    null = tmp_path / "bank" / "presence.safetensors"
+    assert result.exit_code == 0 and f"with this memory uses {null}" in result.stdout
+    assert Presence.load(null).pictures == 5
+    asked = ["segment", str(tmp_path / "in" / "0.png"), "-l", "zebra, grass", "-o", str(tmp_path / "out"), *model]
+    asked += ["--present", "yes"]
+    with_bank = CliRunner().invoke(app, [*asked, "--steps", f"memory({str(tmp_path / 'bank')!r})"])
+    assert with_bank.exit_code == 0 and "not there: zebra" in with_bank.stdout, with_bank.output
+    assert "learned" not in with_bank.stderr and not (tmp_path / "out" / "presence.safetensors").exists()
+    assert CliRunner().invoke(app, asked).exit_code != 0, "one picture teaches nothing"
+    seg = sp.Segmenter.from_pretrained(str(tmp_path / "model"), masks="slic(segments=6)")
+    steps = f"present, memory({str(tmp_path / 'bank')!r})"
+    before = seg.identity(["zebra"], steps=steps)
+    dataclasses.replace(Presence.load(null), threshold=9.0).save(null)
+    assert seg.identity(["zebra"], steps=steps) != before
+    with pytest.raises(SettingError, match="other settings"):
+        seg(tmp_path / "in" / "0.png", ["zebra"], steps=steps, method="naclip")
 
 
 def test_what_is_no_outside_model_is_said(small, tmp_path):

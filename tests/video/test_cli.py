@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import av
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import sclip_plugin as sp
 from sclip_plugin.cli.program import app
 from sclip_plugin.draw.colours import colours_of
 from sclip_plugin.errors import (
@@ -234,3 +236,21 @@ def test_the_film_itself_is_not_touched(tmp_path, corner):
 
 def test_help_is_there():
     assert "Example: sclip video" in run("video", "--help").stdout
+
+
+def test_a_film_teaches_its_own_null_and_hits_say_what_is_not_there(film, tmp_path):
+    shutil.copytree(sp.demo_model(), tmp_path / "model")
+    (tmp_path / "model" / "presence.safetensors").unlink()
+    asked = ["video", film, "--fps", 1, "-o", tmp_path / "out", "-m", tmp_path / "model"]
+    said = run(*asked, "-l", "zebra, grass", "--present", "yes")
+    null = tmp_path / "out" / "film.presence.safetensors"
+    assert said.exit_code == 0, said.output
+    assert f"learned from 8 pictures, since the model came without; kept in {null}" in said.stderr
+    rows = [row for row in table(tmp_path / "out" / "film.labels.csv") if row["label"] == "zebra"]
+    assert len(rows) == 8 and all(float(row["presence"]) < 0.5 and float(row["share"]) == 0 for row in rows)
+    assert run(*asked, "-l", "zebra, grass", "--present", null).stdout == said.stdout
+    few = run("video", film, "--fps", 0.5, "-o", tmp_path, "-m", tmp_path / "model", "-l", "zebra", "--present", "yes")
+    assert few.exit_code != 0 and "given 4 pictures" in str(few.exception)
+    found = run(*asked, "--search", "zebra")
+    assert "not there" in found.stdout and "nothing like it was found" in found.stderr
+    assert all(float(row["presence"]) < 0.5 for row in table(tmp_path / "out" / "film.search.csv"))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from sclip_plugin.errors import FileFormatError, PictureNotFoundError, SettingError
 from sclip_plugin.video import Video, reading
+from sclip_plugin.video.reading import spread
 
 from .films import encoded, still
 
@@ -304,3 +305,12 @@ def test_a_film_without_one_whole_frame_is_said(web):
     web.write_bytes(data)
     with pytest.raises(FileFormatError, match="holds no frame that can be decoded"):
         list(Video(web).frames(1, lambda said: None))
+
+
+def test_a_sample_is_spread_over_the_whole():
+    assert spread(range(5), 8) == [0, 1, 2, 3, 4]
+    assert spread(range(9), 8) == [0, 2, 4, 6, 8]
+    for count in (50, 64, 65):
+        kept = spread(range(count), 8)
+        assert len({b - a for a, b in zip(kept, kept[1:], strict=False)}) == 1 and 4 < len(kept) <= 8
+        assert count - kept[-1] <= kept[1], "up to the end"

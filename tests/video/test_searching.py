@@ -8,6 +8,7 @@ from sclip_plugin.errors import LabelError, SettingError
 from sclip_plugin.index.results import Hit
 from sclip_plugin.video import Video
 from sclip_plugin.video.searching import Seen, moments, search_frames
+from sclip_plugin.video.writing import write_video
 
 
 def alone(scenes, which):
@@ -78,6 +79,7 @@ def test_moments_are_stretches_above_three_quarters(scores, expected):
         "size",
         "scores",
         "presence",
+        "null",
         "boxes",
     }
 
@@ -87,3 +89,28 @@ def test_mistakes_are_said(seg, film):
         sp.search_video(seg, film, [])
     with pytest.raises(SettingError, match="fps"):
         sp.search_video(seg, film, "cat", fps=-2)
+
+
+def test_frames_say_whether_words_are_there(seg, tmp_path):
+    scenes = [sp.draw_scene(1_000_000_300 + index, size=(128, 96)) for index in range(12)]
+    with write_video(tmp_path / "film.mp4", 1) as film:
+        for scene in scenes:
+            film.add(scene.picture)
+    words = sorted({label for scene in scenes for label in scene.labels})
+    seen = list(search_frames(seg, tmp_path / "film.mp4", [*words]))
+    called = [{word for word, number in each.hit.presence.items() if number >= 0.5} for each in seen]
+    right = sum(len(found & set(scene.labels)) for found, scene in zip(called, scenes, strict=True))
+    there = sum(len(scene.labels) for scene in scenes)
+    assert right / there > 0.9 and right / sum(map(len, called)) > 0.8
+    assert seen[0].hit.null.pictures == 12 and seen[0].hit.to_dict()["null"]["pictures"] == 12
+    best = sp.search_video(seg, tmp_path / "film.mp4", "zebra")[0]
+    assert not best.hit.is_there and best.hit.presence["zebra"] < 0.5
+    again = [each.hit.presence for each in search_frames(seg, tmp_path / "film.mp4", [*words])]
+    assert again == [each.hit.presence for each in seen]
+
+
+def test_a_short_film_has_no_presence(seg, film):
+    found = sp.search_video(seg, film, "zebra", fps=0.5)[0].hit
+    assert found.presence is None and found.is_there
+    vector = seg.vector_of(next(Video(film).frames()).picture, np.eye(96, 128, dtype=bool))
+    assert sp.search_video(seg, film, {"this": vector}, fps=1)[0].hit.presence == {}

@@ -166,9 +166,10 @@ def test_what_cannot_be_built(segmenter):
     with pytest.raises(ValueError, match="'YUV-BT.601'; expected one of RGB, BGR, L"):
         SCLIPSegmentor(segmenter=segmenter, input_format="YUV-BT.601")
     unlabelled = copy.copy(segmenter)
-    unlabelled.settings = segmenter.settings.changed(threshold=0.5)
-    with pytest.raises(ValueError, match="threshold"):
-        SCLIPSegmentor(segmenter=unlabelled)
+    for leaving in ({"threshold": 0.5}, {"ignore": "ball"}):
+        unlabelled.settings = segmenter.settings.changed(**leaving)
+        with pytest.raises(ValueError, match=f"{next(iter(leaving))}.*which leaves pixels without a class"):
+            SCLIPSegmentor(segmenter=unlabelled)
 
 
 @pytest.mark.parametrize(
