@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import UnsupportedModelError
 from ..fields import field_of
-from .base import Method, PositionResize
+from .base import PictureMethod, PositionResize
 from .registry import register_method
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class WordSeen:
 
 @register_method("sam3")
 @dataclass(frozen=True, kw_only=True)
-class Sam3(Method):
+class Sam3(PictureMethod):
     """How the outputs of SAM 3 for a word become one map. It is the one method of a SAM 3, and of no CLIP.
 
     A query's score is s = σ(its logit) · p, with the presence p. The map is max(I, S · p): I is the maximum over the

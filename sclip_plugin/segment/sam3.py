@@ -43,7 +43,7 @@ NO_FEATURES = (
     "words, no index, memory or tuned labels can be made with it. Use a Segmenter with a CLIP for those."
 )
 DEFAULTS = Settings(method="sam3", resize_short_side=0, window=0, templates=("{}",))
-FREE = {"method", "window", "stride", "masks", "steps"}
+FREE = {"method", "ignore", "window", "stride", "masks", "steps"}
 POSITIONS = "sam3 positions"
 FEATURES = "sam3 features"
 
@@ -253,8 +253,8 @@ class Sam3Chain(Chain):
     def segmented(
         self, prepared: Iterable[Any], vocabulary: Vocabulary, settings: Settings, smoothing: MovingMean | None = None
     ) -> Iterator[Segmentation | PictureError]:
-        words = self.words(vocabulary, settings)
-        text = self._text(vocabulary.names)
+        vocabulary = vocabulary.beside(settings.ignore)
+        words, text = self.words(vocabulary, settings), self._text(vocabulary.names)
         for picture in prepared:
             if isinstance(picture, PictureError):
                 yield picture
@@ -266,6 +266,7 @@ class Sam3Chain(Chain):
 
     @torch.inference_mode()
     def asked(self, look: Look, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
+        vocabulary = vocabulary.beside(settings.ignore)
         words, text = self.words(vocabulary, settings), self._text(vocabulary.names)
         if look.pixels is None and look.picture is not None:
             look = replace(self._look(Prepared(look.picture, to_tensor(look.picture), look.size), settings),

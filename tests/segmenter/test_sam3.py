@@ -239,6 +239,13 @@ def test_each_step_works_or_is_refused_in_a_sentence(step, tmp_path):
         assert result.label_map.shape == picture().shape[:2]
 
 
+def test_ignored_words_compete_and_are_not_told():
+    every, result = (segmenter("conf=0.1")(picture(), NAMES[:n], ignore=NAMES[n:]) for n in (8, 6))
+    np.testing.assert_array_equal(result.label_map, np.where(every.label_map < 6, every.label_map, -1))
+    assert set(result.presence) == set(result.labels) == set(NAMES[:6])
+    assert {item.label for item in result.instances()} <= set(NAMES[:6])
+
+
 def test_long_words_are_cut_which_is_said():
     with pytest.warns(UserWarning, match="first 32"):
         segmenter()(picture(), [" ".join(["cat"] * 40)])
