@@ -283,7 +283,7 @@ CHANGES = {
     "sclip_plugin/text/labels.py": [
         ("return rows / length", "return rows"),
         ("dict.fromkeys(name.strip() for", "dict.fromkeys(name for"),
-        ('_data_lines("scene_templates.txt")', "()"),
+        ('data_lines("scene_templates.txt")', "()"),
     ],
     "sclip_plugin/steps/rns.py": [
         ("mix * bank.visual[relevant] + (1 - mix) * text", "(1 - mix) * bank.visual[relevant] + mix * text"),
