@@ -23,7 +23,7 @@ from ..steps import Presence, Present, Words
 from ..steps.presence import WORDS, null_for
 from ..text.labels import Labels, Vocabulary, parse_labels
 from ..text.wordbank import Report, WordBank
-from ..text.wordlist import AUTO, Auto, WordList, as_auto
+from ..text.wordlist import AUTO, Auto, WordList, as_auto, auto_of
 from .segmentation import Segmentation
 from .smoothing import MovingMean
 from .tuning import Tunes
@@ -111,9 +111,7 @@ class NamesThings(Tunes):
         """
         from .encoded import Encoded
 
-        auto = as_auto(labels)
-        if auto is None:
-            raise LabelError(f"names got labels={labels!r:.100}; expected '@auto', '@auto:FILE', or '@auto, cat, dog'.")
+        auto = auto_of(labels)
         if not isinstance(top, int) or top < 1:
             raise SettingError(f"top={top!r}; expected an integer of 1 or more.")
         if not isinstance(picture, Encoded):

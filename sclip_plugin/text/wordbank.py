@@ -85,7 +85,6 @@ class WordBank:
             disk.path(key).touch()
         except (OSError, SafetensorError):
             return None
-        same = bank.ndim == 2 and len(bank) == len(words.words)
-        return (
-            bank if same and alike(self.text_bank.answers(), answers, self.text_bank.tower.dtype_of_weights) else None
-        )
+        exact = self.text_bank.tower.dtype_of_weights
+        whole = bank.ndim == 2 and len(bank) == len(words.words)
+        return bank if whole and alike(self.text_bank.answers(), answers, exact) else None

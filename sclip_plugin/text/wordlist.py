@@ -127,3 +127,15 @@ def as_auto(labels: Any) -> Auto | None:
     if colon and not file.strip():
         raise LabelError(f"{first.strip()!r} names no file; expected '@auto:FILE', or '@auto' for the shipped list.")
     return Auto(file.strip() or None, offered)
+
+
+def auto_of(labels: Any) -> Auto:
+    """`as_auto` where nothing else will do.
+
+    Raises:
+        LabelError: plain labels.
+    """
+    auto = as_auto(labels)
+    if auto is None:
+        raise LabelError(f"names got labels={labels!r:.100}; expected '@auto', '@auto:FILE', or '@auto, cat, dog'.")
+    return auto
