@@ -20,7 +20,8 @@ import torch
 
 import sclip_plugin as sp
 from sclip_plugin.demo import CLASSES, held_out_scenes
-from sclip_plugin.segment.naming import ALIKE, LEAST, greedy_cover, likeness, merged, regions
+from sclip_plugin.segment.covering import greedy_cover, likeness, merged, regions
+from sclip_plugin.segment.naming import ALIKE, LEAST
 from sclip_plugin.text.files import read_labels
 from sclip_plugin.text.wordlist import WordList, shipped
 

@@ -28,8 +28,10 @@ ROOMS = {
     "sclip_plugin/steps/pearl": "steps/test_pearl.py",
     "sclip_plugin/steps/short": "steps/test_lists.py",
     "sclip_plugin/steps/presence": "steps/test_presence.py",
+    "sclip_plugin/index/naming": "index/test_naming.py",
     "sclip_plugin/index/presence": "index/test_presence.py",
     "sclip_plugin/segment/naming": "segmenter/test_naming.py",
+    "sclip_plugin/segment/covering": "segmenter/test_naming.py",
     "sclip_plugin/text/wordlist": "segmenter/test_naming.py",
     "sclip_plugin/text/wordbank": "segmenter/test_naming.py",
     "sclip_plugin/steps/rns": "steps/test_rns.py",
@@ -235,13 +237,15 @@ CHANGES = {
         ("taken = taken[:1]", "taken = taken[:0]"),
         ("null.raw_median + null.raw_spread\n", "null.raw_median + 4 * null.raw_spread\n"),
         ("numbers[words.words[head]] >= least", "True"),
+        ("not self.paths and ", "self.paths and "),
+        ("result.label_map[:] = -1", "pass"),
+    ],
+    "sclip_plugin/segment/covering.py": [
         ("covered = torch.maximum(covered, cosines[:, best])", "covered = cosines[:, best]"),
         ("nearest.argmin()", "nearest.argmax()"),
         ("product = bank[chosen] @ bank.T - along[chosen, None] - along + square", "product = bank[chosen] @ bank.T"),
         ("index >= words.preferred, ", "False, "),
         ("if not any(said in group for said in groups):", "if True:"),
-        ("not self.paths and ", "self.paths and "),
-        ("result.label_map[:] = -1", "pass"),
     ],
     "sclip_plugin/text/wordlist.py": [
         ("word.casefold(), word", "word, word"),
@@ -252,6 +256,11 @@ CHANGES = {
         ("if key not in self._kept:", "if True:"),
         ("if whole and alike(self.text_bank.answers(), answers, exact) else None", ""),
         ("/ done * (len(words.words) - done)", "/ done * done"),
+    ],
+    "sclip_plugin/index/naming.py": [
+        ("(-len(entry[1]), entry[0])", "(len(entry[1]), entry[0])"),
+        ("(-each[0], each[1])", "(each[0], each[1])"),
+        ("[row, row + 1]", "[row, row]"),
     ],
     "sclip_plugin/index/presence.py": [("HIGHER = 0.5", "HIGHER = 1.0"), ("max(number, found", "min(number, found")],
     "sclip_plugin/imaging/resampling.py": [
@@ -294,7 +303,6 @@ CHANGES = {
     ],
     "sclip_plugin/index/results.py": [("PLACE = 0.75", "PLACE = 0.5")],
     "sclip_plugin/index/regions.py": [
-        ("nearest.argmin()", "nearest.argmax()"),
         ("clamp(min=1e-12) / 127", "clamp(min=1e-12) / 255"),
     ],
     "sclip_plugin/index/searching.py": [
