@@ -1,7 +1,6 @@
 """Greedy cover: the words of a bank that explain the regions of a picture, and which of them are one.
 
-It knows no model.
-What the thresholds are worth is for `naming` to say, by the model's null.
+It knows no model: what its thresholds are, `naming` takes from the model's null.
 """
 
 from __future__ import annotations
