@@ -33,6 +33,11 @@ ROOMS = {
     "sclip_plugin/evaluation/comparison": "evaluation/test_comparison.py",
     "sclip_plugin/evaluation/cost": "evaluation/test_comparison.py",
     "sclip_plugin/evaluation/calibration": "evaluation/test_calibration.py",
+    "sclip_plugin/index/naming": "index/test_naming.py",
+    "sclip_plugin/segment/naming": "segmenter/test_naming.py",
+    "sclip_plugin/segment/covering": "segmenter/test_naming.py",
+    "sclip_plugin/text/wordlist": "segmenter/test_naming.py",
+    "sclip_plugin/text/wordbank": "segmenter/test_naming.py",
     "sclip_plugin/steps/rns": "steps/test_rns.py",
     "sclip_plugin/methods/sam3": "segmenter/test_sam3.py",
     "sclip_plugin/segment/sam3": "segmenter/test_sam3.py",
@@ -266,6 +271,38 @@ CHANGES = {
         ("max(number, found", "min(number, found"),
         (".features == digest.hexdigest()", ".features != digest.hexdigest()"),
     ],
+    "sclip_plugin/segment/naming.py": [
+        ("ALIKE = 0.8", "ALIKE = 0.95"),
+        ("SLACK = 0.5", "SLACK = 5.0"),
+        ("SURE = 3.0", "SURE = 0.0"),
+        ("taken = taken[:1]", "taken = taken[:0]"),
+        ("null.raw_median + null.raw_spread\n", "null.raw_median + 4 * null.raw_spread\n"),
+        ("numbers[words.words[head]] >= least", "True"),
+        ("not self.paths and ", "self.paths and "),
+        ("result.label_map[:] = -1", "pass"),
+    ],
+    "sclip_plugin/segment/covering.py": [
+        ("covered = torch.maximum(covered, cosines[:, best])", "covered = cosines[:, best]"),
+        ("nearest.argmin()", "nearest.argmax()"),
+        ("product = bank[chosen] @ bank.T - along[chosen, None] - along + square", "product = bank[chosen] @ bank.T"),
+        ("index >= words.preferred, ", "False, "),
+        ("if not any(said in group for said in groups):", "if True:"),
+    ],
+    "sclip_plugin/text/wordlist.py": [
+        ("word.casefold(), word", "word, word"),
+        ("len(distinct) <= MOST", "True"),
+        ("first = len(distinct) if index == 0 else first", "first = 0"),
+    ],
+    "sclip_plugin/text/wordbank.py": [
+        ("if key not in self._kept:", "if True:"),
+        ("if whole and alike(self.text_bank.answers(), answers, exact) else None", ""),
+        ("/ done * (len(words.words) - done)", "/ done * done"),
+    ],
+    "sclip_plugin/index/naming.py": [
+        ("(-len(entry[1]), entry[0])", "(len(entry[1]), entry[0])"),
+        ("(-each[0], each[1])", "(each[0], each[1])"),
+        ("[row, row + 1]", "[row, row]"),
+    ],
     "sclip_plugin/imaging/resampling.py": [
         ("min(long_side / max(height, width), short_side", "max(long_side / max(height, width), short_side"),
         ("int(height * factor + 0.5)", "int(height * factor)"),
@@ -306,7 +343,6 @@ CHANGES = {
     ],
     "sclip_plugin/index/results.py": [("PLACE = 0.75", "PLACE = 0.5")],
     "sclip_plugin/index/regions.py": [
-        ("nearest.argmin()", "nearest.argmax()"),
         ("clamp(min=1e-12) / 127", "clamp(min=1e-12) / 255"),
     ],
     "sclip_plugin/index/searching.py": [
@@ -323,7 +359,7 @@ CHANGES = {
     "sclip_plugin/text/labels.py": [
         ("return rows / length", "return rows"),
         ("dict.fromkeys(name.strip() for", "dict.fromkeys(name for"),
-        ('_data_lines("scene_templates.txt")', "()"),
+        ('data_lines("scene_templates.txt")', "()"),
     ],
     "sclip_plugin/methods/sam3.py": [
         ("logits.float().sigmoid() * there", "logits.float().sigmoid()"),

@@ -26,7 +26,7 @@ from sclip_plugin.segment.segmentation import Segmentation
 from sclip_plugin.segment.segmenter import Segmenter
 from sclip_plugin.steps.short import SHORT_FORMS, value_of
 
-from ..serve.visitors import Kept, Limits, picture_of, words_of
+from ..serve.visitors import Kept, Limits, labels_of, picture_of, words_of
 
 SMALLEST, LARGEST = 640, 1600
 """Longer side of what is shown, in pixels: smaller pictures are enlarged by a whole factor, larger ones reduced."""
@@ -176,7 +176,7 @@ class Page:
         Raises:
             LabelError, SettingError: what a visitor asks for can't be had.
         """
-        labels = words_of(",".join(words), self.limits)
+        labels: Any = labels_of(",".join(words), self.limits)
         settings = self.segmenter.settings.changed(**changes)
         if not settings.sees_regions():
             settings = settings.changed(masks=None)
@@ -184,6 +184,18 @@ class Page:
             if settings.make_method().needs_text:
                 return self.segmenter(picture, labels, settings)
             return self._encoded(picture, changes).segment(labels, settings)
+
+    def names(self, picture: PIL.Image.Image | None, changes: dict[str, Any]) -> list[str]:
+        """What is in a picture, in words of the shipped list, with the segmenter's own settings but for ``changes``.
+
+        Raises:
+            PictureError: there is no picture.
+            SettingError: the model has no null of presence for these settings.
+        """
+        if picture is None:
+            raise PictureError("there is no picture yet: give one first.")
+        with self._lock:
+            return [name.word for name in self.segmenter.names(self._encoded(picture, changes))]
 
     def _encoded(self, picture: PIL.Image.Image, changes: dict[str, Any]) -> Encoded:
         looks = {name: value for name, value in changes.items() if name in ("method", "window", "stride")}

@@ -65,6 +65,7 @@ class SegmentTab:
             label="Words", info="Enter after each; 'sofa|couch' are two names of one thing.", multiselect=True,
             allow_custom_value=True, elem_id="words",
         )  # fmt: skip
+        self.find = gr.Button("What is here?", size="sm", elem_id="find")
         with gr.Accordion("Method and settings", open=False):
             self.method = gr.Dropdown(self.page.methods, value=settings.method_name, label="Method")
             self.beside = gr.Dropdown([NONE, *self.page.methods], value=NONE, label="Beside it", elem_id="beside")
@@ -105,9 +106,11 @@ class SegmentTab:
         opened = self._on(self.picture.input, self.opened, [visit, self.picture], [*self.answers, self.picture])
         drawn = self._on(self.draw.click, self.drawn, [visit, self.words], [*self.answers, self.picture, self.offer])
         offered = drawn.then(None, [self.offer, self.words], self.words, js=OFFER, api_visibility="private")
+        found = self._on(self.find.click, self.found, [visit, self.words, self.method], [self.offer])
+        named = found.then(None, [self.offer, self.words], self.words, js=OFFER, api_visibility="private")
         asking = [self.words.change, *(box.input for box in self.chosen[1:])]
         self._on(asking, self.ask, asked, self.answers)
-        for step in (opened, offered):
+        for step in (opened, offered, named):
             self._on(step, self.ask, asked, self.answers)
         self._on([box.input for box in self.drawing], self.redraw, [visit, *self.drawing], self.pictures)
         self._on(self.first.select, self.clicked, [visit, *self.drawing], [*self.pictures, self.place])
@@ -163,6 +166,15 @@ class SegmentTab:
         offer = {"before": words, "words": labels} if is_free else None
         visit.offered = labels if is_free else visit.offered
         return {**self._nothing(visit), self.picture: visit.picture, self.offer: offer}
+
+    def found(self, visit: Visit, words: list[str], method: str) -> Update:
+        """Offer what is in the picture as words, after those that are there."""
+        names = self.page.names(visit.picture, self._changes(method=method))
+        more = [*(words or []), *(name for name in names if name not in (words or []))]
+        if not words or words == visit.offered:
+            visit.offered = more
+        note = f"Found: {', '.join(names)}." if names else "Nothing was found that the list has a word for."
+        return {self.offer: {"before": words, "words": more}, "note": note}
 
     def ask(
         self, visit: Visit, words: list[str], method: str, beside: str, refine: bool, background: bool,

@@ -31,6 +31,7 @@ class LabelAnswer(BaseModel):
     presence: float | None = Field(
         None, description="How surely it is in the picture, 0 to 1, 0.5 the threshold; null where that is unknown."
     )
+    synonyms: list[str] | None = Field(None, description="Of a name that @auto found: words that mean the same.")
     mask: RunLengths | None = Field(None, description="With mask_format rle.")
 
 
@@ -42,6 +43,22 @@ class SegmentAnswer(BaseModel):
     label_map: str | None = Field(
         None, description="With mask_format png: a palette PNG in base64 of the labels' indices, 255 for no label."
     )
+
+
+class NameAnswer(BaseModel):
+    """A word for something in a picture."""
+
+    word: str
+    share: float = Field(description="About how much of the picture it names, 0 to 1.")
+    cosine: float = Field(description="Of the region that it fits best.")
+    presence: float = Field(description="How surely it is in the picture, 0 to 1.")
+    synonyms: list[str] = Field(description="Other words of the list that mean the same to the model.")
+
+
+class NamesAnswer(BaseModel):
+    """What is in a picture, largest share first."""
+
+    names: list[NameAnswer]
 
 
 class EncodeAnswer(BaseModel):

@@ -19,9 +19,16 @@ LabelFields = Annotated[
     list[str],
     Form(
         description="Names between commas, '|' between synonyms: `cat, sofa|couch`; or a JSON list: "
-        '`["cat", ["sofa", "couch"]]`. The field may be repeated.'
+        '`["cat", ["sofa", "couch"]]`. The field may be repeated. `@auto` in front: the names found in the picture.'
     ),
 ]
+NamesFields = Annotated[
+    list[str] | None,
+    Form(
+        description="`@auto`, the default: the shipped list of words. `@auto, cat`: offer `cat` too, before its like."
+    ),
+]
+TopField = Annotated[int, Form(ge=1, description="At most so many names.")]
 MaskFormatField = Annotated[
     MaskFormat, Form(description="How masks are answered: COCO's run lengths, one PNG of label indices, or not at all.")
 ]

@@ -25,12 +25,17 @@ class Busy(SclipError):
 
 @dataclass
 class Job:
-    """A picture to encode, or to segment where labels are given; or a question about an encoded one."""
+    """A picture to encode, or to segment where labels are given; or a question about an encoded one.
+
+    Fields:
+        names: say so many names of what the labels, which are ``@auto``, find; 0: segment.
+    """
 
     settings: Settings
     picture: Image.Image | None = None
     encoded: Encoded | None = None
     labels: Labels | None = None
+    names: int = 0
     answer: Future[Any] = field(default_factory=Future)
 
 
@@ -109,10 +114,12 @@ class TowerQueue:
             answer: Any = job.encoded
             if answer is None:  # the method needs the words; where there are none `encode` says so
                 assert job.picture is not None, "a job has a picture, or what was seen of one"
-                if job.labels is None:
+                if job.labels is None or job.names:
                     answer = self.segmenter.encode(job.picture, job.settings)
                 else:
                     answer = self.segmenter(job.picture, job.labels, job.settings)
+            elif job.names:
+                answer = self.segmenter.names(answer, job.names, job.labels)
             elif job.labels is not None:
                 answer = answer.segment(job.labels, job.settings)
         except Exception as error:

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request, UploadFile
@@ -18,14 +19,15 @@ from sclip_plugin import __version__
 from sclip_plugin.errors import SclipError
 from sclip_plugin.segment.encoded import Encoded
 from sclip_plugin.segment.segmenter import Segmenter
+from sclip_plugin.text.wordlist import AUTO, auto_of
 
-from .answers import EncodeAnswer, HealthAnswer, MaskFormat, SegmentAnswer, as_json
+from .answers import EncodeAnswer, HealthAnswer, MaskFormat, NamesAnswer, SegmentAnswer, as_json
 from .describing import about, page_of, refusals
 from .door import HostGuard, listen
-from .forms import KnownFields, LabelFields, MaskFormatField, Picture, sentence_of
+from .forms import KnownFields, LabelFields, MaskFormatField, NamesFields, Picture, TopField, sentence_of
 from .pixels import PixelRoom
 from .queueing import Busy, Job, TowerQueue
-from .visitors import Kept, Limits, check_size, picture_of, size_of, words_of
+from .visitors import Kept, Limits, check_size, labels_of, picture_of, size_of
 
 THREADS = 4
 """Threads that decode pictures and write answers, beside the one that owns the model."""
@@ -53,7 +55,7 @@ class Service:
 
     async def segment(self, upload: UploadFile, labels: list[str], mask_format: MaskFormat) -> dict[str, Any]:
         """The answer to ``POST /segment``."""
-        words = words_of(labels, self.limits)
+        words = labels_of(labels, self.limits)
         return await self._answer(upload, words, lambda result: as_json(result, mask_format))
 
     async def encode(self, upload: UploadFile) -> dict[str, Any]:
@@ -68,10 +70,17 @@ class Service:
         encoded = self.kept.get(name)
         if encoded is None:
             raise HTTPException(404, "no such encoded picture, or not any more; POST it to /encode again.")
-        words = words_of(labels, self.limits)
+        words = labels_of(labels, self.limits)
         return await self._answer(encoded, words, lambda result: as_json(result, mask_format))
 
-    async def _answer(self, source: UploadFile | Encoded, words: Any, made: Callable[[Any], Any]) -> Any:
+    async def names(self, upload: UploadFile, labels: list[str], top: int) -> dict[str, Any]:
+        """The answer to ``POST /names``."""
+        auto = auto_of(labels_of(labels, self.limits))
+        return {"names": await self._answer(upload, auto, lambda names: [asdict(name) for name in names], top)}
+
+    async def _answer(
+        self, source: UploadFile | Encoded, words: Any, made: Callable[[Any], Any], names: int = 0
+    ) -> Any:
         """What is made of the tower's answer; the picture is decoded, asked and answered within the room."""
         if isinstance(source, Encoded):
             height, width = source.size
@@ -81,18 +90,19 @@ class Service:
         seconds = self.limits.seconds
         async with self._room.holding(width * height) as work:
             try:
-                return await asyncio.wait_for(self._work(source, words, made, work), seconds)
+                return await asyncio.wait_for(
+                    self._work(source, Job(self.segmenter.settings, labels=words, names=names), made, work), seconds
+                )
             except asyncio.TimeoutError:
                 raise HTTPException(504, f"no answer within {seconds:g} seconds.") from None
 
     async def _work(
-        self, source: UploadFile | Encoded, words: Any, made: Callable[[Any], Any], work: list[Future[Any]]
+        self, source: UploadFile | Encoded, job: Job, made: Callable[[Any], Any], work: list[Future[Any]]
     ) -> Any:
         async def ended(future: Future[Any]) -> Any:
             work.append(future)
             return await asyncio.wrap_future(future)
 
-        job = Job(self.segmenter.settings, labels=words)
         if isinstance(source, Encoded):
             job.encoded = source
         else:
@@ -101,7 +111,7 @@ class Service:
 
 
 def make_server(segmenter: Segmenter, limits: Limits | None = None, allow_hosts: Iterable[str] = ()) -> FastAPI:
-    """The app: ``POST /segment``, ``POST /encode``, ``POST /ask/{name}``, ``GET /health``, and ``/docs``.
+    """The app: ``POST /segment``, ``/encode``, ``/ask/{name}`` and ``/names``, ``GET /health``, and ``/docs``.
 
     Args:
         segmenter: asked by one thread; let nobody else use it meanwhile.
@@ -144,6 +154,13 @@ def make_server(segmenter: Segmenter, limits: Limits | None = None, allow_hosts:
     async def ask(name: str, labels: LabelFields, mask_format: MaskFormatField = "rle") -> Response:
         """Segment a picture that was encoded."""
         return JSONResponse(await service.ask(name, labels, mask_format))
+
+    @app.post(
+        "/names", responses=refusals(NamesAnswer), dependencies=[Depends(KnownFields("picture", "labels", "top"))]
+    )
+    async def names(picture: Picture, labels: NamesFields = None, top: TopField = 20) -> Response:
+        """Say what is in a picture, without a vocabulary."""
+        return JSONResponse(await service.names(picture, labels or [AUTO], top))
 
     @app.get("/health", responses={200: {"model": HealthAnswer}})
     async def health() -> Response:

@@ -17,6 +17,7 @@ from sclip_plugin.imaging.opening import register_plugins
 from sclip_plugin.imaging.pictures import read_picture
 from sclip_plugin.segment.encoded import Encoded
 from sclip_plugin.text.files import split_labels
+from sclip_plugin.text.wordlist import Auto, as_auto
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,12 @@ def words_of(text: str | Iterable[str], bounds: Limits) -> list[list[str]]:
     if len(names) > bounds.names or max(map(len, names)) > bounds.characters:
         raise LabelError(f"labels may hold {bounds.names} names, of {bounds.characters} characters each.")
     return classes
+
+
+def labels_of(text: str | Iterable[str], bounds: Limits) -> list[list[str]] | Auto:
+    """`words_of`, where ``@auto`` in front asks for the names that are found in the picture."""
+    classes = words_of(text, bounds)
+    return as_auto([classes[0][0], *classes[1:]]) or classes
 
 
 def _classes_of(text: str) -> list[list[str]]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..defaults import DEFAULT_MODEL
-from .listening import AllowHosts, Host, MaxPixels, limits_of
+from .listening import AllowHosts, Host, Lists, MaxPixels, allow_lists, limits_of
 from .options import Device, Dtype, Model, Taught, make_segmenter, teach
 from .settings import Asked, with_settings
 from .terminal import tell
@@ -29,6 +29,7 @@ def app(
     allow_host: AllowHosts = None,
     max_pixels: MaxPixels = None,
     labels: Taught = None,
+    lists: Lists = None,
     device: Device = None,
     dtype: Dtype = "float32",
     *,
@@ -56,6 +57,7 @@ def app(
     check_port(host, port)
     segmenter = make_segmenter(model, device, dtype, asked.preset, paths=False, **asked.changes)
     teach(segmenter, labels)
+    allow_lists(segmenter, lists)
     collection = None if index is None else Index(index, segmenter)
     tell(f"open http://{host}:{port}")
     run(segmenter, model, host, port, share, limits, collection, allow_host or ())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..defaults import DEFAULT_MODEL
+from .names import embed_list
 from .options import Device, make_segmenter
 from .pictures import MaxPixels, limit_pixels
 from .ray import Ray
@@ -36,6 +37,10 @@ def index(
     model: ModelOfIndex = None,
     max_pixels: MaxPixels = None,
     ray: Ray = None,
+    names: Annotated[
+        str | None,
+        typer.Option(metavar="@auto", help="Then list what is in the pictures, by the shipped list, or @auto:FILE."),
+    ] = None,
     quiet: Quiet = False,
     device: Device = None,
     dtype: DtypeOfIndex = None,
@@ -51,9 +56,12 @@ def index(
     """
     from ..index.collection import Index
     from ..storage.files import check_writable
+    from ..text.wordlist import auto_of
 
     limit_pixels(max_pixels)
     check_writable(out)
+    if names is not None:
+        auto_of(names).words()
     named = Index.named(out)
     name = model or named.get("model") or DEFAULT_MODEL
     segmenter = make_segmenter(name, device if ray is None else "cpu", dtype or named.get("dtype") or "float32")
@@ -70,6 +78,12 @@ def index(
         tell(f"{shown(path)}: {error}")
     if not quiet:
         say(f"{len(built)} pictures -> {out}")
+    if names is not None:
+        embed_list(segmenter, names, quiet)
+        say("pictures  word, where")
+        for word, paths in built.names(names).items():
+            more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+            say(f"{len(paths):8}  {word}: {', '.join(paths[:3])}{more}")
     if failed:
         raise typer.Exit(1)
 

@@ -61,7 +61,7 @@ def label(
 
     limit_pixels(max_pixels)
     parsed = parse_labels_option(labels)
-    asked.check_labels(parsed)
+    asked.check_labels(parsed, named=True)
     source = None if Path(masks).is_file() else find_masks(masks)
     drawn = out / f"{picture.stem}.masks.png"
     check_replaceable(drawn)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..segment.segmenter import Segmenter
     from ..text.tuned import Tuned
 
-    Labelled = list[list[str]] | dict[str, list[str]] | Tuned
+    Labelled = list[list[str]] | dict[str, list[str]] | Tuned | str
 else:
     Labelled = Any
 
@@ -26,7 +26,8 @@ Labels = Annotated[
         "--labels",
         "-l",
         help="Names between commas; '|' joins synonyms of one class: \"cat, remote control, sofa|couch\". "
-        "@FILE reads them from a file: one class a line, JSON, YAML, or what 'sclip tune' made.",
+        "@FILE reads them from a file: one class a line, JSON, YAML, or what 'sclip tune' made. "
+        "@auto (@auto:FILE; '@auto, cat'): the names that are found in each picture; see 'sclip names'.",
         rich_help_panel="Words",
     ),
 ]
@@ -86,7 +87,7 @@ def given(**settings: Any) -> dict[str, Any]:
 
 
 def parse_labels_option(text: str | None, option: str = "--labels") -> Labelled | None:
-    """The command line's form of labels: commas between classes, bars between synonyms, or @FILE.
+    """The command line's form of labels: commas between classes, bars between synonyms, @FILE, or @auto as it is.
 
     Args:
         text: as given.
@@ -94,9 +95,10 @@ def parse_labels_option(text: str | None, option: str = "--labels") -> Labelled 
     """
     from ..errors import LabelError
     from ..text.files import looks_like_file, read_labels, split_labels
+    from ..text.wordlist import as_auto
 
-    if text is None:
-        return None
+    if text is None or as_auto(text):
+        return text
     classes: Labelled
     if text.startswith("@"):
         classes = read_labels(text[1:])

@@ -30,6 +30,7 @@ from .label import label
 from .listing import models, presets
 from .memory import memory_app
 from .methods import methods
+from .names import names
 from .presence import presence_app
 from .ray import RayCommand
 from .search import search
@@ -46,8 +47,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    segment, tune, label, anomaly, compare, geotiff, index, search, video, demo, methods, models, presets, cache,
-    web_page, serve,
+    segment, names, tune, label, anomaly, compare, geotiff, index, search, video, demo, methods, models, presets,
+    cache, web_page, serve,
 ):  # fmt: skip
     app.command(cls=RayCommand if command in (segment, index) else None)(command)
 app.add_typer(eval_app, name="eval")
@@ -56,6 +57,7 @@ app.add_typer(memory_app, name="memory")
 app.add_typer(presence_app, name="presence")
 KEPT = {
     "tune": "nothing was written",
+    "names": "what was printed stands; words that were embedded wholly are kept",
     "label": "nothing was written",
     "anomaly": "finished pictures are kept",
     "compare": "nothing was written",

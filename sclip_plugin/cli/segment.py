@@ -12,6 +12,7 @@ import typer
 from ..defaults import DEFAULT_MODEL
 from .drawing import Colors, MinArea, Opacity, PictureFormat, Stretch, Style, read_colors
 from .exporting import Exports, Formats, RegionsOf, beside_each_picture, split_formats
+from .names import embed_list
 from .options import Device, Dtype, Labelled, Labels, Model, make_segmenter, parse_labels_option, tell_of_long_bank
 from .pictures import MaxPixels, NamedPicture, find_pictures, limit_pixels, with_stems
 from .presence import learn_if_asked
@@ -77,7 +78,14 @@ def segment(
 
     limit_pixels(max_pixels)
     parsed = parse_labels_option(labels)
-    asked.check_labels(parsed)
+    asked.check_labels(parsed, named=True)
+    if isinstance(parsed, str) and (formats or heatmaps or ray is not None):
+        from ..errors import SettingError
+
+        raise SettingError(
+            "--labels @auto gives each picture labels of its own, and --format, --heatmaps and --ray want the same "
+            "labels for all: run 'sclip names' first, and give its words with --labels."
+        )
     if ray is not None:
         unused = {
             "--format": formats, "--regions": regions, "--heatmaps": heatmaps, "--stretch": stretch, "--colors": colors,
@@ -153,16 +161,21 @@ class _Run:
             "identity": segmenter.identity(classes),
         }
         self.settings = json.loads(json.dumps(identity))
-        vocabulary = parse_labels(classes, segmenter.settings.background) if classes else segmenter.vocabulary
-        assert vocabulary is not None, "check_labels comes first"
-        self.vocabulary = vocabulary
-        self.exports = Exports(out, vocabulary.labels, formats)
-        self.kinds = file_names("", vocabulary.labels, heatmaps, drawn["picture_format"])
+        self.vocabulary = segmenter.vocabulary
+        if classes and not isinstance(classes, str):  # a text is @auto: no labels before a picture is seen
+            self.vocabulary = parse_labels(classes, segmenter.settings.background)
+        labels = self.vocabulary.labels if self.vocabulary else ()
+        self.exports = Exports(out, labels, formats)
+        self.kinds = file_names("", labels, heatmaps, drawn["picture_format"])
         self.done = self.skipped = 0
         self.failed: list[tuple[str, str]] = []
 
     def prepare(self) -> None:
         """Embed the labels."""
+        if isinstance(self.classes, str):
+            embed_list(self.segmenter, self.classes, self.quiet)
+            return
+        assert self.vocabulary is not None, "check_labels comes first"
         if not self.quiet:
             tell_of_long_bank(len(self.vocabulary.names), len(self.segmenter.settings.templates))
         self.segmenter.text_embeddings(self.classes)

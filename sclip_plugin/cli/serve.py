@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..defaults import DEFAULT_MODEL
-from .listening import AllowHosts, Host, MaxPixels, limits_of
+from .listening import AllowHosts, Host, Lists, MaxPixels, allow_lists, limits_of
 from .options import Device, Dtype, Model, Taught, make_segmenter, teach
 from .settings import Asked, with_settings
 from .terminal import tell
@@ -21,6 +21,7 @@ def serve(
     allow_host: AllowHosts = None,
     max_pixels: MaxPixels = None,
     labels: Taught = None,
+    lists: Lists = None,
     device: Device = None,
     dtype: Dtype = "float32",
     *,
@@ -45,5 +46,6 @@ def serve(
     check_port(host, port)
     segmenter = make_segmenter(model, device, dtype, asked.preset, paths=False, **asked.changes)
     teach(segmenter, labels)
+    allow_lists(segmenter, lists)
     tell(f"listening at http://{host}:{port}, described at http://{host}:{port}/docs")
     run(segmenter, host, port, limits, allow_host or ())

@@ -47,11 +47,18 @@ class Asked:
         base = Settings() if self.preset is None else load_preset(self.preset).settings
         return base.changed(**self.changes)
 
-    def check_labels(self, labels: Labelled | None) -> None:
-        """Labels that do not go together, or are missing, are said before a model is fetched."""
-        from ..text.labels import parse_labels
+    def check_labels(self, labels: Labelled | None, named: bool = False) -> None:
+        """Labels that do not go together, or are missing, are said before a model is fetched.
 
-        if labels is not None:
+        Args:
+            named: the command takes ``@auto``.
+        """
+        from ..text.labels import parse_labels
+        from ..text.wordlist import as_auto
+
+        if named and (auto := as_auto(labels)) is not None:
+            auto.words(), auto.vocabulary((), self.settings().background)
+        elif labels is not None:
             parse_labels(labels, self.settings().background)
         elif self.preset is None:
             raise typer.BadParameter("Missing option '--labels' / '-l': names of the classes; or give a --preset.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import typer
 
 from ..defaults import DEFAULT_MODEL
 from .drawing import Colors, Opacity, Style, read_colors
+from .names import embed_list
 from .options import Device, Dtype, Labels, Model, make_segmenter, parse_labels_option, tell_of_long_bank
 from .presence import ENOUGH, kept_or_learned, needs_null
 from .settings import Asked, with_settings
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 MARK = "sclip_plugin result"
 SHOWN = 20  # moments that are printed; the table has all
+NAMED = 20  # frames that are named for @auto
 LABEL_COLUMNS = ("time", "frame", "label", "index", "share", "score", "presence")
 WORD_COLUMNS = ("time", "frame", "word", "score", "presence", "left", "top", "right", "bottom", "moment")
 
@@ -93,13 +96,15 @@ def video(
     parsed = parse_labels_option(labels) if search is None else parse_labels_option(search, "--search")
     if search is None and labels is None and asked.preset is None:
         raise SettingError("neither --labels nor --search was given; expected one of them, or a --preset with labels.")
-    asked.check_labels(parsed)
+    asked.check_labels(parsed, named=search is None)
     drawn = {"opacity": opacity, "style": style, "colours": read_colors(colors)}
     opened = Video(file)
     files = _files_of(opened, out, search is not None)
     check_writable(out)
     sweep(out)
     segmenter = make_segmenter(model, device, dtype, asked.preset, **asked.changes)
+    if isinstance(parsed, str):
+        parsed = _words_of(segmenter, opened, parsed, fps, quiet)
     if not quiet:
         vocabulary = segmenter.vocabulary if parsed is None else parse_labels(parsed, segmenter.settings.background)
         assert vocabulary is not None, "a preset has labels"
@@ -117,6 +122,25 @@ def video(
         run.search()
     if run.broken:
         raise typer.Exit(1)
+
+
+def _words_of(segmenter: Segmenter, video: Video, labels: str, fps: float, quiet: bool) -> list[list[str]]:
+    """``@auto`` for a video: what is found in some twenty of its frames, which is offered in all of them."""
+    from collections import Counter
+
+    from ..errors import LabelError
+    from ..text.wordlist import auto_of
+
+    embed_list(segmenter, labels, quiet)
+    frames = list(itertools.islice(video.frames(min(fps, NAMED / (video.duration or NAMED)), lambda _: None), NAMED))
+    counts = Counter(name.word for frame in frames for name in segmenter.names(frame.picture, labels=labels))
+    offered = [list(names) for names in auto_of(labels).offered]
+    words = [word for word, _ in counts.most_common() if not any(word == names[0] for names in offered)]
+    if not offered and not words:
+        raise LabelError(f"no word of the list was found in {len(frames)} frames of {video.path}; name some.")
+    if not quiet:
+        tell(f"found in {len(frames)} frames: {', '.join(words) or 'nothing'}")
+    return [*offered, *([word] for word in words)]
 
 
 class _Run:

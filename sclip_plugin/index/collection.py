@@ -21,7 +21,10 @@ from ..settings import Settings
 from ..storage.files import locked_folder, sweep, write_atomically
 from ..storage.reading import brief
 from ..text.labels import Vocabulary
+from ..text.wordbank import Report
+from ..text.wordlist import AUTO, auto_of
 from .building import Look, Progress, look_here, update
+from .naming import names_in
 from .nearest import update_codes
 from .presence import null_of, numbers
 from .regions import REGIONS, reduced
@@ -240,6 +243,25 @@ class Index:
             if found and self._null is None:
                 self._null = null_of(self._searcher, self.segmenter)
             return [self._hit(each, question) for each in found]
+
+    def names(self, labels: Any = AUTO, report: Report | None = None) -> dict[str, list[str]]:
+        """What is in the collection, without a vocabulary: the pictures of each name, the largest share first.
+
+        Args:
+            labels, report: as for `Segmenter.names`.
+
+        Returns:
+            Paths by name; the name of most pictures first.
+
+        Raises:
+            LabelError: the list can't be read.
+            SettingError: fewer than five pictures.
+        """
+        with self._lock:
+            self._searcher.refresh()
+            if self._null is None:
+                self._null = null_of(self._searcher, self.segmenter)
+            return names_in(self._searcher, self.segmenter, auto_of(labels), self._null, report)
 
     def _asked(self, words: Words, settings: Settings) -> tuple[Vocabulary, Tensor]:
         labels: Any = [words] if isinstance(words, str) else {"example": words} if hasattr(words, "shape") else words

@@ -137,15 +137,15 @@ class Chain:
         normalisation = {"image_mean": self.encoder.mean.tolist(), "image_std": self.encoder.std.tolist()}
         return {**settings.plain_features(), **normalisation}
 
-    def words(self, vocabulary: Vocabulary, settings: Settings) -> Words:
-        """The names of a question with their embeddings.
+    def words(self, vocabulary: Vocabulary, settings: Settings, text: Tensor | None = None) -> Words:
+        """The names of a question with their embeddings: ``text`` if they are known.
 
         Raises:
             LabelError: the vocabulary was tuned for another model, or for other features.
         """
         vocabulary.check(self, settings)
         templates = settings.templates
-        text = self.text_bank.embed_vocabulary(vocabulary, templates)
+        text = self.text_bank.embed_vocabulary(vocabulary, templates) if text is None else text
         return Words(
             vocabulary,
             text,
@@ -221,14 +221,14 @@ class Chain:
             asked = Question(look, words, settings, beside, null)
             yield answer(asked, scores_of(asked) if features else look.vectors, smoothing)
 
-    def asked(self, look: Look, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
+    def asked(self, look: Look, words: Words, settings: Settings) -> Segmentation:
         """Segment a picture that was encoded before.
 
         Raises:
             SettingError: a step needs the picture, which is unknown.
         """
-        look, vocabulary = self._with_pixels(look, settings), vocabulary.beside(settings.ignore)
-        asked = Question(look, self.words(vocabulary, settings), settings, self.beside(), self.null_for(settings))
+        look = self._with_pixels(look, settings)
+        asked = Question(look, words, settings, self.beside(), self.null_for(settings))
         return answer(asked, scores_of(asked))
 
     def _with_pixels(self, look: Look, settings: Settings) -> Look:

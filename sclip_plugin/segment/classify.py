@@ -104,15 +104,17 @@ def classify(
         masks = masks_of(find_masks(masks), encoded.picture)
     masks = masks_of_ids(checked(masks, encoded.size))
     segmenter = encoded.segmenter
-    vocabulary, text = segmenter.text_embeddings(labels, settings)
+    with without_autocast(segmenter.device):
+        seen = pooled(encoded.features(), masks) if len(masks) else None
+    vocabulary, text = segmenter.words_of_masks(encoded, labels, settings, seen, masks)
     boxes = np.array([_box(mask) for mask in masks], np.int64).reshape(-1, 4)
     scores = np.zeros((len(masks), len(vocabulary.labels)), np.float32)
-    if len(masks):
+    if seen is not None:
         with without_autocast(segmenter.device):
-            cosines = pooled(encoded.features(), masks) @ text.to(segmenter.device).T
+            cosines = seen @ text.to(segmenter.device).T
             if view != "none":
-                seen = _embedded(encoded, masks, boxes, view)
-                cosines = (1 - weight) * cosines + weight * (seen @ text.to(segmenter.device).T)
+                viewed = _embedded(encoded, masks, boxes, view)
+                cosines = (1 - weight) * cosines + weight * (viewed @ text.to(segmenter.device).T)
             cosines = cosines + cosines.new_tensor(vocabulary.constants_of_names())
             of_names = (cosines * settings.logit_scale).softmax(dim=1)
         index = torch.tensor(vocabulary.class_of_name, device=of_names.device).expand_as(of_names)

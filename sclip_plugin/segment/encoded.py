@@ -87,8 +87,7 @@ class Encoded(Look):
             SettingError: a changed setting that features depend on, or a step that needs an unknown picture.
             LabelError: as for a segmenter's call.
         """
-        chosen = self.chosen(settings, changes)
-        return self.segmenter.chain.asked(self, self.segmenter.vocabulary_of(labels, chosen), chosen)
+        return self.segmenter.asked(self, labels, self.chosen(settings, changes))
 
     def similarity(self, words: str | Sequence[str] | Mapping[str, Any], **changes: Any) -> np.ndarray:
         """Cosine similarity of each pixel and each word.

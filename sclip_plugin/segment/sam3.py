@@ -212,7 +212,7 @@ class Sam3Chain(Chain):
     def null_for(self, settings: Settings) -> Presence | None:
         return None
 
-    def words(self, vocabulary: Vocabulary, settings: Settings) -> Words:
+    def words(self, vocabulary: Vocabulary, settings: Settings, text: Tensor | None = None) -> Words:
         """The names of a question; they have no embeddings, since the detector reads their tokens.
 
         Raises:
@@ -265,9 +265,8 @@ class Sam3Chain(Chain):
             yield self._answer(look, words, settings, seen, smoothing)
 
     @torch.inference_mode()
-    def asked(self, look: Look, vocabulary: Vocabulary, settings: Settings) -> Segmentation:
-        vocabulary = vocabulary.beside(settings.ignore)
-        words, text = self.words(vocabulary, settings), self._text(vocabulary.names)
+    def asked(self, look: Look, words: Words, settings: Settings) -> Segmentation:
+        text = self._text(words.vocabulary.names)
         if look.pixels is None and look.picture is not None:
             look = replace(self._look(Prepared(look.picture, to_tensor(look.picture), look.size), settings),
                            looked=look.looked)  # fmt: skip

@@ -50,6 +50,7 @@ class Segmentation:
         picture: RGB, or None.
         settings: plain values.
         presence: a dict, or None. Classes given as vectors, and background, are not in it.
+        synonyms: of names that were found without a vocabulary, other words of the list that mean the same.
 
     Raises:
         LabelError: there are no labels, or a label is not a name.
@@ -84,6 +85,7 @@ class Segmentation:
             settings = {**settings.plain(), "identity": settings.identity()}
         self.settings: dict[str, Any] = dict(settings or {})
         self.presence = None if presence is None else dict(presence)
+        self.synonyms: dict[str, tuple[str, ...]] = {}
 
     def __repr__(self) -> str:
         areas = [*self.areas().items(), ("no label", float((self.label_map == UNLABELLED).mean()))]
@@ -154,6 +156,7 @@ class Segmentation:
         return [
             {"index": index, "label": label, "area": area, "score": scores.get(label)}
             | ({} if there is None else {"presence": there.get(label)})
+            | ({"synonyms": list(self.synonyms[label])} if label in self.synonyms else {})
             for index, (label, area) in enumerate(self.areas().items())
         ]
 
@@ -280,10 +283,9 @@ class Segmentation:
 
     def to_dict(self) -> dict[str, Any]:
         """Labels with areas and scores, and the settings: what ``save`` writes as JSON."""
-        height, width = self.size
         return {
-            "width": width,
-            "height": height,
+            "width": self.size[1],
+            "height": self.size[0],
             "labels": self.rows(),
             "unlabelled": float((self.label_map == UNLABELLED).mean()),
             "settings": self.settings,
@@ -375,6 +377,7 @@ class Segmentation:
             entries = sorted(content["labels"], key=lambda entry: entry["index"])
             there = {e["label"]: float(e["presence"]) for e in entries if e.get("presence") is not None} or None
             loaded = cls([e["label"] for e in entries], label_map, settings=content["settings"], presence=there)
+            loaded.synonyms = {e["label"]: tuple(e["synonyms"]) for e in entries if "synonyms" in e}
             loaded._means = {e["label"]: float(e["score"]) for e in entries if e["score"] is not None}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileFormatError(f"{path} is no result, as Segmentation.save writes it: {error}") from error
@@ -387,9 +390,7 @@ class Segmentation:
         return self.labels.index(label)
 
     def _shown(self) -> Image.Image:
-        if self.picture is not None:
-            return self.picture
-        return Image.new("RGB", self.size[::-1], "white")
+        return self.picture or Image.new("RGB", self.size[::-1], "white")
 
 
 def _no_scores() -> SettingError:

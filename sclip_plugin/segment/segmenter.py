@@ -21,16 +21,16 @@ from ..steps import Presence
 from ..text.labels import Labels, Vocabulary, parse_labels
 from .encoded import Encoded
 from .encoding import Prepared
+from .naming import NamesThings
 from .regions import warn_of_unused_masks
 from .sam3 import chain_of
 from .segmentation import Segmentation
 from .smoothing import MovingMean
-from .tuning import Tunes
 
 OnError = Literal["raise", "return", "skip"]
 
 
-class Segmenter(Tunes):
+class Segmenter(NamesThings):
     """Segments pictures into any classes named in words, with a frozen CLIP, or with SAM 3.
 
     Args:
@@ -120,8 +120,7 @@ class Segmenter(Tunes):
 
     def identity(self, labels: Labels | None = None, settings: Settings | None = None, **changes: Any) -> str:
         """A hash of all that a result depends on beside the picture; arguments as for a call."""
-        chosen = self.chosen(settings, changes)
-        return self.chain.identity(chosen, self.vocabulary_of(labels, chosen))
+        return self.identity_by(labels, self.chosen(settings, changes))
 
     def __call__(
         self,
@@ -138,7 +137,7 @@ class Segmenter(Tunes):
             picture: a path, an open file, a PIL picture, an array (H, W, 3), a tensor (3, H, W), or a `Prepared`; or a
                 list of those.
             labels: names; a list inside names synonyms of one class; a dict maps a label to its synonyms. None: the
-                preset's.
+                preset's. ``"@auto"``: what `names` finds in each picture.
             settings: settings of this call, in place of the segmenter's own.
             on_error: for unreadable pictures in a list: ``"raise"`` ends the call, ``"return"`` gives the
                 `PictureError` in place of the result, ``"skip"`` leaves the picture out.
@@ -174,13 +173,12 @@ class Segmenter(Tunes):
         decided on m = s m' + (1 - s) x: x are the frame's scores after its steps on patches, m' is the m of the frame
         before. A frame of another size restarts the mean.
         """
-        chosen, mean = self.chosen(settings, changes), MovingMean(smoothing)
-        vocabulary = self.vocabulary_of(labels, chosen)
+        chosen = self.chosen(settings, changes)
         if on_error not in get_args(OnError):
             raise SettingError(f"on_error={on_error!r}; expected {' or '.join(map(repr, get_args(OnError)))}.")
         warn_of_unused_masks(chosen)
         prepared = self.chain.prepared(pictures, chosen, on_error, self.paths)
-        return self.chain.segmented(prepared, vocabulary, chosen, mean)  # type: ignore[return-value]
+        return self.segmented(prepared, labels, chosen, MovingMean(smoothing))
 
     def prepare(self, picture: Picture, settings: Settings | None = None, **changes: Any) -> Prepared:
         """Read and resize a picture: the part of a call before the model. A worker process may do it."""

@@ -58,6 +58,8 @@ class Presence:
         mean: (D,) float32, unit direction of the mean picture.
         low: value of a patch at which another word is higher.
         median, spread: of the peaks of all words in all pictures; spread is 1.4826 times their median deviation.
+        raw_median, raw_spread: the same of the highest plain cosine of each word in each picture, from which names
+            without a vocabulary take their floor; a spread of 0: unknown, learned by an older release.
         threshold: standardised peak from which a word is called present.
         slope: steepness of the number around the threshold.
         answers: (n, 64), the model's embeddings of fixed inputs, as `Segmenter.answers` gives them.
@@ -78,6 +80,8 @@ class Presence:
     low: float
     median: float
     spread: float
+    raw_median: float = 0.0
+    raw_spread: float = 0.0
     threshold: float = 2.0
     slope: float = 3.0
     answers: Tensor = field(default_factory=lambda: torch.zeros(0, 64), repr=False)
@@ -135,12 +139,14 @@ class Presence:
         mean = F.normalize(torch.cat(list(features)).mean(dim=0), dim=0)
         cosines = [seen @ without(text, mean).T for seen in features]
         peaks = torch.cat([peaks_of(each) for each in cosines])
-        median = peaks.median()
+        (median, spread), raw = _middle(peaks), _middle(torch.cat([(seen @ text.T).amax(dim=0) for seen in features]))
         return cls(
             mean=mean,
             low=float(np.quantile(torch.cat(cosines).numpy(), 0.02)),
-            median=float(median),
-            spread=1.4826 * float((peaks - median).abs().median()),
+            median=median,
+            spread=spread,
+            raw_median=raw[0],
+            raw_spread=raw[1],
             pictures=len(features),
         )
 
@@ -268,6 +274,12 @@ class Presence:
 
     def _values(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("mean", "answers")}
+
+
+def _middle(values: Tensor) -> tuple[float, float]:
+    """Median, and 1.4826 times the median deviation from it."""
+    median = values.median()
+    return float(median), 1.4826 * float((values - median).abs().median())
 
 
 def without(text: Tensor, mean: Tensor) -> Tensor:

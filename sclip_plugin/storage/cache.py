@@ -48,7 +48,7 @@ class DiskCache:
 
     def get(self, key: str) -> bytes | None:
         """What was kept under a key; None if nothing was, or it is not what was written."""
-        path = self._path(key)
+        path = self.path(key)
         try:
             content = path.read_bytes()
             os.utime(path)
@@ -59,11 +59,15 @@ class DiskCache:
 
     def put(self, key: str, data: bytes) -> None:
         """Keep bytes; where that can't be done it is warned of."""
+        self.put_plain(key, hashlib.sha256(key.encode() + data).digest() + data)
+
+    def put_plain(self, key: str, data: bytes) -> None:
+        """Keep bytes as they are, as the file `path`, for readers that map it into memory."""
         try:
-            write_atomically(self._path(key), hashlib.sha256(key.encode() + data).digest() + data)
+            write_atomically(self.path(key), data)
             self._bound()
         except OSError as error:
-            warnings.warn(f"what was computed could not be kept in {self.folder}: {error}.", stacklevel=3)
+            warnings.warn(f"what was computed could not be kept in {self.folder}: {error}.", stacklevel=4)
 
     def files(self) -> list[tuple[Path, int, float]]:
         """Each file with its size and when it was last used, the least recent first."""
@@ -91,7 +95,8 @@ class DiskCache:
             _remove([path])
             excess -= size
 
-    def _path(self, key: str) -> Path:
+    def path(self, key: str) -> Path:
+        """Where a key's file lies, if it is there."""
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}{SUFFIX}"
 
 

@@ -45,8 +45,9 @@ class TextBank:
         self.tower = tower
         if cache_dir is None or cache_dir is True:
             cache_dir = cache_root() / "text"
-        self._disk = DiskCache(cache_dir) if cache_dir else None
+        self.disk = DiskCache(cache_dir) if cache_dir else None
         self._memory: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Tensor] = {}
+        self._each: dict[tuple[str, str, tuple[str, ...]], Tensor] = {}
         self._moment: str | None = None
         self._fingerprint: str | None = None
         self._answers: Tensor | None = None
@@ -71,6 +72,17 @@ class TextBank:
             self._memory[key] = bank
         self._memory[key] = self._memory[key].to(self.tower.device)  # the model may have been moved
         return self._memory[key]
+
+    def embed_each(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """`embed`, remembered name by name: for questions that share names, though none asks for the same ones."""
+        moment, used = self._now(), tuple(templates)
+        fresh = [name for name in names if (moment, name, used) not in self._each]
+        if len(self._each) + len(fresh) > 4096:
+            self._each, fresh = {}, list(names)
+        if fresh:
+            for name, row in zip(fresh, self._compute(fresh, templates)[0].cpu(), strict=True):
+                self._each[moment, name, used] = row
+        return torch.stack([self._each[moment, name, used] for name in names]).to(self.tower.device)
 
     def embed_vocabulary(self, vocabulary: Vocabulary, templates: Sequence[str]) -> Tensor:
         """`embed` of a vocabulary's names, with the vectors of those that are given as vectors, (K, D).
@@ -113,15 +125,26 @@ class TextBank:
         if alike:
             groups = "; ".join(" and ".join(map(repr, group)) for group in alike)
             warnings.warn(f"labels that the tokenizer cannot tell apart have one embedding: {groups}", stacklevel=2)
+        bank = self._averaged(read.tokens, unique, prompts, len(templates))
+        place = {name: index for index, name in enumerate(distinct)}
+        bank = bank[torch.tensor([place[name] for name in names], device=bank.device)]
+        return bank.clone(), not cut and not alike
+
+    def rows(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """`embed` of distinct names without a word about those that are cut or alike, and without remembering them."""
+        prompts = [template.replace("{}", name) for name in names for template in templates]
+        unique = list(dict.fromkeys(prompts))
+        return self._averaged(self.tower.read(unique).tokens, unique, prompts, len(templates))
+
+    def _averaged(self, tokens: Sequence[Any], unique: list[str], prompts: list[str], templates: int) -> Tensor:
+        """(len(prompts) / templates, D): the mean of each name's prompts, from the tokens of the unique ones."""
         # Without a caller's autocast: what is kept serves callers without one too.
         with torch.inference_mode(), without_autocast(self.tower.device):
-            embedded = F.normalize(self.tower.encode(read.tokens).float(), dim=-1)
+            embedded = F.normalize(self.tower.encode(tokens).float(), dim=-1)
             row = {prompt: index for index, prompt in enumerate(unique)}
             rows = torch.tensor([row[prompt] for prompt in prompts], device=embedded.device)
-            bank = F.normalize(embedded[rows].view(len(distinct), len(templates), -1).mean(dim=1), dim=-1)
-            place = {name: index for index, name in enumerate(distinct)}
-            bank = bank[torch.tensor([place[name] for name in names], device=bank.device)]
-        return bank.clone(), not cut and not alike
+            bank = F.normalize(embedded[rows].view(-1, templates, embedded.shape[1]).mean(dim=1), dim=-1)
+        return bank.clone()
 
     def _now(self) -> str:
         """The moment of the tower, which is made anew when that is another than at the last call."""
@@ -134,12 +157,16 @@ class TextBank:
 
     def identity(self, names: Sequence[str], templates: Sequence[str]) -> str:
         """A hash of the text tower (`identity_of`) and of the tokens of all prompts."""
+        prompts = [template.replace("{}", name) for name in names for template in templates]
+        said = ["bank 4", self.of_tower(), len(templates), self.tower.ids(PROBES), self.tower.ids(prompts)]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+    def of_tower(self) -> str:
+        """A hash of the text tower alone."""
         self._now()
         if self._fingerprint is None:
             self._fingerprint = self.tower.fingerprint()
-        prompts = [template.replace("{}", name) for name in names for template in templates]
-        said = ["bank 4", self._fingerprint, len(templates), self.tower.ids(PROBES), self.tower.ids(prompts)]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+        return self._fingerprint
 
     def answers(self) -> Tensor:
         """What the text tower says of a few probes now, unit vectors (n, D)."""
@@ -149,16 +176,16 @@ class TextBank:
         return self._answers
 
     def _load(self, names: Sequence[str], templates: Sequence[str]) -> Tensor | None:
-        data = self._disk.get(self.identity(names, templates)) if self._disk else None
+        data = self.disk.get(self.identity(names, templates)) if self.disk else None
         if data is None:
             return None
         kept = load(data)
         return kept["bank"] if alike(self.answers(), kept["answers"], self.tower.dtype_of_weights) else None
 
     def _save(self, names: Sequence[str], templates: Sequence[str], bank: Tensor) -> None:
-        if self._disk:
+        if self.disk:
             kept = {"bank": bank.cpu().contiguous(), "answers": self.answers().contiguous()}
-            self._disk.put(self.identity(names, templates), save(kept))
+            self.disk.put(self.identity(names, templates), save(kept))
 
 
 def _alike(tokens: dict[str, tuple[Any, ...]]) -> list[list[str]]:

@@ -27,19 +27,20 @@ WANTED = "expected a list of names such as ['cat', 'dog'], where a list inside n
 
 
 @cache
-def _data_lines(name: str) -> tuple[str, ...]:
+def data_lines(name: str) -> tuple[str, ...]:
+    """The lines of a file that ships with this room."""
     text = package_files("sclip_plugin.text").joinpath(f"data/{name}").read_text(encoding="utf-8")
     return tuple(text.split("\n")[:-1])
 
 
 def imagenet_templates() -> tuple[str, ...]:
     """The 80 prompt templates of CLIP's ImageNet evaluation, with ``{}`` for the name."""
-    return _data_lines("imagenet_templates.txt")
+    return data_lines("imagenet_templates.txt")
 
 
 def background_names() -> tuple[str, ...]:
     """The stuff words that stand for background in SCLIP's VOC vocabulary."""
-    return _data_lines("background.txt")
+    return data_lines("background.txt")
 
 
 def parse_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
@@ -58,7 +59,7 @@ def parse_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     if templates == "imagenet":
         return imagenet_templates()
     if templates == "scene":
-        return imagenet_templates() + _data_lines("scene_templates.txt")
+        return imagenet_templates() + data_lines("scene_templates.txt")
     if templates == "plain":
         return ("a photo of a {}.",)
     given = tuple(templates) if isinstance(templates, (list, tuple)) else (templates,)
@@ -172,6 +173,11 @@ def parse_labels(labels: Labels, background: bool = False) -> Vocabulary:
             raise LabelError("labels that were tuned have their own background; leave the setting background out.")
         return labels
     classes = _classes(labels)
+    if any(isinstance(label, str) and label.strip().startswith("@auto") for label, _ in classes):
+        raise LabelError(
+            "'@auto' finds words for one picture at a time, so it is for calls that segment, label or name pictures, "
+            "and stands in front: '@auto, cat'. Here, expected names; 'sclip names' or Segmenter.names finds some."
+        )
     if background:
         classes.append((BACKGROUND, list(background_names())))
     if not classes:

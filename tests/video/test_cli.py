@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 import sclip_plugin as sp
 from sclip_plugin.cli.program import app
+from sclip_plugin.demo import CLASSES
 from sclip_plugin.draw.colours import colours_of
 from sclip_plugin.errors import (
     FileFormatError,
+    LabelError,
     MissingPackageError,
     PictureNotFoundError,
     SettingError,
@@ -57,6 +59,22 @@ def test_a_video_is_segmented(film, scenes, tmp_path, seg):
         assert (row["score"] == "") == (score is None) and float(row["score"] or 0) == pytest.approx(
             score or 0, abs=2e-3
         )
+
+
+def test_a_video_is_segmented_by_what_is_found_in_it(film, scenes, tmp_path):
+    (tmp_path / "own.txt").write_text("\n".join(CLASSES))
+    auto, out = f"@auto:{tmp_path / 'own.txt'}", tmp_path / "out"
+    said = run("video", film, "-l", f"{auto}, zebra", "--fps", 0.5, "-o", out, "-m", "demo")
+    assert said.exit_code == 0, said.output
+    rows = table(out / "film.labels.csv")
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    there = {label for scene in scenes for label in scene.labels}
+    assert labels[0] == "zebra" and there <= set(labels[1:]) and len(labels) <= len(there) + 2
+    assert len(rows) == 4 * len(labels), "each is asked for in each frame"
+    assert not any(float(row["share"]) for row in rows if row["label"] == "zebra")
+    (tmp_path / "other.txt").write_text("zzz qqq\nxxx kkk")
+    refused = run("video", film, "-l", f"@auto:{tmp_path / 'other.txt'}", "-o", tmp_path / "none", "-m", "demo")
+    assert isinstance(refused.exception, LabelError) and "no word of the list" in str(refused.exception)
 
 
 def test_nothing_of_another_film_or_of_somebody_else_is_replaced(film, scenes, tmp_path):

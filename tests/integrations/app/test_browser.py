@@ -128,6 +128,17 @@ def test_a_scene_is_drawn_clicked_renamed_hidden_and_downloaded(page):
     assert not [url for url in page.asked if not url.startswith((page.url, "data:", "blob:"))], "nothing from elsewhere"
 
 
+def test_what_is_here_gives_words(page, tmp_path):
+    scene = sp.draw_scene(2001)
+    scene.picture.save(tmp_path / "mine.png")
+    largest = sp.Segmenter.from_pretrained("demo", device="cpu").names(scene.picture)[0].word
+    page.set_input_files("#picture input[type=file]", tmp_path / "mine.png")
+    says(page, "#status", "Give words")
+    page.click("#find")
+    says(page, "#legend", largest)
+    assert largest in page.inner_text("#words")
+
+
 def test_words_change_what_is_seen_without_another_look(page, tmp_path):
     picture = tmp_path / "mine.png"
     scene = sp.draw_scene(3, scale=2)

@@ -159,3 +159,28 @@ def test_pictures_are_shown_at_a_size_to_be_looked_at():
     ):
         picture, factor = fitted(Image.new("RGB", size))
         assert factor == scale and picture.size == shown
+
+
+def test_what_is_here_adds_names_to_the_words(page):
+    import gradio as gr
+    from sclip_plugin.integrations.app.segmenting import SegmentTab
+
+    with gr.Blocks():
+        tab = SegmentTab(page)
+    visit = Visit()
+    with pytest.raises(PictureError, match="no picture"):
+        tab.found(visit, [], "csa")
+    page.draw(visit)
+    names = page.names(visit.picture, {})
+    assert names == [name.word for name in page.segmenter.names(visit.picture)] and names
+    update = tab.found(visit, ["zebra", names[0]], page.own("method"))
+    assert update[tab.offer] == {"before": ["zebra", names[0]], "words": ["zebra", *names]}
+    assert visit.offered == [] and update["note"].startswith("Found: ")
+    assert tab.found(visit, [], page.own("method"))[tab.offer]["words"] == names == visit.offered
+
+
+def test_auto_is_no_word_and_its_files_are_not_read(page, visit):
+    result = page.segment(visit.picture, ["@auto", "zebra"], {})
+    assert result.labels[0] == "zebra" and len(result.labels) > 2
+    with pytest.raises(LabelError, match="whoever started"):
+        page.segment(visit.picture, ["@auto:/etc/hosts"], {})

@@ -329,3 +329,49 @@ def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sclip_plugin.integrations.serve", None)
     with pytest.raises(ModelLoadError, match=r"sclip_plugin\[serve\]"):
         serve(model="demo")
+
+
+def test_names_are_those_of_a_call(client, segmenter):
+    scene = sp.draw_scene(seed=2001)
+    own = sp.Segmenter.from_pretrained("demo", device="cpu")
+    answer = client.post("/names", files=png(scene.picture), data={"top": "3"}).json()["names"]
+    expected = own.names(scene.picture, top=3)
+    assert [(n["word"], n["synonyms"]) for n in answer] == [(n.word, list(n.synonyms)) for n in expected]
+    data = {"labels": ["@auto", ",".join(scene.labels)]}
+    found = client.post("/names", files=png(scene.picture), data=data).json()["names"]
+    assert {name["word"] for name in found} == set(scene.labels)
+    segmented = client.post("/segment", files=png(scene.picture), data={"labels": "@auto, zebra"}).json()["labels"]
+    assert segmented[0]["label"] == "zebra" and segmented[0]["presence"] < 0.5
+    assert {n.word for n in own.names(scene.picture)} == {label["label"] for label in segmented[1:]}
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"labels": "cat"}, "expected '@auto'"),
+        ({"labels": "@auto:/etc/hosts"}, "whoever started the server"),
+        ({"top": "0"}, "top"),
+        ({"preset": "x"}, "preset"),
+    ],
+)
+def test_names_that_are_refused(client, data, said):
+    answer = client.post("/names", files=png(Image.new("RGB", (40, 30))), data=data)
+    assert answer.status_code == 422 and said in answer.json()["detail"]
+    answer = client.post("/segment", files=png(Image.new("RGB", (40, 30))), data={"labels": "@auto:/etc/hosts"})
+    assert answer.status_code == 422 and "whoever started" in answer.json()["detail"]
+
+
+def test_lists_that_the_starter_named_are_read(tmp_path):
+    from sclip_plugin.cli.listening import allow_lists
+    from sclip_plugin.errors import LabelError
+
+    (tmp_path / "own.txt").write_text("sky\nsand\ngrass")
+    segmenter = sp.Segmenter.from_pretrained("demo", device="cpu", paths=False)
+    with pytest.raises(LabelError, match=r"gone\.txt"):
+        allow_lists(segmenter, [str(tmp_path / "gone.txt")])
+    allow_lists(segmenter, [str(tmp_path / "own.txt")])
+    with TestClient(make_server(segmenter)) as client:
+        data = {"labels": f"@auto:{tmp_path / 'own.txt'}"}
+        scene = next(s for s in map(sp.draw_scene, range(50)) if "sky" in s.labels)
+        found = client.post("/names", files=png(scene.picture), data=data).json()["names"]
+    assert "sky" in {name["word"] for name in found} <= {"sky", "sand", "grass"}
