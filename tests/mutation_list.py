@@ -30,6 +30,7 @@ ROOMS = {
     "sclip_plugin/steps/presence": "steps/test_presence.py",
     "sclip_plugin/index/presence": "index/test_presence.py",
     "sclip_plugin/steps/rns": "steps/test_rns.py",
+    "sclip_plugin/steps/floss": "steps/test_floss.py",
     "sclip_plugin/steps/registry": "steps/test_lists.py",
     "sclip_plugin/grammar": "test_grammar.py",
     "sclip_plugin/settings": "test_settings.py",
@@ -174,7 +175,7 @@ CHANGES = {
         ('native, mode="bilinear", antialias=True', 'native, mode="bilinear", antialias=False'),
     ],
     "sclip_plugin/segment/answering.py": [
-        (" or not torch.isfinite(stepped).all()", ""),
+        (" or not torch.isfinite(values).all()", ""),
         ("stepped.shape != given.scores.shape or ", ""),
         (" or stepped.values.shape[2] != scores.shape[2]", ""),
     ],
@@ -290,6 +291,14 @@ CHANGES = {
         ("weights * factor / len(features)", "weights * factor"),
         ("FUSED, PSEUDO = 1.5, 0.2", "FUSED, PSEUDO = 1.5, 0.3"),
         ("masked_fill(~bank.shown.flatten(), -torch.inf)", "clone()"),
+    ],
+    "sclip_plugin/steps/floss.py": [
+        ("found * (found + 1e-10).log()", "found.log()"),
+        ("masked_fill(~own, -1)", "clone()"),
+        ("masked_fill(best < 0, classes)", "clone()"),
+        ("F.normalize(text[list(places)].mean(dim=0), dim=1)", "text[list(places)].mean(dim=0)"),
+        ("(total / count,", "(total,"),
+        ("if resize_cosines else logits.softmax(dim=-1)", ""),
     ],
     "sclip_plugin/segment/anchored.py": [
         ("clamp(min=1e-9).sqrt()", "clamp(min=1e-9)"),

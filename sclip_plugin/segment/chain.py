@@ -130,7 +130,7 @@ class Chain:
             text,
             templates,
             settings.logit_scale,
-            lambda names: self.text_bank.embed(tuple(names), templates),
+            lambda names, templates=templates: self.text_bank.embed(tuple(names), templates),
         )
 
     def beside(self) -> Beside:
