@@ -176,7 +176,7 @@ CHANGES = {
     ],
     "sclip_plugin/segment/answering.py": [
         (" or not torch.isfinite(values).all()", ""),
-        ("stepped.shape != given.scores.shape or ", ""),
+        ("tuple(values.shape) != expected or ", ""),
         (" or stepped.values.shape[2] != scores.shape[2]", ""),
     ],
     "sclip_plugin/segment/windows.py": [
