@@ -380,6 +380,11 @@ CHANGES = {
         ("number > high", "number >= high"),
         ("if is_truth or not isinstance(value, numbers.Integral)", "if not isinstance(value, numbers.Integral)"),
     ],
+    "integrations/serve/server.py": [
+        ("len(pictures) != len(masks) or ", ""),
+        ("> limits.examples_megapixels", "> 10 * limits.examples_megapixels"),
+        ("return taught_by(known, parse_labels(words))", "return words"),
+    ],
     "integrations/serve/queueing.py": [
         ("if not job.settings.make_method().needs_text:", "if True:"),
         ("set_running_or_notify_cancel()", "running() or True"),
