@@ -74,6 +74,7 @@ ROOMS = {
     "sclip_plugin/dense": "segmenter/test_encoded.py",
     "sclip_plugin/patching": "towers/test_patching.py",
     "sclip_plugin/anomaly": "test_anomaly.py",
+    "integrations/app": "integrations/app/test_teaching.py",
     "integrations/serve": "integrations/serve/test_serve.py",
     "integrations/serve/pixels": "integrations/serve/test_door.py",
     "integrations/transformers/pipeline": "integrations/transformers/test_pipeline.py",
@@ -379,6 +380,12 @@ CHANGES = {
         ("number <= above", "number < above"),
         ("number > high", "number >= high"),
         ("if is_truth or not isinstance(value, numbers.Integral)", "if not isinstance(value, numbers.Integral)"),
+    ],
+    "integrations/app/lessons.py": [
+        ("np.full((picture.height, picture.width), IGNORED, np.int16)", "np.full(region.shape, -1, np.int16)"),
+        ("if word not in known)", ")"),
+        ("key = (settings.feature_identity(), ", "key = ("),
+        ("        self._known.clear()\n", ""),
     ],
     "integrations/serve/server.py": [
         ("len(pictures) != len(masks) or ", ""),
