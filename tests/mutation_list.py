@@ -62,6 +62,7 @@ ROOMS = {
     "sclip_plugin/memory/examples": "segmenter/test_tuning.py",
     "sclip_plugin/examples": "examples/test_readers.py examples/test_learning.py",
     "sclip_plugin/evaluation/metric": "evaluation/test_metric.py",
+    "sclip_plugin/evaluation/support": "evaluation/test_support.py",
     "sclip_plugin/storage/parts": "test_parts.py",
     "sclip_plugin/storage/files": "test_files.py",
     "sclip_plugin/storage/fingerprint": "text/test_words_of_another_model.py",
@@ -380,6 +381,11 @@ CHANGES = {
         ("number <= above", "number < above"),
         ("number > high", "number >= high"),
         ("if is_truth or not isinstance(value, numbers.Integral)", "if not isinstance(value, numbers.Integral)"),
+    ],
+    "sclip_plugin/evaluation/support.py": [
+        ("max(0, most - counts[index])", "most"),
+        ("counts += shown[now].sum(axis=0)", "counts[index] += len(now)"),
+        ("target == benchmark.ignore_index, IGNORED", "target == benchmark.ignore_index, -1"),
     ],
     "integrations/app/lessons.py": [
         ("np.full((picture.height, picture.width), IGNORED, np.int16)", "np.full(region.shape, -1, np.int16)"),
