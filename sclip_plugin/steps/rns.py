@@ -201,7 +201,7 @@ class RetrieveAndSegment(Step):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not cells_path(self.examples).is_file():
+        if not str(self.examples) or not cells_path(self.examples).is_file():
             raise SettingError(
                 f"rns got examples={str(self.examples)!r}, beside which there are no examples; expected "
                 "rns('FILE.safetensors'), as 'sclip tune' makes it."
