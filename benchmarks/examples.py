@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageFilter
 from scenario import table
 
@@ -56,11 +57,22 @@ def conditions(seed):
     return {name: (order.get(name) or list(dict.fromkeys(of.values())), of) for name, of in maps.items()}
 
 
-def scored(encoded, truths, labels, tuned):
+def on_grid(look, words):
+    """The label map from features that are averaged on the patch grid, as tuning fits them; scores are resized."""
+    vocabulary, rows = look.segmenter.text_embeddings(words)
+    cosines = torch.einsum("dhw,kd->khw", F.normalize(look.features(), dim=0), rows)
+    cosines = cosines + cosines.new_tensor(vocabulary.constants_of_names())[:, None, None]
+    best = F.interpolate(cosines[None], look.size, mode="bilinear")[0].argmax(dim=0)
+    return np.array(vocabulary.class_of_name)[best.numpy()]
+
+
+def scored(encoded, truths, labels, tuned, grid=False):
     """mIoU in per cent over the classes that occur."""
     counts = np.zeros((3, len(labels)))
     for look, truth in zip(encoded, truths, strict=True):
-        found, there = look.segment(tuned).label_map[::EVERY, ::EVERY], truth[::EVERY, ::EVERY]
+        label_map = on_grid(look, tuned) if grid else look.segment(tuned).label_map
+        part = slice(EVERY // 2 if grid else 0, None, EVERY)
+        found, there = label_map[part, part], truth[part, part]
         for row, part in enumerate((found[found == there], found, there)):
             counts[row] += np.bincount(part.ravel(), minlength=len(labels))
     agree, predicted, labelled = counts[:, counts[2] > 0]
@@ -74,6 +86,7 @@ def main():
     parser.add_argument("--pool", type=int, default=5000, help="first scene of the pool of 60 examples")
     parser.add_argument("--things", type=int, default=0, help="seed of the things that are renamed, or named")
     parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--grid", action="store_true", help="answer on the patch grid, without windows and presence")
     parser.add_argument("--conditions", default="clean,hard,renamed,merged,background")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -95,7 +108,7 @@ def main():
         truths = [index[of_class[seed]] for seed in seeds]
         cells = [Cells.of(str(s), encoded[s].features(), index[of_class[s]], len(labels)) for s in pool]
         tests = [encoded[seed] for seed in seeds]
-        plain = scored(tests, truths, labels, parse_labels(labels))
+        plain = scored(tests, truths, labels, parse_labels(labels), asked.grid)
         row = [name, f"{plain:.1f}"]
         for count in DRAWN:
             found, chosen = [], []
@@ -106,7 +119,7 @@ def main():
                     seg.chain, seg.settings, parse_labels(labels), Cells.together([cells[i] for i in drawn])
                 )
                 fits.append((count, time.perf_counter() - start))
-                found.append(scored(tests, truths, labels, tuned))
+                found.append(scored(tests, truths, labels, tuned, asked.grid))
                 chosen.append(tuned.report["chosen"])
             gains = np.array(found) - plain
             lowest = min(lowest, float(gains.min()))

@@ -17,6 +17,7 @@ PARSED = {
     "sclip serve --model demo": "it serves until it is stopped; tests/integrations/serve",
     'sclip segment photos/ --ray --labels "cat, grass, sky" --model demo --out out/': "tests/integrations/ray",
     "torchrun --nproc-per-node 4 -m sclip_plugin eval voc21 --data DIR --model M": "tests/evaluation/test_runner.py",
+    "sclip eval voc21 --data DIR --examples 20 --seed 100 --rns": "training pictures; tests/evaluation/test_support.py",
     "sclip convert pascal-context data/VOCdevkit/VOC2010 --annotations trainval_merged.json": "the Detail API's file; "
     "tests/evaluation/test_conversions.py",
     'sclip segment coffee.png --labels "cup, saucer, spoon, table" --model open_clip:ViT-L-14/datacomp_xl_s13b_b90k': ""

@@ -7,7 +7,7 @@ from typing import Any
 
 from sclip_plugin.text.files import split_labels
 
-from .page import Page, Visit
+from .page import LEARNT, Page, Visit
 
 
 def python_of(page: Page, visit: Visit, words: list[str], changes: dict[str, Any]) -> str:
@@ -15,10 +15,11 @@ def python_of(page: Page, visit: Visit, words: list[str], changes: dict[str, Any
     labels = [names[0] if len(names) == 1 else names for names in split_labels(",".join(words))]
     options = "".join(f", {name}={value!r}" for name, value in _settings(page, changes).items())
     picture = repr(visit.name) if visit.seed is None else f"sp.draw_scene({visit.seed}, scale=2).picture"
+    said = f'sp.Tuned.load("{LEARNT}")' if visit.lessons.learnt else repr(labels)
     return (
         "import sclip_plugin as sp\n\n"
         f"seg = sp.Segmenter.from_pretrained({page.model!r})\n"
-        f"result = seg({picture}, {labels!r}{options})\n"
+        f"result = seg({picture}, {said}{options})\n"
         'result.overlay().save("overlay.png")\n'
     )
 
@@ -26,7 +27,8 @@ def python_of(page: Page, visit: Visit, words: list[str], changes: dict[str, Any
 def command_of(page: Page, visit: Visit, words: list[str], changes: dict[str, Any]) -> str:
     """A command line, to copy."""
     settings = _settings(page, changes)
-    parts = ["sclip", "segment", visit.name, "--model", page.model, "--labels", ", ".join(words)]
+    parts = ["sclip", "segment", visit.name, "--model", page.model, "--labels"]
+    parts.append(f"@{LEARNT}" if visit.lessons.learnt else ", ".join(words))
     for name, value in settings.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool) and name != "threshold":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import threading
 import zipfile
@@ -27,9 +26,14 @@ from sclip_plugin.segment.segmenter import Segmenter
 from sclip_plugin.steps.short import SHORT_FORMS, value_of
 
 from ..serve.visitors import Kept, Limits, labels_of, picture_of, words_of
+from .lessons import Lessons, key_of
 
 SMALLEST, LARGEST = 640, 1600
 """Longer side of what is shown, in pixels: smaller pictures are enlarged by a whole factor, larger ones reduced."""
+LEARNT = "learnt.safetensors"
+"""What the file of learnt labels is called."""
+MOST_OTHERS = 12
+"""Other pictures that a visitor may have."""
 MOST_FOUND, FOUND_SIDE = 100, 960
 """How many pictures a search shows at most, and their longer side in pixels."""
 
@@ -50,6 +54,8 @@ class Visit:
         selected: the region that was clicked.
         offered: labels of the last drawn scene that were offered as words.
         note: what the page says when no mistake was made.
+        lessons: what the visitor taught.
+        others: other pictures, reduced, which the question is answered for too, with their names.
         files: where downloads lie until there are others, or the visitor is gone.
     """
 
@@ -64,6 +70,8 @@ class Visit:
     selected: np.ndarray | None = None
     offered: list[str] = field(default_factory=list)
     note: str = ""
+    lessons: Lessons = field(default_factory=Lessons)
+    others: list[tuple[PIL.Image.Image, str]] = field(default_factory=list)
     files: tempfile.TemporaryDirectory[str] | None = None
 
     def take(self, picture: PIL.Image.Image | None, name: str = "", seed: int | None = None, refusal: str = "") -> None:
@@ -130,10 +138,11 @@ class Page:
         own = self.segmenter.settings
         try:
             method = self.segmenter.chosen(own, {"method": name}).make_method()
+            if name == own.method_name:
+                return True
+            method.check_tower(self.segmenter.tower)
         except SclipError:
             return False
-        if name == own.method_name:
-            return True
         return not method.needs_outside_model() and not (method.sees_regions and own.masks is None)
 
     def own(self, name: str) -> Any:
@@ -165,13 +174,16 @@ class Page:
         visit.take(scene.picture, "scene.png", seed)
         return list(scene.labels)
 
-    def segment(self, picture: PIL.Image.Image, words: list[str], changes: dict[str, Any]) -> Segmentation:
+    def segment(
+        self, picture: PIL.Image.Image, words: list[str], changes: dict[str, Any], lessons: Lessons | None = None
+    ) -> Segmentation:
         """Segment a picture, from what the tower saw of it where it has seen it with these settings.
 
         Args:
             picture: RGB.
             words: classes, ``"sofa|couch"`` for synonyms.
             changes: settings that differ from the segmenter's.
+            lessons: examples, which are learnt from first where the visitor asked for that.
 
         Raises:
             LabelError, SettingError: what a visitor asks for can't be had.
@@ -181,6 +193,10 @@ class Page:
         if not settings.sees_regions():
             settings = settings.changed(masks=None)
         with self._lock:
+            if lessons is not None and lessons.learnt:
+                labels = words_of(",".join(words), self.limits)  # what was taught has names of its own
+                learnt = lessons.learn(self.segmenter, settings, labels, lambda shown: self._encoded(shown, changes))
+                return self._encoded(picture, changes).segment(learnt, settings)
             if settings.make_method().needs_text:
                 return self.segmenter(picture, labels, settings)
             return self._encoded(picture, changes).segment(labels, settings)
@@ -200,7 +216,7 @@ class Page:
     def _encoded(self, picture: PIL.Image.Image, changes: dict[str, Any]) -> Encoded:
         looks = {name: value for name, value in changes.items() if name in ("method", "window", "stride")}
         settings = self.segmenter.settings.changed(**looks)
-        key = f"{picture.size} {hashlib.sha256(picture.tobytes()).hexdigest()} {settings.identity()}"
+        key = f"{key_of(picture)} {settings.identity()}"
         encoded = self._seen.get(key)
         if encoded is None:
             encoded = self.segmenter.encode(picture, settings, dtype=torch.float32)
@@ -238,6 +254,33 @@ class Page:
                 break
         return Place(None if index < 0 else shown.labels[index], float(visit.selected.mean()), best)
 
+    def teach(self, visit: Visit, region: np.ndarray | None, word: str) -> None:
+        """Take a region of the visit's picture as an example of a word.
+
+        Raises:
+            PictureError: no region is selected, or nothing painted; or too many pictures have examples.
+            LabelError: a label that is no word, or too long a one.
+        """
+        if visit.picture is None or region is None:
+            raise PictureError("no region is selected: click one in the result, or paint.")
+        ((word, *_), *_) = words_of(word, self.limits)
+        visit.lessons.add(visit.picture, region, word, self.limits.examples)
+        visit.selected = None
+
+    def add_others(self, visit: Visit, files: list[tuple[Path, str]]) -> None:
+        """Other pictures that the question is answered for, in place of those before.
+
+        Raises:
+            PictureError: too many, or one that can't be read.
+        """
+        visit.others = []
+        if len(files) > MOST_OTHERS:
+            raise PictureError(f"{len(files)} other pictures; expected at most {MOST_OTHERS}.")
+        for path, name in files:
+            picture = picture_of(path.read_bytes(), self.limits)
+            picture.thumbnail((FOUND_SIDE, FOUND_SIDE))
+            visit.others.append((picture, name))
+
     def edit(self, visit: Visit, label: str | None) -> None:
         """Give the selected region another label, or hide it.
 
@@ -251,6 +294,19 @@ class Page:
             ((label, *_), *_) = words_of(label, self.limits)
         visit.edits.append((visit.selected, label))
         visit.selected = None
+
+    def learnt_file(self, visit: Visit) -> Path:
+        """What was learnt, as ``sclip segment --labels @FILE`` reads it.
+
+        Raises:
+            PictureError: nothing was.
+        """
+        if visit.lessons.tuned is None:
+            raise PictureError("nothing is learnt yet: add examples, and learn.")
+        visit.files = folder = tempfile.TemporaryDirectory(prefix="sclip-")
+        path = Path(folder.name) / LEARNT
+        visit.lessons.tuned.save(path)
+        return path
 
     def export(self, visit: Visit, format: str) -> Path:
         """What is shown, as one file: of a format that writes several, a ZIP of them.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -23,6 +22,7 @@ from .commands import command_of, python_of
 from .guard import uploaded
 from .page import Page, Visit, fitted, outlined
 from .showing import ONE_AT_A_TIME, legend_html, place_html, status_html
+from .teaching import TeachPanel, record_of, said_of
 
 FILL, OUTLINE = "colours", "outlines only"
 NONE = "none"
@@ -49,23 +49,24 @@ class SegmentTab:
                 self._build_inputs()
             with gr.Column(scale=5, min_width=300):
                 self._build_results()
+                self.teach = TeachPanel(page)
                 self._build_downloads()
         self.chosen: list[Any] = [self.words, self.method, self.beside, self.refine, self.background, self.threshold]
         self.drawing: list[Any] = [self.style, self.opacity, self.heat]
         self.pictures: list[Any] = [self.first, self.second, self.legend]
         self.answers = [*self.pictures, self.heat, self.place, self.file, self.python, self.command]
+        self.answers += [self.teach.gallery, self.teach.canvas, self.teach.easel]
         self._connect()
 
     def _build_inputs(self) -> None:
         settings = self.page.segmenter.settings
         self.picture = gr.Image(label="Picture", sources=["upload", "clipboard"], height=260, elem_id="picture")
-        self.picture.preprocess = _record_of  # type: ignore[method-assign, assignment]
         self.draw = gr.Button("Draw a scene", size="sm", elem_id="draw")
         self.words = gr.Dropdown(
             label="Words", info="Enter after each; 'sofa|couch' are two names of one thing.", multiselect=True,
             allow_custom_value=True, elem_id="words",
         )  # fmt: skip
-        self.find = gr.Button("What is here?", size="sm", elem_id="find")
+        self.find = gr.Button("What is here?", size="sm", elem_id="names")
         with gr.Accordion("Method and settings", open=False):
             self.method = gr.Dropdown(self.page.methods, value=settings.method_name, label="Method")
             self.beside = gr.Dropdown([NONE, *self.page.methods], value=NONE, label="Beside it", elem_id="beside")
@@ -103,31 +104,36 @@ class SegmentTab:
 
     def _connect(self) -> None:
         visit, asked = self.visit, [self.visit, *self.chosen, *self.drawing]
-        opened = self._on(self.picture.input, self.opened, [visit, self.picture], [*self.answers, self.picture])
-        drawn = self._on(self.draw.click, self.drawn, [visit, self.words], [*self.answers, self.picture, self.offer])
+        opened = self.on(
+            self.picture.input, self.opened, [visit, self.picture], [*self.answers, self.picture], raw=True
+        )
+        drawn = self.on(self.draw.click, self.drawn, [visit, self.words], [*self.answers, self.picture, self.offer])
         offered = drawn.then(None, [self.offer, self.words], self.words, js=OFFER, api_visibility="private")
-        found = self._on(self.find.click, self.found, [visit, self.words, self.method], [self.offer])
+        found = self.on(self.find.click, self.found, [visit, self.words, self.method], [self.offer])
         named = found.then(None, [self.offer, self.words], self.words, js=OFFER, api_visibility="private")
         asking = [self.words.change, *(box.input for box in self.chosen[1:])]
-        self._on(asking, self.ask, asked, self.answers)
+        self.on(asking, self.ask, asked, self.answers)
         for step in (opened, offered, named):
-            self._on(step, self.ask, asked, self.answers)
-        self._on([box.input for box in self.drawing], self.redraw, [visit, *self.drawing], self.pictures)
-        self._on(self.first.select, self.clicked, [visit, *self.drawing], [*self.pictures, self.place])
+            self.on(step, self.ask, asked, self.answers)
+        self.on([box.input for box in self.drawing], self.redraw, [visit, *self.drawing], self.pictures)
+        self.on(self.first.select, self.clicked, [visit, *self.drawing], [*self.pictures, self.place])
         changed = [*self.pictures, self.place, self.file]
-        self._on(self.hide.click, self.hidden, [visit, *self.drawing], changed, "multiple")
-        self._on(
+        self.on(self.hide.click, self.hidden, [visit, *self.drawing], changed, "multiple")
+        self.on(
             [self.rename.click, self.name.submit], self.renamed, [visit, self.name, *self.drawing], changed, "multiple"
         )
-        self._on(self.undo.click, self.undone, [visit, *self.drawing], changed, "multiple")
-        self._on(self.make.click, self.exported, [visit, self.format], [self.file])
+        self.on(self.undo.click, self.undone, [visit, *self.drawing], changed, "multiple")
+        self.on(self.make.click, self.exported, [visit, self.format], [self.file])
+        self.teach.connect(self)
 
-    def _on(
-        self, trigger: Any, do: Callable[..., Update], inputs: list[Any], outputs: list[Any], mode: Any = "always_last"
-    ) -> Any:
+    def on(
+        self, trigger: Any, do: Callable[..., Update], inputs: list[Any], outputs: list[Any],
+        mode: Any = "always_last", raw: bool = False,
+    ) -> Any:  # fmt: skip
         """Let events, or the end of an earlier one, be answered by a handler.
 
-        What the handler says goes into the status, in place of the mistake of an earlier event.
+        What the handler says goes into the status, in place of the mistake of an earlier event. With ``raw`` it gets
+        what the browser sent, so that files are opened by this package alone.
         """
 
         @functools.wraps(do)  # gradio looks for SelectData in the annotations
@@ -142,18 +148,19 @@ class SegmentTab:
             return {**update, self.status: status_html(visit.note, wrong), self.visit: visit}
 
         all_outputs = list({*outputs, self.status, self.visit})
-        options = {"show_progress": "minimal", "trigger_mode": mode, **ONE_AT_A_TIME}
+        options = {"show_progress": "minimal", "trigger_mode": mode, "preprocess": not raw, **ONE_AT_A_TIME}
         if hasattr(trigger, "then"):
             return trigger.then(said, inputs, all_outputs, **options)
         return gr.on(trigger, said, inputs, all_outputs, **options)
 
-    def opened(self, visit: Visit, record: tuple[Any, str] | None) -> Update:
+    def opened(self, visit: Visit, sent: dict[str, Any] | None) -> Update:
         """Take the picture that was uploaded; what belonged to the one before goes."""
         try:
-            if record is None:
+            if not sent:
                 visit.take(None)
             else:
-                self.page.open(visit, uploaded(record[0], self.picture.GRADIO_CACHE), record[1])
+                path, name = record_of(sent)
+                self.page.open(visit, uploaded(path, self.picture.GRADIO_CACHE), name)
         except SclipError as error:
             visit.take(None, refusal=str(error))
             return {**self._nothing(visit), self.picture: None}
@@ -187,22 +194,25 @@ class SegmentTab:
             return self._nothing(visit)
         changes = self._changes(method=method, refine=refine, background=background)
         changes |= self._changes(threshold=threshold or False)
-        question = (typed, changes, beside)
+        question = (typed, changes, beside, visit.lessons.version())
         if question == visit.question:
             return {}
         start = time.perf_counter()
-        result = self.page.segment(visit.picture, typed, changes)
-        seconds = time.perf_counter() - start
-        other = None if beside == NONE else self.page.segment(visit.picture, typed, {**changes, "method": beside})
+        result = self.page.segment(visit.picture, typed, changes, visit.lessons)
+        seconds = f"{1000 * (time.perf_counter() - start):.0f} ms{said_of(visit)}"
+        other = None
+        if beside != NONE:
+            other = self.page.segment(visit.picture, typed, {**changes, "method": beside}, visit.lessons)
         visit.answer(result, other, question)
         return {
             **self.redraw(visit, style, opacity, heat),
+            **self.teach.answered(visit, style, opacity, heat),
             self.heat: self._heat_choices(visit, heat),
             self.place: "",
             self.file: None,
             self.python: python_of(self.page, visit, typed, changes),
             self.command: command_of(self.page, visit, typed, changes),
-            "note": f"{len(result.labels)} labels, {self.page.segmenter.device}, {1000 * seconds:.0f} ms",
+            "note": f"{len(result.labels)} labels, {self.page.segmenter.device}, {seconds}",
         }
 
     def redraw(self, visit: Visit, style: str, opacity: float, heat: str) -> Update:
@@ -264,7 +274,7 @@ class SegmentTab:
         return {
             self.first: None, self.second: gr.update(value=None, visible=False), self.legend: "", self.place: "",
             self.heat: gr.update(choices=[NONE], value=NONE), self.file: None, self.python: "", self.command: "",
-            "note": visit.refusal or missing,
+            **self.teach.hidden(), "note": visit.refusal or missing,
         }  # fmt: skip
 
     def _heat_choices(self, visit: Visit, heat: str) -> Any:
@@ -275,13 +285,6 @@ class SegmentTab:
     def _changes(self, **values: Any) -> dict[str, Any]:
         """What differs from the segmenter's settings."""
         return {name: value for name, value in values.items() if self.page.own(name) != value}
-
-
-def _record_of(payload: Any) -> tuple[Any, str] | None:
-    """Path and name of an uploaded file, unread: what is wrong with it is said in this package's words."""
-    if not payload:
-        return None
-    return payload.path, str(payload.orig_name or Path(str(payload.path)).name)
 
 
 def _shown(label: str, name: str, visible: bool = True) -> gr.Image:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
+from sclip_plugin.examples.learning import Learnt
 from sclip_plugin.segment.segmentation import Segmentation
 
 MaskFormat = Literal["rle", "png", "none"]
@@ -68,6 +69,33 @@ class EncodeAnswer(BaseModel):
     size: tuple[int, int] = Field(description="Height and width of the picture, upright.")
 
 
+class LearntLabel(BaseModel):
+    """One label that was learnt."""
+
+    label: str
+    pictures: int = Field(description="How many pictures show it. 0: it keeps its words.")
+    share: float = Field(description="Its share of all labelled area, 0 to 1.")
+
+
+class LeftOut(BaseModel):
+    """mIoU of left-out pictures in percent."""
+
+    words: float
+    tuned: float
+
+
+class TuneAnswer(BaseModel):
+    """Labels that were learnt."""
+
+    id: str = Field(description="For the field `tuned` of later questions.")
+    labels: list[LearntLabel] = Field(description="In the order of the request.")
+    left_out: LeftOut | None = Field(description="What the examples are worth; null below three pictures.")
+    chosen: float | str = Field(description="How near to the words rows are held; or `words`, if pictures do not gain.")
+    threshold: float | None = Field(description="The cosine below which a pixel is background, if that is a label.")
+    problems: list[str] = Field(description="What was left out, and why.")
+    file: str = Field(description="In base64, what `sclip segment --labels @FILE.safetensors` reads.")
+
+
 class HealthAnswer(BaseModel):
     """The server is there."""
 
@@ -94,6 +122,18 @@ def run_lengths(mask: np.ndarray) -> dict[str, Any]:
     turns = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     counts = np.diff([0, *turns, flat.size]).tolist()
     return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
+
+
+def learnt_as_json(name: str, learnt: Learnt) -> dict[str, Any]:
+    """What was learnt, in the form of `TuneAnswer`."""
+    tuned, report = learnt.tuned, learnt.tuned.report
+    labels = [
+        {"label": label, "pictures": report["pictures"][label], "share": report["shares"][label]}
+        for label in tuned.labels
+    ]
+    said = {key: report[key] for key in ("left_out", "chosen", "threshold")}
+    file = base64.b64encode(tuned.as_bytes()).decode()
+    return {"id": name, "labels": labels, **said, "problems": list(learnt.problems), "file": file}
 
 
 def as_json(result: Segmentation, mask_format: MaskFormat) -> dict[str, Any]:

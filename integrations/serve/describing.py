@@ -18,7 +18,7 @@ from .visitors import Limits
 
 REFUSALS = {
     400: "The Host header, or the form, can't be read or is not allowed.",
-    404: "No such encoded picture, or not any more.",
+    404: "No such encoded picture or tuned labels, or not any more.",
     408: "The request did not arrive in time.",
     411: "The request has no Content-Length.",
     413: "The request is too large.",
@@ -39,7 +39,9 @@ def about(limits: Limits) -> str:
         f"{limits.characters} characters.",
         f"Waiting: {limits.waiting} requests with {limits.waiting_megapixels:g} megapixels, {limits.seconds:g} s until "
         f"a turn, {limits.seconds:g} s more for the answer. Connections: {limits.connections}. Encoded pictures that "
-        f"are kept: the last {limits.kept}, with {limits.kept_megapixels:g} megapixels.",
+        f"are kept: the last {limits.kept}, with {limits.kept_megapixels:g} megapixels; of tuned labels the last "
+        f"{limits.kept}. Examples of one request: {limits.examples} pictures, with their masks "
+        f"{limits.examples_megapixels:g} megapixels.",
     )
     return "\n\n".join(lines)
 
@@ -88,8 +90,10 @@ def _operation(method: str, path: str, operation: dict[str, Any], schemas: dict[
 def _form(path: str, schema: dict[str, Any]) -> str:
     inputs = []
     for name, field in schema["properties"].items():
-        if name == "picture":
-            control = f'<input type="file" name="{name}" required>'
+        needed = " required" if name in schema.get("required", ()) else ""
+        if _type(field).endswith("file"):
+            many = " multiple" if field.get("type") == "array" else ""
+            control = f'<input type="file" name="{name}"{many}{needed}>'
         elif "enum" in field:
             control = (
                 f'<select name="{name}">'
@@ -97,7 +101,8 @@ def _form(path: str, schema: dict[str, Any]) -> str:
                 + "</select>"
             )
         else:
-            control = f'<input name="{name}" placeholder="cat, sofa|couch" required>'
+            example = ' placeholder="cat, sofa|couch"' if name == "labels" else ""
+            control = f'<input name="{name}"{example}{needed}>'
         inputs.append(f"<label>{name} {control}</label>")
     return (
         f'<form action="{path}" method="post" enctype="multipart/form-data">{" ".join(inputs)} '

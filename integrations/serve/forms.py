@@ -12,8 +12,8 @@ from sclip_plugin.settings import setting_names
 
 from .answers import MaskFormat
 
-MANY = "labels"
-"""The one field that may be given several times."""
+MANY = ("labels", "pictures", "masks")
+"""The fields that may be given several times."""
 Picture = Annotated[UploadFile, File(description="A picture's file. Its size is limited, see the top.")]
 LabelFields = Annotated[
     list[str],
@@ -29,6 +29,18 @@ NamesFields = Annotated[
     ),
 ]
 TopField = Annotated[int, Form(ge=1, description="At most so many names.")]
+Pictures = Annotated[list[UploadFile], File(description="Files of annotated pictures. Their number is limited.")]
+Masks = Annotated[
+    list[UploadFile],
+    File(
+        description="A PNG for each picture, in the same order: one channel, or a palette, of the labels' places, from "
+        "0; 255 is not learnt from."
+    ),
+]
+TunedField = Annotated[
+    str | None,
+    Form(description="`id` of an answer of POST /tune: labels that it knows mean what was learnt, others are words."),
+]
 MaskFormatField = Annotated[
     MaskFormat, Form(description="How masks are answered: COCO's run lengths, one PNG of label indices, or not at all.")
 ]
@@ -53,7 +65,7 @@ class KnownFields:
             if name in request.query_params:
                 raise HTTPException(422, f"{name!r} is in the address; expected fields in a form, as 'curl -F' sends.")
             if name in self.names:
-                if name != MANY and given.count(name) > 1:
+                if name not in MANY and given.count(name) > 1:
                     raise HTTPException(422, f"the field {name!r} is given {given.count(name)} times; expected one.")
             elif name in setting_names():
                 raise HTTPException(

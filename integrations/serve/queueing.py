@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +25,7 @@ class Busy(SclipError):
 
 @dataclass
 class Job:
-    """A picture to encode, or to segment where labels are given; or a question about an encoded one.
+    """A picture to encode, or to segment where labels are given; a question about an encoded one; or any ``call``.
 
     Fields:
         names: say so many names of what the labels, which are ``@auto``, find; 0: segment.
@@ -36,6 +36,7 @@ class Job:
     encoded: Encoded | None = None
     labels: Labels | None = None
     names: int = 0
+    call: Callable[[Segmenter], Any] | None = None
     answer: Future[Any] = field(default_factory=Future)
 
 
@@ -56,7 +57,7 @@ class TowerQueue:
         self._thread.start()
 
     def put(self, job: Job) -> Future[Any]:
-        """The answer to come: a `Segmentation` where the job has labels, else an `Encoded`.
+        """The answer to come: a `Segmentation` where the job has labels, else an `Encoded`; or what ``call`` gives.
 
         Raises:
             Busy: too many are waiting.
@@ -76,7 +77,7 @@ class TowerQueue:
         for batch in self._batches():
             # Who has gone meanwhile cancelled the answer.
             asked = [job for job in batch if job.answer.set_running_or_notify_cancel()]
-            self._encode([job for job in asked if job.encoded is None])
+            self._encode([job for job in asked if job.encoded is None and job.call is None])
             for job in asked:
                 if not job.answer.done():
                     self._finish(job)
@@ -112,7 +113,9 @@ class TowerQueue:
     def _finish(self, job: Job) -> None:
         try:
             answer: Any = job.encoded
-            if answer is None:  # the method needs the words; where there are none `encode` says so
+            if job.call is not None:
+                answer = job.call(self.segmenter)
+            elif answer is None:  # the method needs the words; where there are none `encode` says so
                 assert job.picture is not None, "a job has a picture, or what was seen of one"
                 if job.labels is None or job.names:
                     answer = self.segmenter.encode(job.picture, job.settings)

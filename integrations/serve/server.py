@@ -7,7 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request, UploadFile
@@ -17,18 +17,44 @@ from starlette.concurrency import run_in_threadpool
 
 from sclip_plugin import __version__
 from sclip_plugin.errors import SclipError
+from sclip_plugin.examples.base import Examples
+from sclip_plugin.examples.folders import example_of
+from sclip_plugin.examples.learning import Learnt, learn
 from sclip_plugin.segment.encoded import Encoded
 from sclip_plugin.segment.segmenter import Segmenter
+from sclip_plugin.segment.tuning import taught_by
+from sclip_plugin.text.labels import parse_labels
 from sclip_plugin.text.wordlist import AUTO, auto_of
 
-from .answers import EncodeAnswer, HealthAnswer, MaskFormat, NamesAnswer, SegmentAnswer, as_json
+from .answers import (
+    EncodeAnswer,
+    HealthAnswer,
+    MaskFormat,
+    NamesAnswer,
+    SegmentAnswer,
+    TuneAnswer,
+    as_json,
+    learnt_as_json,
+)
 from .describing import about, page_of, refusals
 from .door import HostGuard, listen
-from .forms import KnownFields, LabelFields, MaskFormatField, NamesFields, Picture, TopField, sentence_of
+from .forms import (
+    KnownFields,
+    LabelFields,
+    MaskFormatField,
+    Masks,
+    NamesFields,
+    Picture,
+    Pictures,
+    TopField,
+    TunedField,
+    sentence_of,
+)
 from .pixels import PixelRoom
 from .queueing import Busy, Job, TowerQueue
-from .visitors import Kept, Limits, check_size, labels_of, picture_of, size_of
+from .visitors import Kept, Limits, check_size, labels_of, picture_of, size_of, words_of
 
+Ended = Callable[["Future[Any]"], Awaitable[Any]]
 THREADS = 4
 """Threads that decode pictures and write answers, beside the one that owns the model."""
 
@@ -43,7 +69,7 @@ class Service:
 
     def __init__(self, segmenter: Segmenter, limits: Limits) -> None:
         self.segmenter, self.limits = segmenter, limits
-        self.kept = Kept(limits)
+        self.kept, self.tuned = Kept(limits), Kept(limits)
         self.tower = TowerQueue(segmenter, limits.together, limits.waiting)
         self._room = PixelRoom(limits)
         self._threads = ThreadPoolExecutor(THREADS, "sclip pictures")
@@ -53,9 +79,11 @@ class Service:
         self.tower.close()
         self._threads.shutdown()
 
-    async def segment(self, upload: UploadFile, labels: list[str], mask_format: MaskFormat) -> dict[str, Any]:
+    async def segment(
+        self, upload: UploadFile, labels: list[str], mask_format: MaskFormat, tuned: str | None = None
+    ) -> dict[str, Any]:
         """The answer to ``POST /segment``."""
-        words = labels_of(labels, self.limits)
+        words = self._words(labels, tuned)
         return await self._answer(upload, words, lambda result: as_json(result, mask_format))
 
     async def encode(self, upload: UploadFile) -> dict[str, Any]:
@@ -65,18 +93,66 @@ class Service:
         self.kept.add(name, encoded)
         return {"id": name, "size": list(encoded.size)}
 
-    async def ask(self, name: str, labels: list[str], mask_format: MaskFormat) -> dict[str, Any]:
+    async def ask(
+        self, name: str, labels: list[str], mask_format: MaskFormat, tuned: str | None = None
+    ) -> dict[str, Any]:
         """The answer to ``POST /ask/{name}``."""
         encoded = self.kept.get(name)
         if encoded is None:
             raise HTTPException(404, "no such encoded picture, or not any more; POST it to /encode again.")
-        words = labels_of(labels, self.limits)
+        words = self._words(labels, tuned)
         return await self._answer(encoded, words, lambda result: as_json(result, mask_format))
 
     async def names(self, upload: UploadFile, labels: list[str], top: int) -> dict[str, Any]:
         """The answer to ``POST /names``."""
         auto = auto_of(labels_of(labels, self.limits))
         return {"names": await self._answer(upload, auto, lambda names: [asdict(name) for name in names], top)}
+
+    async def tune(self, pictures: list[UploadFile], masks: list[UploadFile], labels: list[str]) -> dict[str, Any]:
+        """The answer to ``POST /tune``."""
+        words, limits, pixels = words_of(labels, self.limits), self.limits, 0
+        if len(pictures) != len(masks) or len(pictures) > limits.examples:
+            raise HTTPException(
+                422,
+                f"{len(pictures)} pictures and {len(masks)} masks; expected a mask for each picture, and at most "
+                f"{limits.examples} of both.",
+            )
+        for upload in (*pictures, *masks):
+            width, height = size = await run_in_threadpool(size_of, upload.file)
+            check_size(size, limits)
+            pixels += width * height
+        if pixels > limits.examples_megapixels * 1e6:
+            raise HTTPException(
+                422,
+                f"pictures and masks have {pixels:,} pixels; expected at most {limits.examples_megapixels:g} million.",
+            )
+
+        async def work(ended: Ended) -> Any:
+            files = [
+                (await picture.read(), await mask.read(), picture.filename or f"picture {place}")
+                for place, (picture, mask) in enumerate(zip(pictures, masks, strict=True), start=1)
+            ]
+
+            def call(segmenter: Segmenter) -> Learnt:
+                names = [names[0] for names in words]
+                items = [example_of(picture, mask, names, name) for picture, mask, name in files]
+                return learn(segmenter, Examples("PNG masks", names, items), words)
+
+            return await ended(self.tower.put(Job(self.segmenter.settings, call=call)))
+
+        learnt = await self._within(pixels, work)
+        name = secrets.token_urlsafe(16)
+        self.tuned.add(name, replace(learnt.tuned, cells=None))
+        return learnt_as_json(name, learnt)
+
+    def _words(self, labels: list[str], tuned: str | None) -> Any:
+        """What a visitor asks for: words, names of the picture, or what was learnt of words."""
+        if tuned is None:
+            return labels_of(labels, self.limits)
+        known = self.tuned.get(tuned)
+        if known is None:
+            raise HTTPException(404, "no such tuned labels, or not any more; POST the examples to /tune again.")
+        return taught_by(known, parse_labels(words_of(labels, self.limits)))
 
     async def _answer(
         self, source: UploadFile | Encoded, words: Any, made: Callable[[Any], Any], names: int = 0
@@ -87,31 +163,37 @@ class Service:
         else:
             width, height = size = await run_in_threadpool(size_of, source.file)
             check_size(size, self.limits)
+
+        async def work(ended: Ended) -> Any:
+            job = Job(self.segmenter.settings, labels=words, names=names)
+            if isinstance(source, Encoded):
+                job.encoded = source
+            else:
+                job.picture = await ended(self._threads.submit(picture_of, await source.read(), self.limits))
+            return await ended(self._threads.submit(made, await ended(self.tower.put(job))))
+
+        return await self._within(width * height, work)
+
+    async def _within(self, pixels: int, work: Callable[[Ended], Awaitable[Any]]) -> Any:
+        """What work gives that waits for a turn in the room, and then has so many seconds.
+
+        It awaits futures by ``ended``, and holds its place until all of these have ended.
+        """
         seconds = self.limits.seconds
-        async with self._room.holding(width * height) as work:
+        async with self._room.holding(pixels) as under_way:
+
+            async def ended(future: Future[Any]) -> Any:
+                under_way.append(future)
+                return await asyncio.wrap_future(future)
+
             try:
-                return await asyncio.wait_for(
-                    self._work(source, Job(self.segmenter.settings, labels=words, names=names), made, work), seconds
-                )
+                return await asyncio.wait_for(work(ended), seconds)
             except asyncio.TimeoutError:
                 raise HTTPException(504, f"no answer within {seconds:g} seconds.") from None
 
-    async def _work(
-        self, source: UploadFile | Encoded, job: Job, made: Callable[[Any], Any], work: list[Future[Any]]
-    ) -> Any:
-        async def ended(future: Future[Any]) -> Any:
-            work.append(future)
-            return await asyncio.wrap_future(future)
-
-        if isinstance(source, Encoded):
-            job.encoded = source
-        else:
-            job.picture = await ended(self._threads.submit(picture_of, await source.read(), self.limits))
-        return await ended(self._threads.submit(made, await ended(self.tower.put(job))))
-
 
 def make_server(segmenter: Segmenter, limits: Limits | None = None, allow_hosts: Iterable[str] = ()) -> FastAPI:
-    """The app: ``POST /segment``, ``/encode``, ``/ask/{name}`` and ``/names``, ``GET /health``, and ``/docs``.
+    """The app: ``POST /segment``, ``/encode``, ``/ask/{name}``, ``/names``, ``/tune``, ``GET /health``, ``/docs``.
 
     Args:
         segmenter: asked by one thread; let nobody else use it meanwhile.
@@ -126,38 +208,42 @@ def make_server(segmenter: Segmenter, limits: Limits | None = None, allow_hosts:
         yield
         await run_in_threadpool(service.close)
 
-    app = FastAPI(
-        title="sclip", version=__version__, description=about(bounds), lifespan=lifespan, docs_url=None, redoc_url=None
-    )
+    said = {"title": "sclip", "version": __version__, "description": about(bounds)}
+    app = FastAPI(**said, lifespan=lifespan, docs_url=None, redoc_url=None)
     _refuse(app, bounds)
     app.add_middleware(HostGuard, names=allow_hosts)
 
     @app.post(
         "/segment",
-        responses=refusals(SegmentAnswer),
-        dependencies=[Depends(KnownFields("picture", "labels", "mask_format"))],
+        responses=refusals(SegmentAnswer, 404),
+        dependencies=_fields("picture", "labels", "mask_format", "tuned"),
     )
-    async def segment(picture: Picture, labels: LabelFields, mask_format: MaskFormatField = "rle") -> Response:
+    async def segment(
+        picture: Picture, labels: LabelFields, mask_format: MaskFormatField = "rle", tuned: TunedField = None
+    ) -> Response:
         """Segment a picture by these labels."""
-        return JSONResponse(await service.segment(picture, labels, mask_format))
+        return JSONResponse(await service.segment(picture, labels, mask_format, tuned or None))
 
-    @app.post("/encode", responses=refusals(EncodeAnswer), dependencies=[Depends(KnownFields("picture"))])
+    @app.post("/encode", responses=refusals(EncodeAnswer), dependencies=_fields("picture"))
     async def encode(picture: Picture) -> Response:
         """Look at a picture once, to ask about it many times."""
         return JSONResponse(await service.encode(picture))
 
     @app.post(
-        "/ask/{name}",
-        responses=refusals(SegmentAnswer, 404),
-        dependencies=[Depends(KnownFields("labels", "mask_format"))],
+        "/ask/{name}", responses=refusals(SegmentAnswer, 404), dependencies=_fields("labels", "mask_format", "tuned")
     )
-    async def ask(name: str, labels: LabelFields, mask_format: MaskFormatField = "rle") -> Response:
+    async def ask(
+        name: str, labels: LabelFields, mask_format: MaskFormatField = "rle", tuned: TunedField = None
+    ) -> Response:
         """Segment a picture that was encoded."""
-        return JSONResponse(await service.ask(name, labels, mask_format))
+        return JSONResponse(await service.ask(name, labels, mask_format, tuned or None))
 
-    @app.post(
-        "/names", responses=refusals(NamesAnswer), dependencies=[Depends(KnownFields("picture", "labels", "top"))]
-    )
+    @app.post("/tune", responses=refusals(TuneAnswer), dependencies=_fields("pictures", "masks", "labels"))
+    async def tune(pictures: Pictures, masks: Masks, labels: LabelFields) -> Response:
+        """Learn labels from a few annotated pictures; later questions name them by the answer's `id`."""
+        return JSONResponse(await service.tune(pictures, masks, labels))
+
+    @app.post("/names", responses=refusals(NamesAnswer), dependencies=_fields("picture", "labels", "top"))
     async def names(picture: Picture, labels: NamesFields = None, top: TopField = 20) -> Response:
         """Say what is in a picture, without a vocabulary."""
         return JSONResponse(await service.names(picture, labels or [AUTO], top))
@@ -173,6 +259,10 @@ def make_server(segmenter: Segmenter, limits: Limits | None = None, allow_hosts:
         return HTMLResponse(page_of(app.openapi()))
 
     return app
+
+
+def _fields(*names: str) -> list[Any]:
+    return [Depends(KnownFields(*names))]
 
 
 def _refuse(app: FastAPI, bounds: Limits) -> None:

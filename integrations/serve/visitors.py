@@ -17,6 +17,7 @@ from sclip_plugin.imaging.opening import register_plugins
 from sclip_plugin.imaging.pictures import read_picture
 from sclip_plugin.segment.encoded import Encoded
 from sclip_plugin.text.files import split_labels
+from sclip_plugin.text.tuned import Tuned
 from sclip_plugin.text.wordlist import Auto, as_auto
 
 
@@ -39,6 +40,8 @@ class Limits:
         connections: most open connections; more are answered 503.
         silent_seconds: longest pause within a request; then the connection is closed with 408.
         upload_seconds: longest time for a whole request to arrive; then the connection is closed with 408.
+        examples: most annotated pictures that a visitor may teach with at one time.
+        examples_megapixels: most pixels of these and of their masks together.
         visitors: most visitors whose picture the page keeps; the one seen longest ago is forgotten.
     """
 
@@ -56,6 +59,8 @@ class Limits:
     connections: int = 256
     silent_seconds: float = 15
     upload_seconds: float = 180
+    examples: int = 20
+    examples_megapixels: float = 128
     visitors: int = 64
 
 
@@ -145,20 +150,20 @@ class _Named(io.BytesIO):
 
 
 class Kept:
-    """Encoded pictures by name, bounded in number and in pixels; the least recently used goes first."""
+    """Encoded pictures or tuned labels by name, bounded in number and pixels; the least recently used goes first."""
 
     def __init__(self, bounds: Limits) -> None:
         self._bounds = bounds
-        self._pictures: OrderedDict[str, Encoded] = OrderedDict()
+        self._pictures: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
 
-    def add(self, name: str, encoded: Encoded) -> None:
+    def add(self, name: str, encoded: Encoded | Tuned) -> None:
         with self._lock:
             self._pictures[name] = encoded
             while len(self._pictures) > 1 and self._is_full():
                 self._pictures.popitem(last=False)
 
-    def get(self, name: str) -> Encoded | None:
+    def get(self, name: str) -> Any:
         with self._lock:
             if name in self._pictures:
                 self._pictures.move_to_end(name)
@@ -168,5 +173,7 @@ class Kept:
         return len(self._pictures)
 
     def _is_full(self) -> bool:
-        pixels = sum(height * width for height, width in (encoded.size for encoded in self._pictures.values()))
+        pixels = sum(
+            height * width for height, width in (getattr(kept, "size", (0, 0)) for kept in self._pictures.values())
+        )
         return len(self._pictures) > self._bounds.kept or pixels > self._bounds.kept_megapixels * 1e6

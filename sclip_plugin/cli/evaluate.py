@@ -19,11 +19,13 @@ from .ray import Ray, RayGroup
 from .terminal import say, shown, tell
 
 if TYPE_CHECKING:
+    from ..evaluation.prediction import SegmenterPrediction
     from ..evaluation.processes import Processes
     from ..evaluation.runner import EvaluationResult
     from ..evaluation.sets import EvaluationSet
     from ..protocols.benchmarks import Benchmark
     from ..protocols.presets import Preset
+    from ..segment.segmenter import Segmenter
 
 # One command, but mounted as a group: so that options may follow the benchmark, arguments may be mixed with them.
 eval_app = typer.Typer(
@@ -47,6 +49,37 @@ class _Run:
     @property
     def name(self) -> str:
         return f"{self.data.benchmark.name}-{self.preset.settings.method_name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Teaching:
+    """How the classes are taught before they are evaluated."""
+
+    most: int
+    seed: int
+    rns: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.most}-examples-seed-{self.seed}" + "-rns" * self.rns
+
+    def taught(self, segmenter: Segmenter, run: _Run, predict: SegmenterPrediction, folder: Path) -> Any:
+        """A prediction that uses examples; the file of the labels is kept beside the results."""
+        from ..evaluation.prediction import SegmenterPrediction
+        from ..evaluation.support import taught, with_rns
+
+        segmenter.taught = None
+        tuned, said = taught(segmenter, predict.labels, predict.chosen, run.data, self.most, self.seed)
+        for line in said:
+            tell(line)
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "examples.safetensors"
+        tuned.save(file)
+        if self.rns:
+            changes = {**run.changes, "steps": with_rns(predict.chosen, file)}
+            return SegmenterPrediction(segmenter, run.preset, changes)
+        segmenter.taught = tuned
+        return predict
 
 
 @eval_app.callback()
@@ -96,6 +129,14 @@ def evaluate_command(
     workers: Annotated[int, typer.Option(min=1, help="Threads that read and decode.")] = 2,
     scenes: Annotated[int, typer.Option(min=1, help="Number of scenes of 'demo'.")] = 120,
     labels: Taught = None,
+    examples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Teach the classes first, by this many pictures a class of the training set."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw of --examples.")] = 100,
+    rns: Annotated[
+        bool, typer.Option("--rns", help="Use the examples as Retrieve and Segment does, by the step rns.")
+    ] = False,
     ray: Ray = None,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -117,6 +158,10 @@ def evaluate_command(
         raise SettingError("--labels goes with benchmarks of classes on this machine; not with --ray, nor with mvtec.")
     if present is not None and benchmark == "mvtec":
         raise SettingError("--present goes with benchmarks of classes; not with mvtec.")
+    if examples is not None and (labels or ray is not None or benchmark == "mvtec" or processes.world > 1):
+        raise SettingError("--examples goes with benchmarks of classes; not with --labels, --ray, mvtec, or torchrun.")
+    if rns and examples is None:
+        raise SettingError("--rns uses examples; also give --examples, how many pictures a class.")
     if ray is not None and (check is not None or benchmark == "mvtec" or processes.world > 1):
         raise SettingError("--ray goes with benchmarks of classes; not with --check, mvtec, or torchrun.")
     try:
@@ -132,7 +177,8 @@ def evaluate_command(
         runs, missing = _plan(benchmark, data, method, preset, changes, scenes)
         model = model or ("demo" if benchmark == "demo" else DEFAULT_MODEL)
         options = {"limit": limit, "save_maps": save_maps, "resume": resume, "batch": batch, "workers": workers}
-        _evaluate(runs, missing, model, device, dtype, out, worst, options, processes, ray, labels)
+        teaching = None if examples is None else _Teaching(examples, seed, rns)
+        _evaluate(runs, missing, model, device, dtype, out, worst, options, processes, ray, labels, teaching)
     except KeyboardInterrupt:
         tell("stopped; the same command goes on where it was.")
         raise typer.Exit(130) from None
@@ -198,6 +244,7 @@ def _evaluate(
     processes: Processes,
     ray: str | None,
     labels: str | None,
+    teaching: _Teaching | None,
 ) -> None:
     from ..evaluation.comparison import Comparison
     from ..evaluation.prediction import SegmenterPrediction
@@ -229,9 +276,14 @@ def _evaluate(
         if null is not None:
             run = dataclasses.replace(run, changes={**run.changes, "present": null})
             predict = SegmenterPrediction(segmenter, run.preset, run.changes)
+        if teaching is not None:
+            folder = folder.with_name(f"{run.name}-{teaching.name}")
+            predict = teaching.taught(segmenter, run, predict, folder)
         if processes.first:
             tell_of_long_bank(sum(map(len, predict.labels)), len(predict.chosen.templates))
         settings = predict.settings(model)
+        if teaching is not None:
+            settings |= {"examples": teaching.name, "published_as": ""}
         with shown_progress(run.name, quiet=not processes.first) as report:
             if workers is not None:
                 result = workers.evaluate(run.data, run.preset, run.changes, folder, report, **options)

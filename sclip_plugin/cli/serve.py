@@ -27,7 +27,7 @@ def serve(
     *,
     asked: Asked,
 ) -> None:
-    """Answer pictures and labels over HTTP with JSON: POST /segment, /encode, /ask/ID; /docs says how.
+    """Answer pictures and labels over HTTP with JSON: POST /segment, /encode, /ask/ID, /tune; /docs says how.
 
     The server opens no path and no URL of a visitor.
 

@@ -14,7 +14,7 @@ from typing import IO
 import numpy as np
 
 from ..errors import PictureError, SclipError
-from ..imaging.opening import opened, orientation, raw_mode, upright
+from ..imaging.opening import name_of, opened, orientation, raw_mode, upright
 from ..protocols.benchmarks import Benchmark
 from ..storage.reading import TextFileError, lines_of, read_text
 from .metric import LabelRangeError, check_labels
@@ -153,6 +153,7 @@ def read_labels(path: str | Path | IO[bytes]) -> np.ndarray:
     Raises:
         MaskError: unreadable or cut off, more than one channel, no integers, or JPEG, which changes values.
     """
+    name = name_of(path)
     try:
         with opened(path) as image:
             image_format, raw = image.format, raw_mode(image)
@@ -163,18 +164,19 @@ def read_labels(path: str | Path | IO[bytes]) -> np.ndarray:
         raise MaskError(f"cannot read mask: {error}", UNREADABLE_MASK) from error
     if image_format in _LOSSY:
         raise MaskError(
-            f"mask '{path}' is a JPEG, whose values are not those that were saved; expected PNG.", UNREADABLE_MASK
+            f"mask '{name}' is a JPEG, whose values are not those that were saved; expected PNG.",
+            UNREADABLE_MASK,
         )
     if channels != 1 or labels.dtype.kind not in "iub":
         raise MaskError(
-            f"mask '{path}' is a picture of mode {mode}; expected one channel of class numbers (mode P, L or I).",
+            f"mask '{name}' is a picture of mode {mode}; expected one channel of class numbers (mode P, L or I).",
             UNREADABLE_MASK,
         )
     if mode == "L" and raw in _SPREAD:
         return labels // np.uint8(_SPREAD[raw])
     if mode == "L" and raw not in ("L", ""):
         raise MaskError(
-            f"mask '{path}' has grey values in the form {raw}, which are not class numbers; save it as PNG with 8 "
+            f"mask '{name}' has grey values in the form {raw}, which are not class numbers; save it as PNG with 8 "
             "bits.",
             UNREADABLE_MASK,
         )

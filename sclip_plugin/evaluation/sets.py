@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,6 +19,7 @@ from .datasets import DatasetError, Problem, find_samples, read_mask
 from .wording import listing
 
 DEMO_SCENES = 120
+DEMO_TRAINING, DEMO_FIRST = 200, 5000  # scenes that may teach
 DEMO_SIZE = (192, 144)  # (width, height): several windows of what the demo model sees at once
 DEMO_SETTINGS = {"method": "csa", "resize_short_side": 144, "window": 96, "stride": 48, "logit_scale": 40.0}
 
@@ -33,6 +37,7 @@ class EvaluationSet:
         source_hash: a hash of what ``load`` reads for a name, so that a run does not go on from figures of another
             picture of the same name; None where pictures of a name are always the same.
         problems: what is wrong with the data set as far as is known without opening it.
+        training: function that gives the pictures that may teach; None: there are none.
     """
 
     benchmark: Benchmark
@@ -41,6 +46,7 @@ class EvaluationSet:
     load: Callable[[str], tuple[Image.Image, np.ndarray]]
     problems: tuple[Problem, ...] = ()
     source_hash: Callable[[str], str] | None = None
+    training: Callable[[], EvaluationSet] | None = None
 
 
 def folder_set(benchmark: Benchmark, root: str | Path) -> EvaluationSet:
@@ -72,15 +78,43 @@ def folder_set(benchmark: Benchmark, root: str | Path) -> EvaluationSet:
             digest.update(b"\0")
         return digest.hexdigest()[:16]
 
-    return EvaluationSet(benchmark, str(root.resolve()), tuple(by_name), load, tuple(problems), source_hash)
+    return EvaluationSet(
+        benchmark, str(root.resolve()), tuple(by_name), load, tuple(problems), source_hash,
+        lambda: folder_set(training_of(benchmark), root),
+    )  # fmt: skip
 
 
-def demo_set(scenes: int = DEMO_SCENES, size: tuple[int, int] = DEMO_SIZE) -> EvaluationSet:
+def training_of(benchmark: Benchmark) -> Benchmark:
+    """The benchmark of the training pictures: where its paths name the validation, these name the training.
+
+    Raises:
+        DatasetError: they name no validation.
+
+    >>> from sclip_plugin.protocols import load_benchmark
+    >>> training_of(load_benchmark("voc21")).split, training_of(load_benchmark("ade20k")).images
+    ('ImageSets/Segmentation/train.txt', 'images/training/*.jpg')
+    """
+
+    def trained(path: str) -> str:
+        return re.sub(r"\bval(idation)?(?=[/0-9.])", lambda match: "training" if match[1] else "train", path)
+
+    own: dict[str, Any] = {name: getattr(benchmark, name) for name in ("images", "masks", "split")}
+    changed: dict[str, Any] = {name: path and trained(path) for name, path in own.items()}
+    if changed == own:
+        raise DatasetError(
+            f"{benchmark.name}: neither images nor split ({benchmark.images}, {benchmark.split}) names 'val' or "
+            "'validation', which 'train' or 'training' would replace; so no training pictures are known."
+        )
+    return dataclasses.replace(benchmark, pictures=None, **changed)
+
+
+def demo_set(scenes: int = DEMO_SCENES, size: tuple[int, int] = DEMO_SIZE, first: int = 0) -> EvaluationSet:
     """Scenes that the demo model was never trained on, drawn on the spot: a benchmark that is always there.
 
     Args:
         scenes: how many.
         size: (width, height) of each, pixels.
+        first: number of the first.
     """
     from ..demo.scenes import HELD_OUT_FIRST_SEED, draw_scene
     from ..demo.sprites import CLASSES
@@ -93,14 +127,15 @@ def demo_set(scenes: int = DEMO_SCENES, size: tuple[int, int] = DEMO_SIZE) -> Ev
         masks="",
         presets={"sclip": DEMO_SETTINGS},
     )
-    seeds = {f"scene_{index:04d}": HELD_OUT_FIRST_SEED + index for index in range(scenes)}
+    seeds = {f"scene_{index:04d}": HELD_OUT_FIRST_SEED + first + index for index in range(scenes)}
 
     def load(name: str) -> tuple[Image.Image, np.ndarray]:
         scene = draw_scene(seeds[name], size)
         positions = np.array([CLASSES.index(label) for label in scene.labels], np.int16)
         return scene.picture, positions[scene.label_map]
 
-    return EvaluationSet(benchmark, f"demo scenes {size[0]} x {size[1]}", tuple(seeds), load)
+    source, training = f"demo scenes {size[0]} x {size[1]}", lambda: demo_set(DEMO_TRAINING, size, DEMO_FIRST)
+    return EvaluationSet(benchmark, source, tuple(seeds), load, training=training)
 
 
 def locate(benchmark: Benchmark, root: str | Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,8 @@ import numpy as np
 from ..errors import FileFormatError, LabelError
 from ..evaluation.datasets import read_labels
 from ..imaging.finding import PICTURE_SUFFIXES
-from ..imaging.opening import opened
-from ..storage.reading import lines_of, read_text
+from ..imaging.opening import named_bytes, opened
+from ..storage.reading import brief, lines_of, read_text
 from .base import Annotated, Examples, Pictures, Region
 from .documents import load_names
 
@@ -65,6 +65,23 @@ def read_masks(pictures: Pictures, labels: list[str] | None) -> Examples:
         out.items.append(Annotated(shown[stem][0], shown[stem][0].name, regions, (size[0], size[1])))
     out.problems += [f"{stem}: no mask" for stem in sorted(shown) if stem not in masks]
     return out
+
+
+def example_of(picture: bytes, mask: bytes, labels: Sequence[str], name: str) -> Annotated:
+    """A picture's file and a PNG of the labels' places; 255 is not learnt from.
+
+    Raises:
+        MaskError, LabelError: the mask can't be read, or holds other numbers.
+    """
+    ids = read_labels(named_bytes(mask, f"the mask of {name}"))
+    names = dict(enumerate(labels))
+    unknown = sorted(set(np.unique(ids).tolist()) - {*names, VOID})
+    if unknown:
+        raise LabelError(
+            f"the mask of {name} holds {brief(unknown)}; expected places of the labels, 0 to {len(labels) - 1}, or "
+            f"{VOID} for what is not learnt from."
+        )
+    return Annotated(picture, name, _of_ids(ids, names), (ids.shape[0], ids.shape[1]))
 
 
 def read_results(out: Examples, path: Path, pictures: Pictures) -> None:

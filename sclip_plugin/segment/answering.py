@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..device import Budget, without_autocast
-from ..errors import NotFiniteError, ShapeError
+from ..errors import NotFiniteError, SettingError, ShapeError
 from ..imaging.tiles import TiledMap
 from ..settings import Settings
 from ..steps import Decided, FirstClasses, NameScores, PatchScores, PixelScores, Presence, Present, Shown, Step, Words
@@ -108,11 +108,18 @@ def answer(question: Question, scores: Tensor, smoothing: MovingMean | None = No
             absent = next(s for s in steps if isinstance(s, Present)).absent(presence, words.labels)
         if words.vocabulary.constants:
             scores = scores + scores.new_tensor(words.vocabulary.constants_of_names())
+        maps: TiledMap | None = None
         for step in (step for step in steps if step.on == "patches" and step.needs_features):
-            scores, kind = on_patches(step, scores, kind, question, shown), step.gives or kind
-        if smoothing is not None:
+            if maps is not None:
+                raise SettingError(f"the step {step.called()!r} follows one that gives pixels; put it before that.")
+            found, kind = on_patches(step, scores, kind, question, shown), step.gives or kind
+            scores, maps = (scores, found) if isinstance(found, TiledMap) else (found, None)
+        if smoothing is not None and maps is not None:
+            maps = dataclasses.replace(maps, values=smoothing(maps.values))
+        elif smoothing is not None:
             scores = smoothing(scores)
-    return finished(question, lambda size: look.plan.stitched(scores, size), kind, presence, absent)
+    at = (lambda size: look.plan.stitched(scores, size)) if maps is None else maps.resized
+    return finished(question, at, kind, presence, absent)
 
 
 @torch.inference_mode()
@@ -151,8 +158,8 @@ def finished(
     return result(kept, labels, picture, FirstClasses(decided.scores, len(kept)), settings, there)
 
 
-def on_patches(step: Step, scores: Tensor, kind: Kind, question: Question, shown: Shown) -> Tensor:
-    """The scores (gh, gw, K) after a step on patches.
+def on_patches(step: Step, scores: Tensor, kind: Kind, question: Question, shown: Shown) -> Tensor | TiledMap:
+    """The scores (gh, gw, K) after a step on patches, or a map of them at the pixels of the resized picture.
 
     Raises:
         NotFiniteError: the step returned scores of another shape, or NaN or infinity.
@@ -172,15 +179,19 @@ def on_patches(step: Step, scores: Tensor, kind: Kind, question: Question, shown
         boxes=tuple(plan.boxes()),
         patch_size=question.beside.patch_size,
         looked=look.looked.get(key_of(step)),
+        pixels_of=plan.of_window,
         embed_pixels=question.beside.embed_pixels,
     )
     stepped = step(given)
-    if stepped.shape != given.scores.shape or not torch.isfinite(stepped).all():
+    of_pixels = isinstance(stepped, TiledMap)
+    values = stepped.values if of_pixels else stepped
+    expected = (*plan.size, scores.shape[2]) if of_pixels else tuple(given.scores.shape)
+    if tuple(values.shape) != expected or not torch.isfinite(values).all():
         raise NotFiniteError(
-            f"the step {step.called()} gave scores of shape {tuple(stepped.shape)}; expected numbers, of shape "
-            f"{tuple(given.scores.shape)}."
+            f"the step {step.called()} gave scores of shape {tuple(values.shape)}; expected numbers, of shape "
+            f"{expected}."
         )
-    return plan.side_by_side(stepped.float())
+    return stepped if of_pixels else plan.side_by_side(stepped.float())
 
 
 def on_pixels(

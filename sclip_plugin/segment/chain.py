@@ -125,7 +125,9 @@ class Chain:
         Raises:
             SettingError, UnsupportedModelError: the model can't have them.
         """
-        settings.make_method().check_tower(self.encoder.tower)
+        method = settings.make_method()
+        if method.called() == "sam3":  # others are asked when the tower is reached, beside what their options name
+            method.check_tower(self.encoder.tower)
         return settings
 
     def null_for(self, settings: Settings) -> Presence | None:
@@ -151,7 +153,7 @@ class Chain:
             text,
             templates,
             settings.logit_scale,
-            lambda names: self.text_bank.embed(tuple(names), templates),
+            lambda names, templates=templates: self.text_bank.embed(tuple(names), templates),
         )
 
     def beside(self) -> Beside:

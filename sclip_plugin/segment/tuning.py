@@ -37,16 +37,7 @@ class Tunes(OfModel):
 
     def as_taught(self, vocabulary: Vocabulary) -> Vocabulary:
         """Classes of words, with what `taught` knows of them."""
-        known = self.taught
-        if known is None or isinstance(vocabulary, Tuned) or vocabulary.vectors:
-            return vocabulary
-        classes: list[list[str]] = [[label] for label in vocabulary.labels]
-        for name, index in zip(vocabulary.names, vocabulary.class_of_name, strict=True):
-            classes[index].append(name)
-        ordered = [next(([name] for name in names if name in known.labels), names[1:]) for names in classes]
-        if not any(names[0] in known.labels for names in ordered):
-            return vocabulary
-        return replace(known.only(ordered), labels=vocabulary.labels)
+        return vocabulary if self.taught is None else taught_by(self.taught, vocabulary)
 
     def tune(
         self,
@@ -105,6 +96,19 @@ class Tunes(OfModel):
         if not parts:
             raise LabelError("no examples were given; expected one picture with its mask at least.")
         return tuned_by(self.chain, how, vocabulary, Cells.together(parts))
+
+
+def taught_by(known: Tuned, vocabulary: Vocabulary) -> Vocabulary:
+    """Classes of words, with what tuned labels know of them; classes that hold vectors, or tuned ones, as they are."""
+    if isinstance(vocabulary, Tuned) or vocabulary.vectors:
+        return vocabulary
+    classes: list[list[str]] = [[label] for label in vocabulary.labels]
+    for name, index in zip(vocabulary.names, vocabulary.class_of_name, strict=True):
+        classes[index].append(name)
+    ordered = [next(([name] for name in names if name in known.labels), names[1:]) for names in classes]
+    if not any(names[0] in known.labels for names in ordered):
+        return vocabulary
+    return replace(known.only(ordered), labels=vocabulary.labels)
 
 
 def tuned_by(chain: Any, settings: Settings, vocabulary: Vocabulary, cells: Cells) -> Tuned:

@@ -157,6 +157,10 @@ class WindowPlan:
         (h, w), rows, columns = self.patches, len(self.rows), len(self.columns)
         return windows.view(rows, columns, h, w, -1).transpose(1, 2).reshape(rows * h, columns * w, -1)
 
+    def of_window(self, values: Tensor) -> TiledMap:
+        """Values of a window's patches (h, w, C) at its pixels."""
+        return dataclasses.replace(self, size=self.window, rows=[0], columns=[0]).stitched(values)
+
     def stitched(self, logits: Tensor, output_size: tuple[int, int] | None = None) -> TiledMap:
         """Scores of every pixel of the picture, optionally resized to ``output_size``."""
         if self.direct:

@@ -7,7 +7,7 @@ list, patches before pixels before labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -42,14 +42,14 @@ class Words:
         text: (K, D) float32, unit embeddings of all names.
         templates: the prompts of the embeddings.
         logit_scale: factor on scores before the softmax over names.
-        embed: function from names to unit embeddings (K', D), with the same templates.
+        embed: function from names, and templates if not the same, to unit embeddings (K', D).
     """
 
     vocabulary: Vocabulary
     text: Tensor
     templates: tuple[str, ...]
     logit_scale: float
-    embed: Callable[[Sequence[str]], Tensor] = field(repr=False)
+    embed: Callable[..., Tensor] = field(repr=False)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -150,6 +150,7 @@ class PatchScores(_Given):
         boxes: (top, left, height, width) of each window, in pixels of the resized picture.
         patch_size: (height, width) of the tower's patch in pixels.
         looked: results of the step's own `Step.look` for all windows, (n, ...); None without taps.
+        pixels_of: function from the values of a window's patches (h, w, C) to those of its pixels.
         embed_pixels: function from normalised pixels (B, 3, H, W) to the model's own unit image embeddings (B, D).
     """
 
@@ -160,6 +161,7 @@ class PatchScores(_Given):
     boxes: tuple[tuple[int, int, int, int], ...]
     patch_size: tuple[int, int]
     looked: Tensor | None = None
+    pixels_of: Callable[[Tensor], TiledMap] = field(repr=False)
     embed_pixels: Callable[[Tensor], Tensor] = field(repr=False)
 
     def window_pixels(self, multiple: tuple[int, int] = (1, 1)) -> Tensor:
@@ -271,6 +273,7 @@ class Step(Part):
             given: `PatchScores`, `PixelScores` or `Decided`, by the place.
 
         Returns:
-            On patches: new scores (n, h, w, K). On pixels: a `TiledMap` of scores, at any size. On labels: a `Decided`.
+            On patches: new scores (n, h, w, K); of the last such step also a `TiledMap` of scores at the pixels of the
+            resized picture. On pixels: a `TiledMap` of scores, at any size. On labels: a `Decided`.
         """
         raise NotImplementedError

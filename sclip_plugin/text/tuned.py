@@ -105,12 +105,16 @@ class Tuned(Vocabulary):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the labels as a safetensors file; beside it, as ``NAME.cells.safetensors``, the examples if known."""
         path = Path(path)
+        write_atomically(path, self.as_bytes())
+        if self.cells is not None:
+            self.cells.save(cells_path(path))
+
+    def as_bytes(self) -> bytes:
+        """The labels' file, without the examples."""
         header = {name: getattr(self, name) for name in ("labels", "names", "class_of_name", "features", "dtype")}
         rows = torch.stack([torch.from_numpy(row) for _, row in self.vectors])
         tensors = {"rows": rows, "constants": torch.tensor(self.constants), "answers": torch.as_tensor(self.answers)}
-        write_atomically(path, save(tensors, {HEADER: json.dumps({**header, "report": self.report})}))
-        if self.cells is not None:
-            self.cells.save(cells_path(path))
+        return save(tensors, {HEADER: json.dumps({**header, "report": self.report})})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tuned:

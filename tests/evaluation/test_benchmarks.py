@@ -197,7 +197,7 @@ def test_a_preset_that_is_not_the_authors_own_has_no_published_figure():
 
 
 def test_every_preset_loads_and_names_a_benchmark():
-    assert len(list_presets()) == 18 * 8 + 5
+    assert len(list_presets()) == 18 * 8 + 5 + 5
     for name in list_presets():
         preset = load_preset(name)
         assert preset.name == name

@@ -138,3 +138,40 @@ def test_what_does_not_gain_is_said(demo, tmp_path, monkeypatch):
 def test_the_file_has_its_own_suffix(tmp_path, monkeypatch, capsys):
     assert sclip(monkeypatch, "tune", tmp_path, "-o", tmp_path / "a.json") == 2
     assert "ends in .safetensors" in capsys.readouterr().err
+
+
+class TestUnlabelled:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        (tmp_path / "photos").mkdir()
+        for seed in range(2):
+            sp.draw_scene(seed).picture.save(tmp_path / "photos" / f"{seed}.png")
+        (tmp_path / "photos" / "broken.png").write_bytes(b"none")
+        return tmp_path / "photos"
+
+    def test_templates_of_each_class(self, folder, tmp_path, monkeypatch, capsys):
+        out, labels = tmp_path / "mine.json", ",".join(sp.draw_scene(0).labels)
+        how = ("-m", "demo", "-l", labels, "--templates", "plain", "--json")
+        assert sclip(monkeypatch, "tune", "--unlabelled", folder, "-o", out, *how) == 1
+        said = json.loads(capsys.readouterr().out)
+        assert said["pictures"] == 2 and "broken.png" in said["problems"][0]
+        assert set(said["templates"]) == set(sp.draw_scene(0).labels)
+        step = f"floss('{out}')"
+        photo = folder / "0.png"
+        assert sclip(monkeypatch, "segment", photo, "-m", "demo", "-l", labels, "--steps", step, "-o", tmp_path) == 0
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            ((), "expected either EXAMPLES"),
+            (("{}", "--unlabelled", "{}"), "expected either EXAMPLES"),
+            (("--unlabelled", "{}"), "Missing option '--labels'"),
+            (("--unlabelled", "{}", "-l", "cat", "-o", "a.safetensors"), "ends in .json"),
+            (("--unlabelled", "{}", "-l", "cat", "-o", "{}/other.json"), "holds no ranked templates"),
+        ],
+    )
+    def test_what_is_refused(self, arguments, says, folder, monkeypatch, capsys):
+        (folder / "other.json").write_text("[]")
+        given = [str(argument).replace("{}", str(folder)) for argument in arguments]
+        assert sclip(monkeypatch, "tune", "-m", "demo", *given) == 2
+        assert says in " ".join(capsys.readouterr().err.replace("│", " ").split())

@@ -134,7 +134,7 @@ def test_what_is_here_gives_words(page, tmp_path):
     largest = sp.Segmenter.from_pretrained("demo", device="cpu").names(scene.picture)[0].word
     page.set_input_files("#picture input[type=file]", tmp_path / "mine.png")
     says(page, "#status", "Give words")
-    page.click("#find")
+    page.click("#names")
     says(page, "#legend", largest)
     assert largest in page.inner_text("#words")
 
@@ -157,6 +157,20 @@ def test_words_change_what_is_seen_without_another_look(page, tmp_path):
     before = source(page)
     page.click("text=outlines only")
     changes(page, before)
+
+
+def test_a_second_picture_and_a_third_are_taken(page, tmp_path):
+    """Gradio makes a component anew where an answer leaves it as it was."""
+    types(page, "cat")
+    legends = set()
+    for seed in (3, 4, 5):
+        sp.draw_scene(seed).picture.save(tmp_path / f"{seed}.png")
+        page.set_input_files("#picture input[type=file]", tmp_path / f"{seed}.png")
+        says(page, "#status", "1 labels")
+        legends.add(source(page))
+        page.click("#picture button[aria-label*=lear], #picture button[aria-label*=emove]")
+        says(page, "#status", "Give a picture")
+    assert len(legends) == 3
 
 
 def photograph(path, size):
@@ -248,6 +262,51 @@ def test_mistakes_are_said_and_go_with_what_they_speak_of(page):
     says(page, "#status", answered.strip())
     types(page, "x" * 200)
     says(page, "#status", "of 100 characters each")
+
+
+def test_what_is_painted_or_clicked_is_learnt_here_and_on_other_pictures(page, tmp_path):
+    sp.draw_scene(5, scale=2).picture.save(tmp_path / "other.png")
+    draw(page)
+    says(page, "#status", "labels")
+    page.click("#teach button")
+    page.set_input_files("#more input[type=file]", tmp_path / "other.png")
+    page.wait_for_selector("#others img")
+    other = source(page, "#others img")
+    page.click("#paint")
+    page.wait_for_selector("#canvas canvas")
+    page.wait_for_timeout(2000)
+    page.locator("#canvas canvas").first.scroll_into_view_if_needed()
+    box = page.locator("#canvas canvas").first.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 40, y + 5, steps=5)
+    page.mouse.up()
+    page.click("#add-painted")
+    says(page, "#status", "names")
+    page.fill("#word input, #word textarea", "zorbl")
+    page.click("#add-painted")
+    says(page, "#examples", "zorbl 1 region")
+    page.wait_for_selector("#canvas", state="hidden")
+    page.click("#add-clicked")
+    says(page, "#status", "no region is selected")
+    page.locator("#first img").click(position={"x": 40, "y": 40})
+    says(page, "#place", "is selected")
+    page.click("#add-clicked")
+    says(page, "#examples", "zorbl 2 regions")
+    before = source(page)
+    page.click("#learn")
+    says(page, "#status", "learnt from 2 regions")
+    says(page, "#legend", "zorbl")
+    changes(page, before)
+    page.wait_for_function("before => document.querySelector('#others img').src != before", arg=other)
+    page.click("#save-learnt")
+    with page.expect_download() as download:
+        page.click("#learnt a[download]")
+    assert download.value.suggested_filename == "learnt.safetensors"
+    page.click("#forget")
+    says(page, "#examples", "No examples")
+    page.wait_for_function("!document.querySelector('#legend').innerText.includes('zorbl')")
 
 
 def test_a_collection_is_searched(page):

@@ -19,7 +19,7 @@ from sclip_plugin.errors import ModelLoadError
 fastapi = pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient  # noqa: E402
 from sclip_plugin.integrations.serve import Limits, make_server, server  # noqa: E402
-from sclip_plugin.integrations.serve.answers import EncodeAnswer, HealthAnswer, SegmentAnswer  # noqa: E402
+from sclip_plugin.integrations.serve.answers import EncodeAnswer, HealthAnswer, SegmentAnswer, TuneAnswer  # noqa: E402
 from sclip_plugin.integrations.serve.queueing import Busy, Job, TowerQueue  # noqa: E402
 
 
@@ -169,7 +169,7 @@ def test_the_description_names_answers_refusals_and_limits(client):
             expected = {"200"} if path == "/health" else {"200", "400", "408", "411", "413", "422", "500", "503", "504"}
             assert expected <= set(operation["responses"])
     assert "404" in description["paths"]["/ask/{name}"]["post"]["responses"]
-    for limit in ("1 MB", "1 megapixels", "12 names"):
+    for limit in ("1 MB", "1 megapixels", "12 names", "20 pictures"):
         assert limit in description["info"]["description"]
 
 
@@ -185,6 +185,7 @@ def test_answers_have_the_form_that_is_described(client):
 def test_the_page_of_docs_needs_nothing_from_elsewhere(client):
     page = client.get("/docs").text
     assert "POST /segment" in page and "mask_format" in page and "Try it" in page
+    assert '<input type="file" name="masks" multiple required>' in page and '<input name="tuned">' in page
     assert "://" not in page and "<script" not in page
 
 
@@ -209,6 +210,89 @@ def test_foreign_hosts_are_refused(segmenter, host, status):
         answer = client.get("/health", headers={"host": host})
         assert answer.status_code == status
         assert status == 200 or "--allow-host" in answer.json()["detail"]
+
+
+def mask_file(label_map, mode="L", kind="PNG"):
+    file = io.BytesIO()
+    Image.fromarray(label_map.astype(np.uint8)).convert(mode).save(file, kind)
+    return ("mask", file.getvalue())
+
+
+class TestTuning:
+    @pytest.fixture(scope="class")
+    def scene(self):
+        """A scene of whose largest thing the name is not known."""
+        return sp.draw_scene(seed=5)
+
+    @pytest.fixture(scope="class")
+    def names(self, scene):
+        return ["zorbl", *scene.labels[1:]]
+
+    @pytest.fixture(scope="class")
+    def learnt(self, client, scene, names):
+        files = [("pictures", png(scene.picture)["picture"]), ("masks", mask_file(scene.label_map))]
+        answer = client.post("/tune", files=files, data={"labels": ", ".join(names)})
+        assert answer.status_code == 200, answer.json()
+        return answer.json()
+
+    def test_what_is_learnt_is_what_tune_learns(self, learnt, scene, names, tmp_path):
+        assert TuneAnswer.model_validate(learnt).model_dump(mode="json") == learnt
+        assert [row["label"] for row in learnt["labels"]] == names and learnt["labels"][0]["pictures"] == 1
+        expected = sp.Segmenter.from_pretrained("demo", device="cpu").tune([scene.picture], [scene.label_map], names)
+        (tmp_path / "mine.safetensors").write_bytes(base64.b64decode(learnt["file"]))
+        found = sp.Tuned.load(tmp_path / "mine.safetensors")
+        np.testing.assert_allclose(dict(found.vectors)[0], dict(expected.vectors)[0], atol=1e-4)
+        assert found.cells is None and found.report["pictures"] == expected.report["pictures"]
+
+    def test_later_questions_use_it(self, client, learnt, scene, names):
+        asked = {"labels": ["comb", *names[::-1]]}
+        found = {}
+        encoded = client.post("/encode", files=png(scene.picture)).json()["id"]
+        for tuned in ({}, {"tuned": learnt["id"]}):
+            direct = client.post("/segment", files=png(scene.picture), data={**asked, **tuned}).json()
+            assert client.post(f"/ask/{encoded}", data={**asked, **tuned}).json() == direct
+            found[bool(tuned)] = masks_of(direct)[-1]
+        truth = scene.label_map == 0
+        assert found[True][truth].mean() > 0.5 > found[False][truth].mean()
+        answer = client.post("/segment", files=png(scene.picture), data={"labels": "cat", "tuned": "none"})
+        assert answer.status_code == 404 and "/tune again" in answer.json()["detail"]
+
+    @pytest.mark.parametrize(
+        ("masks", "labels", "status", "said"),
+        [
+            ([], "cat", 422, "masks"),
+            ([(0, "L", "PNG")] * 2, "cat", 422, "1 pictures and 2 masks"),
+            ([(7, "L", "PNG")], "cat, dog", 422, "the mask of x.png holds [7]; expected places of the labels, 0 to 1"),
+            ([(0, "RGB", "PNG")], "cat", 422, "mode RGB"),
+            ([(0, "L", "JPEG")], "cat", 422, "mask 'the mask of x.png' is a JPEG"),
+            ([(255, "L", "PNG")], "cat", 422, "no pixel of the examples"),
+            ([(0, "L", "PNG")], "background", 422, "expected others beside it"),
+            ([(0, "L", "PNG")], "a,b,c,d,e,f,g,h,i,j,k,l,m", 422, "12 names"),
+        ],
+    )
+    def test_what_is_refused(self, client, masks, labels, status, said):
+        picture = png(Image.new("RGB", (64, 48)))["picture"]
+        drawn = [("masks", mask_file(np.full((48, 64), value), mode, kind)) for value, mode, kind in masks]
+        answer = client.post("/tune", files=[("pictures", picture), *drawn], data={"labels": labels})
+        assert answer.status_code == status and said in answer.json()["detail"]
+
+    def test_limits(self, segmenter):
+        limits = Limits(examples=2, examples_megapixels=0.01, kept=1)
+        picture, mask = png(Image.new("RGB", (64, 48)))["picture"], mask_file(np.zeros((48, 64)))
+        with TestClient(make_server(segmenter, limits)) as client:
+
+            def tune(count):
+                files = [("pictures", picture), ("masks", mask)] * count
+                return client.post("/tune", files=files, data={"labels": "cat"})
+
+            assert "at most 2 of both" in tune(3).json()["detail"]
+            assert "12,288 pixels; expected at most 0.01 million" in tune(2).json()["detail"]
+            first, second = (tune(1).json()["id"] for _ in range(2))
+            asked = [
+                client.post("/segment", files={"picture": picture}, data={"labels": "cat", "tuned": name}).status_code
+                for name in (first, second)
+            ]
+        assert asked == [404, 200]
 
 
 class Held:
