@@ -200,16 +200,15 @@ def make_server(segmenter: Segmenter, limits: Limits | None = None, allow_hosts:
         limits: what a visitor may ask for.
         allow_hosts: host names that are answered, beside localhost and the address that was connected to.
     """
-    bounds = limits or Limits()
-    service = Service(segmenter, bounds)
+    service = Service(segmenter, bounds := limits or Limits())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         await run_in_threadpool(service.close)
 
-    said = {"title": "sclip", "version": __version__, "description": about(bounds)}
-    app = FastAPI(**said, lifespan=lifespan, docs_url=None, redoc_url=None)
+    said: dict[str, Any] = {"title": "sclip", "version": __version__, "description": about(bounds)}
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, **said)
     _refuse(app, bounds)
     app.add_middleware(HostGuard, names=allow_hosts)
 
@@ -251,8 +250,8 @@ def make_server(segmenter: Segmenter, limits: Limits | None = None, allow_hosts:
     @app.get("/health", responses={200: {"model": HealthAnswer}})
     async def health() -> Response:
         """Whether the server is there."""
-        method = segmenter.settings.method_name
-        return JSONResponse({"status": "ok", "version": __version__, "method": method})
+        said = {"status": "ok", "version": __version__, "method": segmenter.settings.method_name}
+        return JSONResponse(said)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
