@@ -139,6 +139,7 @@ def tuned_by(chain: Any, settings: Settings, vocabulary: Vocabulary, cells: Cell
         "pictures": dict(zip(labels, (area > 0).sum(dim=0).tolist(), strict=True)),
         "shares": dict(zip(labels, (area.sum(dim=0) / area.sum().clamp(min=1e-9)).tolist(), strict=True)),
         "left_out": {"words": held["words"].miou, "tuned": held[tried].miou} if held else None,
+        "loss": {"words": held["words"].loss, "tuned": held[tried].loss} if held else None,
         "chosen": weight,
         "threshold": rows.threshold,
     }

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import sclip_plugin as sp
 from sclip_plugin.cli import program
 from sclip_plugin.errors import FileFormatError, LabelError
 from sclip_plugin.examples.base import Annotated, Examples, Region
-from sclip_plugin.examples.learning import learn
+from sclip_plugin.examples.learning import Learnt, learn
 from sclip_plugin.text.files import read_labels
 
 SEEDS = range(1_000_000_100, 1_000_000_104)
@@ -65,6 +66,24 @@ def test_from_annotations_to_masks(tmp_path, monkeypatch, capsys):
     found = np.asarray(Image.open(tmp_path / "out" / f"{SEEDS[0]}.labels.png"))
     labels = read_labels(out).labels
     assert (np.array(labels)[found] == np.array(scene.labels)[scene.label_map]).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("tuned", "chosen", "said"),
+    [
+        (70.5, 1e-4, "70.5 tuned"),
+        (66.2, 1e-4, "falls from 0.760 to 0.607"),
+        (66.2, "words", "do not gain, so the labels are the words"),
+    ],
+)
+def test_what_left_out_pictures_say_is_told(tuned, chosen, said):
+    report = {
+        "pictures": {"cat": 3}, "threshold": None, "left_out": {"words": 69.0, "tuned": tuned}, "chosen": chosen,
+        "loss": {"words": 0.76, "tuned": 0.607},
+    }  # fmt: skip
+    lines = str(Learnt(SimpleNamespace(report=report), 3, {"cat": 9}, ())).splitlines()
+    assert lines[-1].endswith(said) or said in lines[-1]
+    assert len(lines) == (2 if tuned > 69 else 3)
 
 
 def test_adding_looks_at_the_new_pictures_alone(tmp_path, monkeypatch, capsys):
