@@ -57,7 +57,7 @@ class Learnt:
         elif tuned <= words:
             loss = report["loss"]
             lines.append(
-                f"the labels are the tuned ones all the same: the cross-entropy of these pictures, which is less noisy, "
+                "the labels are the tuned ones all the same: the cross-entropy of these pictures, which is less noisy, "
                 f"falls from {loss['words']:.3f} to {loss['tuned']:.3f}"
             )
         return "\n".join(lines)
