@@ -78,6 +78,10 @@ class PictureRecord:
         return cls(line["name"], counts, line["source"], tables, line["seconds"], line["peak"])
 
 
+KEYS = {"name", "source", "counts", "calibration", "seconds", "peak", "check"}
+"""Of a picture's line in a log."""
+
+
 class PictureLog:
     """The log of one process in an output folder.
 
@@ -110,7 +114,7 @@ class PictureLog:
                 content = _parsed(line)
                 if "settings" in content and content.get("check") == _check(_without_check(content), ""):
                     self._check_settings(path, content["settings"])
-                elif "name" in content and content.get("check") == _check(_without_check(content), self._run):
+                elif KEYS <= set(content) and content["check"] == _check(_without_check(content), self._run):
                     record = PictureRecord.from_dict(content, self.num_classes)
                     records[record.name] = record  # the last: it may have been done again
                 else:

@@ -355,6 +355,17 @@ def test_the_log_keeps_names_and_counts_of_any_kind(tmp_path):
     np.testing.assert_array_equal(record.counts, counts)
 
 
+def test_a_line_of_an_older_log_is_done_again(tmp_path, monkeypatch):
+    log = PictureLog(tmp_path, {}, 2)
+    log.open()
+    older = {"name": "a", "source": "", "counts": {}}
+    monkeypatch.setattr(PictureRecord, "to_dict", lambda record: older)
+    log.append(PictureRecord("a", np.zeros((3, 2))))
+    log.close()
+    with pytest.warns(UserWarning, match="done again"):
+        assert PictureLog(tmp_path, {}, 2).read() == {}
+
+
 def test_demo_scenes_are_a_benchmark():
     scenes = demo_set(scenes=3)
     picture, target = scenes.load(scenes.names[2])
