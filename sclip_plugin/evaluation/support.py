@@ -38,7 +38,7 @@ def drawn(shown: np.ndarray, most: int, seed: int) -> list[int]:
     Example:
         >>> import numpy as np
         >>> drawn(np.array([[True, False], [False, True], [True, True]]), most=1, seed=100)
-        [2]
+        [0, 1]
     """
     import torch
 
