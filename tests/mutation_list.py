@@ -83,6 +83,7 @@ ROOMS = {
     "sclip_plugin/draw": "drawing/test_drawing.py",
     "sclip_plugin/export/instances": "export/test_instances.py export/test_readers.py",
     "sclip_plugin/export": "test_constants.py export/test_readers.py",
+    "sclip_plugin/guides/sam3": "guides/test_sam3.py",
     "sclip_plugin/guides": "guides/test_golden_parity.py",
     "sclip_plugin/towers/base": "segmenter/test_golden_parity.py towers/test_positions.py",
     "sclip_plugin/dense": "segmenter/test_encoded.py",
@@ -371,6 +372,10 @@ CHANGES = {
         ("torch.maximum(best, semantic * word.presence)", "torch.maximum(best, semantic)"),
         ("word.presence * torch.maximum(best, semantic)", "torch.maximum(best, semantic * word.presence)"),
         ("resized.sigmoid() * word", "resized * word"),
+    ],
+    "sclip_plugin/guides/sam3.py": [
+        (".index(1.0)", ".index(2.0)"),
+        ("mean = std = (0.5, 0.5, 0.5)", "mean = std = (0.4, 0.5, 0.5)"),
     ],
     "sclip_plugin/segment/fused.py": [
         ("return out / covered", "return out"),
