@@ -247,8 +247,9 @@ def test_ignored_words_compete_and_are_not_told():
 
 
 def test_long_words_are_cut_which_is_said():
+    seg = segmenter()
     with pytest.warns(UserWarning, match="first 32"):
-        segmenter()(picture(), [" ".join(["cat"] * 40)])
+        seg(picture(), [" ".join(["cat"] * 40)])
 
 
 def test_a_threshold_leaves_pixels_unlabelled():
