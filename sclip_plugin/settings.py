@@ -94,7 +94,7 @@ class Settings:
     )
     templates: tuple[str, ...] = field_of(
         factory=imagenet_templates,
-        help="prompts: imagenet (80 templates), scene (five more), plain (one), or your own text with {} for the name",
+        help="prompts: imagenet (80 templates), scene (five more), tips (nine), plain (one), or your own text with {}",
     )
     background: bool = field_of(False, "add the class 'background' for everything else")
     ignore: tuple[str, ...] = field_of(

@@ -44,9 +44,10 @@ def background_names() -> tuple[str, ...]:
 
 
 def parse_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """``"imagenet"`` (the 80), ``"scene"`` (five more), ``"plain"`` (one), one of your own, or several, with ``{}``.
+    """``"imagenet"`` (the 80), ``"scene"`` (five more), ``"tips"`` (nine), ``"plain"`` (one), or your own, with ``{}``.
 
     ``"scene"`` is what CLIP Surgery embeds words with, "there is a {} in the scene." and its like among them.
+    ``"tips"`` is what TIPS and TIPSv2 are evaluated with.
 
     Raises:
         UnknownNameError: a template without exactly one ``{}``.
@@ -60,14 +61,16 @@ def parse_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
         return imagenet_templates()
     if templates == "scene":
         return imagenet_templates() + data_lines("scene_templates.txt")
+    if templates == "tips":
+        return data_lines("tips_templates.txt")
     if templates == "plain":
         return ("a photo of a {}.",)
     given = tuple(templates) if isinstance(templates, (list, tuple)) else (templates,)
     for template in given or ("",):
         if not isinstance(template, str) or template.count("{}") != 1 or not _is_text(template):
             raise UnknownNameError(
-                f"{template!r:.200} is not a prompt template: expected 'imagenet', 'scene', 'plain', or texts with one "
-                "{} for the name, such as 'a photo of a {}.'."
+                f"{template!r:.200} is not a prompt template: expected 'imagenet', 'scene', 'tips', 'plain', or texts "
+                "with one {} for the name, such as 'a photo of a {}.'."
             )
     return tuple(dict.fromkeys(given))
 

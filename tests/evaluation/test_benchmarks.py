@@ -191,13 +191,13 @@ def test_a_preset_that_is_not_the_authors_own_has_no_published_figure():
             differing.add(kind)
         elif preset.published_as:
             assert load_benchmark(name).published_miou(preset.published_as) is not None, full
-    assert differing == {"clearclip", "corrclip", "corrclipv2", "textregion", "itaclip", "dinoiser", "freecp"}
+    assert differing == {"clearclip", "corrclip", "corrclipv2", "textregion", "itaclip", "dinoiser", "freecp", "tipsv2"}
     # CLIP-DINOiser's decoder of background is for two benchmarks; its other presets are its authors'.
     assert load_preset("dinoiser/voc20").published_as and not load_preset("dinoiser/voc21").published_as
 
 
 def test_every_preset_loads_and_names_a_benchmark():
-    assert len(list_presets()) == 18 * 8 + 5 + 5
+    assert len(list_presets()) == 18 * 8 + 5 + 5 + 1
     for name in list_presets():
         preset = load_preset(name)
         assert preset.name == name

@@ -325,6 +325,7 @@ def test_labels_that_name_nothing(labels):
 
 
 def test_templates():
+    assert len(parse_templates("tips")) == 9 and parse_templates("tips")[-1] == "a photo of {}s."
     assert len(set(parse_templates("imagenet"))) == 80
     scene = parse_templates("scene")
     assert scene[:80] == parse_templates("imagenet") and len(set(scene)) == 85 and "in the scene." in scene[80]
