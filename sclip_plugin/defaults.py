@@ -9,3 +9,5 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 PAMR_STEPS = 10
 """Steps of PAMR in the papers that use it, and of ``--refine``."""
+PLAIN_MEAN, PLAIN_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+"""Of models that read values from 0 to 1 as they are."""

@@ -24,6 +24,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from .defaults import PLAIN_MEAN, PLAIN_STD
 from .device import DTYPES, fastest_dtype
 from .errors import ModelLoadError, unknown_name
 
@@ -193,6 +194,8 @@ def _normalisation(source: str, local: bool) -> tuple[list[float] | None, list[f
         return None, None
     config = json.loads(Path(path).read_text(encoding="utf-8"))
     config = config.get("image_processor", config)
+    if config.get("do_normalize") is False:
+        return list(PLAIN_MEAN), list(PLAIN_STD)
     mean, std = config.get("image_mean"), config.get("image_std")
     for values in (mean, std):
         if values is not None and not (

@@ -197,3 +197,26 @@ class TestFolders:
 def test_short_names_of_dtypes_get_a_hint(short, long):
     with pytest.raises(sp.SclipError, match=f"unknown dtype '{short}'. Did you mean '{long}'"):
         load_model("demo", dtype=short)
+
+
+def test_a_processor_that_does_not_normalise_is_followed(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(sp.demo_model(), folder)
+    said = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps({**said, "do_normalize": False}))
+    plain = sp.Segmenter.from_pretrained(str(folder), device="cpu")
+    pipe = pytest.importorskip("transformers").pipeline("zero-shot-segmentation", model=str(folder), device="cpu")
+    for segmenter in (plain, pipe.segmenter):
+        assert segmenter.encoder.mean.tolist() == [0, 0, 0] and segmenter.encoder.std.tolist() == [1, 1, 1]
+
+
+def test_tipsv2_reads_values_as_they_are():
+    transformers = pytest.importorskip("transformers")
+    if not hasattr(transformers, "Tipsv2Model"):
+        pytest.skip("this release of transformers has no Tipsv2Model")
+    from towers.families import tipsv2
+
+    seg = sp.Segmenter(tipsv2(), lambda *_, **__: {"input_ids": [[1, 2]]}, cache_dir=False)
+    assert seg.encoder.mean.tolist() == [0, 0, 0] and seg.encoder.std.tolist() == [1, 1, 1]
+    processor = transformers.Tipsv2ImageProcessor()
+    assert processor.do_normalize is False and seg.chain.encoder.tower.mean == (0.0, 0.0, 0.0)

@@ -24,7 +24,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 
-from sclip_plugin.defaults import DEFAULT_MODEL
+from sclip_plugin.defaults import DEFAULT_MODEL, PLAIN_MEAN, PLAIN_STD
 from sclip_plugin.errors import LabelError, PictureError, SettingError
 
 if TYPE_CHECKING:
@@ -80,12 +80,13 @@ class ZeroShotSegmentationPipeline(Pipeline):
         self.image_processor = self.image_processor or _beside(self.model, AutoImageProcessor)
         sam3 = hasattr(self.model, "detector_model") or hasattr(self.model, "mask_decoder")
         both = SimpleNamespace(tokenizer=self.tokenizer, image_processor=self.image_processor)
+        plain = getattr(self.image_processor, "do_normalize", None) is False
         # Settings become the segmenter's own, so that a call may change the method without inheriting its options.
         self.segmenter = Segmenter(
             self.model,
             both if sam3 else self.tokenizer,
-            image_mean=getattr(self.image_processor, "image_mean", None),
-            image_std=getattr(self.image_processor, "image_std", None),
+            image_mean=PLAIN_MEAN if plain else getattr(self.image_processor, "image_mean", None),
+            image_std=PLAIN_STD if plain else getattr(self.image_processor, "image_std", None),
             presence=presence_in(self.model.name_or_path),
             **self._preprocess_params.pop("settings", {}),
         )

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..defaults import CLIP_MEAN, CLIP_STD
 from ..device import Budget, without_autocast
 from ..errors import PictureError, SettingError
 from ..imaging.tiles import TiledMap
@@ -66,8 +65,9 @@ class Chain:
         presence: Presence | str | Path | None = None,
     ) -> Chain:
         """A chain for a model in hand; arguments as for `Segmenter`. The model is put into eval mode."""
-        mean, std = torch.tensor(image_mean or CLIP_MEAN), torch.tensor(image_std or CLIP_STD)
-        encoder = Encoder(find_tower(model), mean, std, budget)
+        tower = find_tower(model)
+        mean, std = torch.tensor(image_mean or tower.mean), torch.tensor(image_std or tower.std)
+        encoder = Encoder(tower, mean, std, budget)
         null = Presence.load(presence) if isinstance(presence, (str, Path)) else presence
         return cls(model.eval(), encoder, TextBank(find_text_tower(model, tokenizer), cache_dir), null)
 

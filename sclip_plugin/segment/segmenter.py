@@ -36,7 +36,7 @@ class Segmenter(NamesThings):
     Args:
         model: a whole CLIP of transformers, open_clip or OpenAI, or a ``Sam3Model``. It is put into eval mode.
         tokenizer: of transformers, of ``open_clip.get_tokenizer``, ``clip.tokenize``, or a SAM 3's ``Sam3Processor``.
-        image_mean, image_std: normalisation of pictures with values 0 to 1; None: CLIP's.
+        image_mean, image_std: normalisation of pictures with values 0 to 1; None: CLIP's, of TIPSv2 none.
         preset: settings and labels of a published evaluation, ``"sclip/voc21"``; see `sclip_plugin.protocols.presets`.
         settings: all settings; None: the preset's. Without either, the window is the model's native size, the stride
             half of it, and the short side 1.5 times it.

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..defaults import CLIP_MEAN, CLIP_STD
 from ..errors import SettingError, ShapeError, UnsupportedModelError
 from .layers import is_plain, part_of
 
@@ -166,6 +167,7 @@ class Tower(ABC):
         native_grid: (h, w) of the positional embedding, in patches.
         native_size: (H, W) in pixels that the model was made for, if the patch does not divide it: such pictures are
             taken as the model itself takes them, without the rows and columns that fill no patch.
+        mean, std: how its pictures are normalised where nothing else is said, for values 0 to 1.
         prefix_tokens: how many tokens stand before the patches (1 for CLS, 0 for SigLIP).
         pools_patches: whether the image embedding is pooled from the patches too, and not read off the CLS token alone.
         attends: whether the last block has queries, keys and values. A convolutional tower's has not: its tokens are
@@ -184,6 +186,8 @@ class Tower(ABC):
     patch_size: tuple[int, int]
     native_grid: tuple[int, int]
     native_size: tuple[int, int] | None = None
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
     prefix_tokens: int = 1
     pools_patches: bool = False
     attends: bool = True

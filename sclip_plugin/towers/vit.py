@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, cat, nn
 
+from ..defaults import PLAIN_MEAN, PLAIN_STD
 from .base import BlockInput, Tower, resize_positions
 from .layers import base_of, dtype_of, kernel_of, weight_of
 from .registry import register_tower
@@ -138,6 +139,8 @@ class ViTTower(Tower):
         self.native_grid = (height // self.patch_size[0], width // self.patch_size[1])
         # Of the structure of DINOv2 with registers, whose rule is another: the config tells them apart.
         self.of_tips = trunk.config.model_type.startswith("tipsv2")
+        if self.of_tips:
+            self.mean, self.std = PLAIN_MEAN, PLAIN_STD
         self.prefix_tokens = sum(token.shape[1] for token in (*self._class_tokens(), *self._registers()))
 
     @classmethod
